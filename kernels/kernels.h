@@ -1,0 +1,58 @@
+/* The dispatch table: one function pointer an operation. The contract of each operation (shapes, exact or tolerance,
+ * source of the formula) stands in the header that declares its type.
+ *
+ * qp_kernels_open fills a table with the reference functions (NAME_ref.c, the definition of right) and overwrites what
+ * the backend has fast versions of, so no entry is ever NULL. All functions are thread-safe, allocate nothing that
+ * outlives them and assume arguments that their contract allows; matrices are row-major. Fast CPU functions spread
+ * over the threads that qp_kernels_set_threads allows. */
+#ifndef QUANTPIPE_KERNELS_KERNELS_H
+#define QUANTPIPE_KERNELS_KERNELS_H
+
+#include "kernels/attention.h"
+#include "kernels/cholesky.h"
+#include "kernels/column_stats.h"
+#include "kernels/convert.h"
+#include "kernels/gemm.h"
+#include "kernels/gptq.h"
+#include "kernels/logits.h"
+#include "kernels/pack.h"
+#include "kernels/quantize.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
+#include "kernels/second_moment.h"
+#include "kernels/swiglu.h"
+
+struct qp_kernels {
+    const char *backend; /* "ref" or "cpu" */
+    qp_convert_fn *to_f32;
+    qp_convert_fn *from_f32;
+    qp_gemm_fn *gemm;
+    qp_second_moment_fn *second_moment;
+    qp_mirror_fn *mirror;
+    qp_column_stats_fn *column_stats;
+    qp_rms_norm_fn *rms_norm;
+    qp_rope_fn *rope;
+    qp_attention_fn *attention;
+    qp_swiglu_fn *swiglu;
+    qp_logits_fn *logits;
+    qp_qparams_fn *qparams;
+    qp_quantize_fn *quantize;
+    qp_dequantize_fn *dequantize;
+    qp_fake_quantize_fn *fake_quantize;
+    qp_pack_fn *pack;
+    qp_unpack_fn *unpack;
+    qp_cholesky_fn *inverse_factor;
+    qp_gptq_block_fn *gptq_block;
+};
+
+/* The table of a backend: "ref", or "cpu" for the best that this CPU has. NULL for an unknown name. The table is
+ * static; the first call decides by CPUID. */
+const struct qp_kernels *qp_kernels_open(const char *backend);
+
+/* Threads that one operation may use from now on in this process; at least 1. */
+void qp_kernels_set_threads(int threads);
+
+/* One line for logs: the vector extensions and libraries in use, with the kernel that OpenBLAS chose. Static. */
+const char *qp_kernels_description(void);
+
+#endif

@@ -1,0 +1,12 @@
+/* Gated linear unit with SiLU (Shazeer 2020). */
+#ifndef QUANTPIPE_KERNELS_SWIGLU_H
+#define QUANTPIPE_KERNELS_SWIGLU_H
+
+#include <stdint.h>
+
+/* y[i] = gate[i] / (1 + exp(-gate[i])) * up[i], count elements; y may be gate or up. Tolerance 1e-6 relative. */
+typedef void qp_swiglu_fn(int64_t count, const float *gate, const float *up, float *y);
+
+qp_swiglu_fn qp_swiglu_ref;
+
+#endif

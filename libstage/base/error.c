@@ -1,0 +1,55 @@
+#include "libstage/base/error.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+int qp_vfail(struct qp_error *err, int code, const char *format, va_list args)
+{
+    if (!err)
+        return code;
+    char text[QP_ERROR_SIZE];
+    vsnprintf(text, sizeof text, format, args);
+    memcpy(err->message, text, sizeof text);
+    err->code = code;
+    return code;
+}
+
+int qp_fail(struct qp_error *err, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    qp_vfail(err, code, format, args);
+    va_end(args);
+    return code;
+}
+
+int qp_fail_errno(struct qp_error *err, int code, const char *format, ...)
+{
+    int cause = errno;
+    char text[QP_ERROR_SIZE / 2];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (cause == ENOSPC || cause == EDQUOT)
+        return qp_fail(err, QP_ERR_ROOM, "%s: %s; free some space and run again", text, strerror(cause));
+    if (cause == ENOMEM)
+        return qp_fail(err, QP_ERR_ROOM, "%s: %s; run where more memory is free", text, strerror(cause));
+    return qp_fail(err, code, "%s: %s", text, strerror(cause));
+}
+
+int qp_wrap(struct qp_error *err, const char *format, ...)
+{
+    char text[QP_ERROR_SIZE / 2];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return qp_fail(err, err->code, "%s: %s", text, err->message);
+}
+
+int qp_fail_memory(struct qp_error *err, unsigned long long bytes, const char *what)
+{
+    return qp_fail(err, QP_ERR_ROOM, "no memory for %s (%llu bytes); run where more memory is free", what, bytes);
+}

@@ -1,0 +1,130 @@
+/* All that a stage's author needs.
+ *
+ * A stage is one executable: callbacks, a parameter table, port tables and, last in its file, one
+ * `const struct qp_stage_desc qp_stage_desc`. Linked with quantpipe_stage_main it gets main(), --help, --describe,
+ * parameters, sockets, credit, acknowledgement, signals, logs and exit codes.
+ *
+ * Order of calls: open once, with the parameters in the state; process once for each unit, in order of seq (a stage
+ * without input ports is called once with NULL, and emits everything); close once, also after a failure. All callbacks
+ * run on one thread; none sees a socket. They return 0 or a negative code with `err` described; a failure stops the
+ * run. A process callback owns its unit: it passes it on with qp_stage_emit, or frees it. A stage that passes a model
+ * unit on must pass on every block and the end unit as well. A unit is acknowledged upstream by itself, when everything
+ * that was emitted while it was processed has been acknowledged downstream. */
+#ifndef QUANTPIPE_STAGE_H
+#define QUANTPIPE_STAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <jansson.h>
+
+#include "kernels/kernels.h"
+#include "libstage/base/error.h"
+#include "libstage/tensor/unit.h"
+
+struct qp_stage; /* a running stage */
+
+enum qp_param_type { QP_PARAM_BOOL, QP_PARAM_INT, QP_PARAM_FLOAT, QP_PARAM_STRING, QP_PARAM_PERCENT };
+
+/* A parameter. The field at `offset` in the state is bool, int64_t, double, const char * (borrowed until close), or for
+ * a percentage a double fraction: 5% and 0.05 are the same. Ends with a NULL name. */
+struct qp_param {
+    const char *name;
+    enum qp_param_type type;
+    const char *fallback;       /* the default, as a user would write it; NULL: unset (NAN, INT64_MIN, NULL, false) */
+    double min, max;            /* of numbers; both 0: any */
+    const char *const *choices; /* of strings; NULL: any; ends with NULL */
+    const char *help;
+    size_t offset;
+};
+
+/* A port carries units. Features are the words that the type check of an edge works with: an input `needs` features
+ * (weights, statistics, quantized, validated ...) that some stage upstream `provides`. NULL-terminated, or NULL. */
+struct qp_port {
+    const char *name;
+    const char *const *needs;    /* of inputs */
+    const char *const *provides; /* of outputs: added to what came in */
+    const char *help;
+};
+
+/* Something that a stage upstream has to collect: "second_moment", "absmax", "absmean", "min", "max", when the string
+ * parameter `param` has the value `value` (always, when param is NULL). Ends with a NULL what. */
+struct qp_need {
+    const char *what, *param, *value;
+};
+
+struct qp_stage_desc {
+    const char *name;
+    const char *summary;
+    int version;
+    size_t state_size;             /* zeroed before open */
+    const struct qp_param *params; /* NULL: none */
+    const struct qp_port *inputs;  /* NULL: a source; ends with a NULL name */
+    const struct qp_port *outputs; /* NULL: a sink */
+    const struct qp_need *needs;   /* NULL: none */
+    const char *const *collects;   /* what it can collect for stages downstream; NULL: nothing */
+    const char *data;              /* the data entry it reads: "calibration", "evaluation"; NULL: none */
+    bool data_optional;            /* it works without that entry; else, it is missing only if nobody needs it */
+    bool stateful;                 /* process depends on former units */
+    int (*open)(struct qp_stage *stage, void *state, struct qp_error *err);
+    int (*process)(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err);
+    void (*close)(struct qp_stage *stage, void *state); /* may be NULL */
+};
+
+/* ---- what callbacks may call ---- */
+
+/* Sends a unit through an output port (NULL: the only one); takes the unit over, also when it fails. Waits while the
+ * consumers have no room. */
+int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err);
+
+/* Tensors allocated here reach consumers on the same host without a copy. */
+const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage);
+
+const struct qp_kernels *qp_stage_kernels(struct qp_stage *stage);
+int qp_stage_threads(const struct qp_stage *stage);
+
+/* Whether a stage downstream asked for this (one of desc->collects). */
+bool qp_stage_wants(const struct qp_stage *stage, const char *what);
+
+/* The run's context (borrowed): model, scheme (of the user), output, data (this stage's entry or null). */
+const json_t *qp_stage_context(const struct qp_stage *stage);
+
+/* A folder of this stage's own in the run folder, for files that may be large. */
+const char *qp_stage_scratch(const struct qp_stage *stage);
+
+/* True when the run is being stopped: return QP_ERR_INTERRUPTED soon. Long loops ask now and then. */
+bool qp_stage_cancelled(const struct qp_stage *stage);
+
+void qp_stage_progress(struct qp_stage *stage, int64_t done, int64_t total);
+
+/* Puts `value` (reference taken over) under `key` in what the runner makes report.json of. A second call with the same
+ * key replaces it, or appends its elements when both are arrays. Keys used: model, outputs, linears, metrics. */
+void qp_stage_report(struct qp_stage *stage, const char *key, json_t *value);
+
+/* A warning for the report: code (a word), where (a tensor, a file) and a message. */
+void qp_stage_warn(struct qp_stage *stage, const char *code, const char *where, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+enum qp_level { QP_DEBUG, QP_INFO, QP_WARNING };
+void qp_stage_log(struct qp_stage *stage, enum qp_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- for main() and tests ---- */
+
+/* A stage's main: the whole life of the process. Returns the exit code. */
+int qp_stage_main(const struct qp_stage_desc *desc, int argc, char **argv);
+
+/* The contract of a stage as JSON (schemas/stage.schema.json): what --describe prints. A new reference. */
+json_t *qp_stage_describe(const struct qp_stage_desc *desc);
+
+/* Reads `values` (an object) into the state by the parameter table, defaults for what is absent. QP_ERR_INPUT names the
+ * parameter, what was found and what is accepted; unknown names come with the nearest known one. */
+int qp_params_parse(const struct qp_param *params, const json_t *values, void *state, struct qp_error *err);
+
+/* Runs a stage inside the calling process, without sockets: opens it with `params` and `context`, feeds it the units
+ * (taken over), and collects what it emits into *out (new array of *count units that the caller frees with free and
+ * qp_unit_free). `wants`: NULL-terminated, what downstream asks for. `report` (may be NULL) receives an object. */
+int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
+                  const char *const *wants, struct qp_unit **units, size_t unit_count, struct qp_unit ***out,
+                  size_t *count, json_t **report, struct qp_error *err);
+
+#endif

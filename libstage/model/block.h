@@ -1,0 +1,118 @@
+/* A block unit seen as a model's block: weights as they are in the checkpoint, as transformed, as quantized.
+ *
+ * Names in a decoder layer's unit (B = "model.layers.3", S a site's name, M a module):
+ *   B.M.weight, B.M.bias, B.NORM.weight    the checkpoint's own tensors, never changed on the way
+ *   B.S.second_moment F32 [in, in]         sum of xᵀx over the tokens that calibrate saw, both triangles
+ *   B.S.absmax, .min, .max F32 [in]; .absmean F32 [in]  mean of |x|;  attribute `tokens`: how many tokens
+ *   B.S.fold F32 [in]                      what smooth and search multiplied the site's weights with so far
+ *   B.M.weight_codes I8 or F8 [out, in], B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8
+ * Statistics are those of the untransformed network; the accessors below apply the folds, exactly:
+ *   weights W' = D_out⁻¹ W D_in, norm gain g' = g / d, H' = D⁻¹ H D⁻¹, absmax' = absmax / d.
+ * Embedding unit: E.weight. Head unit: final norm and HEAD.weight. */
+#ifndef QUANTPIPE_MODEL_BLOCK_H
+#define QUANTPIPE_MODEL_BLOCK_H
+
+#include "kernels/kernels.h"
+#include "libstage/model/arch.h"
+#include "libstage/tensor/quantized.h"
+#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/unit.h"
+
+struct qp_block {
+    const struct qp_arch *arch;
+    const struct qp_kernels *kernels;
+    struct qp_unit *unit;
+    int64_t layer; /* 0-based decoder layer; -1 the embedding, arch->layers the head */
+};
+
+/* The view of a block unit; QP_ERR_INPUT when its seq is none of the model's. */
+int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
+                struct qp_block *out, struct qp_error *err);
+
+bool qp_block_is_layer(const struct qp_block *block);
+
+/* Float32 copies into the caller's memory: w[out, in]. `transformed`: with the folds, else as in the checkpoint. */
+int qp_block_weight(const struct qp_block *block, enum qp_linear linear, bool transformed, float *w,
+                    struct qp_error *err);
+
+/* 1 with b[out] filled, 0 when the linear has no bias, negative on error. */
+int qp_block_bias(const struct qp_block *block, enum qp_linear linear, bool transformed, float *b,
+                  struct qp_error *err);
+
+/* gain[hidden]; transformed: divided by the fold and rounded to the model's dtype, as it will be exported. */
+int qp_block_norm(const struct qp_block *block, enum qp_norm norm, bool transformed, float *gain, struct qp_error *err);
+
+bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const char *stat);
+
+/* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
+int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err);
+
+/* stat: "absmax", "absmean", "min", "max"; v[in], with the folds (all positive, so min stays min). */
+int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err);
+
+/* Multiplies the site's weights by s[in] from here on, and divides its fold target by it. Changes s to what is done
+ * exactly: for a norm, s is moved to gain / round(gain / s) so that the rounding of the exported gain is compensated in
+ * the weights; through grouped value heads the heads that share rows get their geometric mean. QP_ERR_INPUT for a
+ * site without fold target or a scale that is not finite and positive. */
+int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp_error *err);
+
+/* Puts the result of quantization into the unit; copies codes, scale and zero through `allocator`. */
+int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
+                           const struct qp_allocator *allocator, struct qp_error *err);
+
+/* 1 with *q pointing into the unit's tensors, 0 when the linear was not quantized. `scheme`: what applies to it. */
+int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+                       struct qp_quantized *q, struct qp_error *err);
+
+/* ---- forward ---- */
+
+enum qp_version { QP_ORIGINAL, QP_TRANSFORMED, QP_QUANTIZED };
+
+/* Everything that a decoder layer's forward needs, in float32. */
+struct qp_layer {
+    const struct qp_arch *arch;
+    const struct qp_kernels *kernels;
+    float *norm[QP_NORMS];
+    float *weight[QP_LINEARS];
+    float *bias[QP_LINEARS];                    /* NULL: none */
+    struct qp_quant_spec activations[QP_SITES]; /* simulated at the site's input; of QP_QUANTIZED only */
+    void *memory;
+};
+
+/* `scheme` is needed for QP_QUANTIZED alone: linears without codes are taken transformed. */
+int qp_layer_load(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,
+                  struct qp_layer *out, struct qp_error *err);
+void qp_layer_free(struct qp_layer *layer);
+
+/* Sees the input x[rows, in] of a site before (simulated) activation quantization. */
+typedef int qp_site_fn(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in,
+                       struct qp_error *err);
+
+struct qp_workspace; /* scratch memory of forwards, grown as needed; one a thread */
+int qp_workspace_new(struct qp_workspace **out, struct qp_error *err);
+void qp_workspace_free(struct qp_workspace *workspace);
+
+/* One decoder layer in place on x[sequences * length, hidden], each sequence from position 0. cos, sin: tables of at
+ * least `length` rows (qp_rope_tables). Computed in chunks of whole sequences of about 2048 tokens. `site` may be
+ * NULL. */
+int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
+                     const float *sin, float *x, struct qp_workspace *workspace, qp_site_fn *site, void *context,
+                     struct qp_error *err);
+
+/* x[count, hidden] = rows of the embedding unit's matrix. QP_ERR_INPUT for an id outside the vocabulary. */
+int qp_embed(const struct qp_block *block, int64_t count, const int32_t *ids, float *x, struct qp_error *err);
+
+/* The head: final norm and matrix in float32, loaded once. */
+struct qp_head {
+    const struct qp_arch *arch;
+    const struct qp_kernels *kernels;
+    float *gain;   /* [hidden] */
+    float *weight; /* [vocab, hidden] */
+};
+int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err);
+void qp_head_free(struct qp_head *head);
+
+/* logits[rows, vocab] of x[rows, hidden]; scratch[rows, hidden]. */
+void qp_head_logits(const struct qp_head *head, int64_t rows, const float *x, float *scratch, float *logits);
+
+#endif

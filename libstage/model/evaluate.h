@@ -1,0 +1,35 @@
+/* Perplexity and the divergence of two networks, streamed block by block. */
+#ifndef QUANTPIPE_MODEL_EVALUATE_H
+#define QUANTPIPE_MODEL_EVALUATE_H
+
+#include "libstage/model/block.h"
+#include "libstage/model/checkpoint.h"
+#include "libstage/model/data.h"
+
+struct qp_metrics {
+    int64_t tokens;                                             /* scored predictions: length - 1 a window */
+    double perplexity;                                          /* exp of the mean negative log likelihood */
+    double reference_perplexity, kl_divergence, top1_agreement; /* against the reference; NAN without one */
+};
+
+/* Hidden states of all windows of one network; memory is a mapped, unlinked file in `scratch` (NULL: anonymous). */
+struct qp_stream {
+    const struct qp_windows *windows;
+    int64_t hidden;
+    float *x; /* [count * length, hidden] */
+    size_t bytes;
+};
+int qp_stream_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_stream *out,
+                   struct qp_error *err);
+void qp_stream_close(struct qp_stream *stream);
+
+/* Scores a head's logits of the stream's final hidden states, against those of `reference` unless it is NULL. */
+int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,
+                    struct qp_metrics *out, struct qp_error *err);
+
+/* Perplexity of a checkpoint as it is on disk; quantized activations simulated. progress may be NULL. */
+int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,
+                void (*progress)(void *context, int64_t done, int64_t total), void *context, struct qp_metrics *out,
+                struct qp_error *err);
+
+#endif

@@ -1,0 +1,88 @@
+#include "libstage/tensor/unit.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *qp_unit_kind_name(enum qp_unit_kind kind)
+{
+    switch (kind) {
+    case QP_UNIT_MODEL:
+        return "model";
+    case QP_UNIT_BLOCK:
+        return "block";
+    case QP_UNIT_END:
+        return "end";
+    }
+    return "?";
+}
+
+int qp_unit_new(enum qp_unit_kind kind, int64_t seq, struct qp_unit **out, struct qp_error *err)
+{
+    struct qp_unit *unit = calloc(1, sizeof *unit);
+    if (unit)
+        unit->attrs = json_object();
+    if (!unit || !unit->attrs) {
+        free(unit);
+        return qp_fail_memory(err, sizeof *unit, "a unit");
+    }
+    unit->kind = kind;
+    unit->seq = seq;
+    *out = unit;
+    return 0;
+}
+
+void qp_unit_free(struct qp_unit *unit)
+{
+    if (!unit)
+        return;
+    for (size_t i = 0; i < unit->count; i++)
+        qp_tensor_unref(unit->tensors[i]);
+    free(unit->tensors);
+    json_decref(unit->attrs);
+    free(unit);
+}
+
+static size_t index_of(const struct qp_unit *unit, const char *name)
+{
+    size_t i = 0;
+    while (i < unit->count && strcmp(unit->tensors[i]->name, name) != 0)
+        i++;
+    return i;
+}
+
+struct qp_tensor *qp_unit_find(const struct qp_unit *unit, const char *name)
+{
+    size_t i = index_of(unit, name);
+    return i < unit->count ? unit->tensors[i] : NULL;
+}
+
+int qp_unit_put(struct qp_unit *unit, struct qp_tensor *tensor, struct qp_error *err)
+{
+    size_t i = index_of(unit, tensor->name);
+    if (i < unit->count) {
+        qp_tensor_unref(unit->tensors[i]);
+        unit->tensors[i] = tensor;
+        return 0;
+    }
+    if (unit->count == unit->capacity) {
+        size_t capacity = unit->capacity ? 2 * unit->capacity : 16;
+        struct qp_tensor **tensors = realloc(unit->tensors, capacity * sizeof(struct qp_tensor *));
+        if (!tensors) {
+            qp_tensor_unref(tensor);
+            return qp_fail_memory(err, capacity * sizeof(struct qp_tensor *), "a unit's tensors");
+        }
+        unit->tensors = tensors;
+        unit->capacity = capacity;
+    }
+    unit->tensors[unit->count++] = tensor;
+    return 0;
+}
+
+void qp_unit_remove(struct qp_unit *unit, const char *name)
+{
+    size_t i = index_of(unit, name);
+    if (i == unit->count)
+        return;
+    qp_tensor_unref(unit->tensors[i]);
+    memmove(&unit->tensors[i], &unit->tensors[i + 1], (--unit->count - i) * sizeof(struct qp_tensor *));
+}
