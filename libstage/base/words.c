@@ -1,7 +1,6 @@
 #include "libstage/base/words.h"
 
 #include <ctype.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 

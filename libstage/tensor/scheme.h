@@ -32,15 +32,15 @@ struct qp_linear_scheme {
 };
 
 struct qp_scheme_rule {
-    char *match; /* fnmatch pattern over module names */
-    struct qp_linear_scheme scheme;
+    char *match;                    /* fnmatch pattern over module names */
+    struct qp_linear_scheme scheme; /* a side that the rule does not name is the base's */
 };
 
 struct qp_scheme {
     char *name;     /* preset name, or "custom" */
     json_t *source; /* as the user wrote it, normalised to a mapping: what travels in the model unit */
     struct qp_linear_scheme base;
-    char **ignore; /* fnmatch patterns over module names, "lm_head" by default */
+    char **ignore; /* fnmatch patterns over module names, "lm_head" by default; they win over rules */
     size_t ignore_count;
     struct qp_scheme_rule *rules; /* the first that matches wins */
     size_t rule_count;
@@ -56,8 +56,14 @@ struct qp_preset {
 /* All presets, ended by a NULL name. Static. */
 const struct qp_preset *qp_presets(void);
 
-/* Parses a preset name (JSON string) or a mapping with the keys name, weights, activations, ignore, rules. Unknown
- * keys, wrong types and impossible combinations are QP_ERR_INPUT with the key's path ("scheme.weights.group"). */
+/* Parses a preset name or alias (JSON string), or a mapping with the keys name, weights, activations, ignore, rules:
+ *   weights:     format, then one of group (with ragged: true if need be) and granularity (channel by default, tensor);
+ *                symmetric (true by default)
+ *   activations: format, granularity (token by default, tensor), symmetric, dynamic (true)
+ *   rules:       list of {match, weights, activations}
+ *   formats:     int2 ... int8, fp8_e4m3, fp8_e5m2, and bf16 for "leave it as it is"
+ * Unknown keys, wrong types and impossible combinations are QP_ERR_INPUT with the key's path ("scheme.weights.group").
+ */
 int qp_scheme_parse(const json_t *value, struct qp_scheme **out, struct qp_error *err);
 void qp_scheme_free(struct qp_scheme *scheme); /* NULL is accepted */
 
