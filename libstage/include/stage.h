@@ -76,6 +76,10 @@ struct qp_stage_desc {
  * consumers have no room. */
 int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err);
 
+/* How a process callback ends that hands its unit on: emits it through the only output when `r` is 0, otherwise frees
+ * it and returns r. */
+int qp_stage_pass(struct qp_stage *stage, struct qp_unit *unit, int r, struct qp_error *err);
+
 /* Tensors allocated here reach consumers on the same host without a copy. */
 const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage);
 

@@ -1,0 +1,58 @@
+#include "libstage/model/model_unit.h"
+
+const char *qp_model_string(const struct qp_model *model, const char *key)
+{
+    return json_string_value(json_object_get(model->attrs, key));
+}
+
+int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err)
+{
+    const json_t *config = json_object_get(unit->attrs, "config");
+    const json_t *scheme = json_object_get(unit->attrs, "scheme");
+    const char *path = json_string_value(json_object_get(unit->attrs, "path"));
+    if (unit->kind != QP_UNIT_MODEL || !path || !json_is_object(config) || !scheme)
+        return qp_fail(err, QP_ERR_INPUT, "the first unit is no model unit with path, config and scheme (kind %s)",
+                       qp_unit_kind_name(unit->kind));
+    *out = (struct qp_model){0};
+    int r = qp_arch_parse(config, path, &out->arch, err);
+    if (r < 0)
+        return r;
+    r = qp_scheme_parse(scheme, &out->scheme, err);
+    if (r < 0)
+        return r;
+    qp_scheme_bind(out->scheme, out->arch.dtype);
+    out->attrs = json_incref(unit->attrs);
+    return 0;
+}
+
+void qp_model_close(struct qp_model *model)
+{
+    qp_scheme_free(model->scheme);
+    json_decref(model->attrs);
+    *model = (struct qp_model){0};
+}
+
+const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int64_t layer, enum qp_linear linear)
+{
+    char module[256];
+    return qp_scheme_for(model->scheme, qp_module_name(&model->arch, layer, linear, module, sizeof module));
+}
+
+bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum qp_site site)
+{
+    for (int i = 0; i < QP_LINEARS; i++)
+        if (model->arch.family->linears[i].site == site && qp_model_scheme(model, layer, (enum qp_linear)i))
+            return true;
+    return false;
+}
+
+int qp_model_windows(const struct qp_model *model, const json_t *spec, struct qp_windows *out, struct qp_error *err)
+{
+    struct qp_tokenizer *tokenizer = NULL;
+    const char *path = qp_model_string(model, "tokenizer");
+    int r = path ? qp_tokenizer_open(path, &tokenizer, err) : 0;
+    if (r == 0)
+        r = qp_windows_load(spec, tokenizer, model->arch.vocab, out, err);
+    qp_tokenizer_free(tokenizer);
+    return r;
+}

@@ -1,0 +1,32 @@
+/* The model unit as stages read it: architecture and scheme. */
+#ifndef QUANTPIPE_MODEL_MODEL_UNIT_H
+#define QUANTPIPE_MODEL_MODEL_UNIT_H
+
+#include "libstage/model/arch.h"
+#include "libstage/model/data.h"
+#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/unit.h"
+
+struct qp_model {
+    json_t *attrs; /* the unit's attributes: path, config, tokenizer, scheme, blocks */
+    struct qp_arch arch;
+    struct qp_scheme *scheme; /* bound to arch.dtype */
+};
+
+/* Reads a model unit (kept by the caller). QP_ERR_INPUT when an attribute is missing or wrong. */
+int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err);
+void qp_model_close(struct qp_model *model); /* a zeroed one is accepted */
+
+/* A string attribute (borrowed), or NULL when it is absent or null. */
+const char *qp_model_string(const struct qp_model *model, const char *key);
+
+/* What applies to a decoder layer's linear, NULL when it stays as it is. Borrowed. */
+const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int64_t layer, enum qp_linear linear);
+
+/* Whether a linear of decoder layer `layer` that reads `site` is to be quantized. */
+bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum qp_site site);
+
+/* Windows of a `data` entry (model/data.h), with the model's own tokenizer and vocabulary. */
+int qp_model_windows(const struct qp_model *model, const json_t *spec, struct qp_windows *out, struct qp_error *err);
+
+#endif

@@ -1,0 +1,21 @@
+/* How far a quantized matrix is from the original one. */
+#ifndef QUANTPIPE_MODEL_QUALITY_H
+#define QUANTPIPE_MODEL_QUALITY_H
+
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+/* tr(delta H deltaᵀ) for delta[rows, in] and symmetric h[in, in]: the squared error that delta makes in the outputs,
+ * summed over the tokens of H (GPTQ, Frantar et al. 2023, equation 1). scratch[rows, in]. float32 products, float64
+ * sums; small negative results of rounding become 0. */
+double qp_site_loss(const struct qp_kernels *kernels, int64_t rows, int64_t in, const float *delta, const float *h,
+                    float *scratch);
+
+/* 10 log10(sum w^2 / sum (q - w)^2) in dB; INFINITY when equal. */
+double qp_sqnr_db(int64_t count, const float *w, const float *q);
+
+/* delta = q - w; delta may be q. */
+void qp_difference(int64_t count, const float *q, const float *w, float *delta);
+
+#endif

@@ -1,0 +1,329 @@
+/* export: writes the quantized checkpoint as a Hugging Face folder.
+ *
+ * In: validated or quantized blocks. Tensors are written as blocks arrive, into a folder beside the output; config.json
+ * with quantization_config, the tokenizer's and generation files follow at the end; then one rename makes the output
+ * appear whole. A block is acknowledged when its tensors are written. Memory: one block's packed tensors. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "libstage/base/memory.h"
+#include "libstage/formats/compressed_tensors.h"
+#include "libstage/formats/safetensors.h"
+#include "libstage/include/stage.h"
+#include "libstage/model/block.h"
+#include "libstage/model/model_unit.h"
+#include "stages/export/digest.h"
+#include "stages/export/side_files.h"
+
+struct state {
+    const char *format;
+    int64_t shard;
+    struct qp_model model;
+    char *output, *partial;
+    struct qp_safetensors_writer *writer;
+    struct qp_digest *digest;
+    json_t *ignore; /* linears left as they are */
+    uint64_t original_bytes;
+    const struct qp_kernels *kernels;
+};
+
+static const char *const export_formats[] = {"compressed-tensors", NULL};
+static const struct qp_param params[] = {{.name = "format",
+                                          .type = QP_PARAM_STRING,
+                                          .fallback = "compressed-tensors",
+                                          .choices = export_formats,
+                                          .help = "layout of the quantized checkpoint",
+                                          .offset = offsetof(struct state, format)},
+                                         {.name = "shard",
+                                          .type = QP_PARAM_INT,
+                                          .fallback = "5000000000",
+                                          .min = 1e6,
+                                          .max = 1e15,
+                                          .help = "largest size of one safetensors file, in bytes",
+                                          .offset = offsetof(struct state, shard)},
+                                         {0}};
+static const char *const needs[] = {"quantized", NULL};
+static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "quantized blocks"}, {0}};
+
+static int open_output(struct state *s, struct qp_error *err)
+{
+    if (qp_exists(s->output))
+        return qp_fail(err, QP_ERR_INPUT, "%s: exists already; remove it, or name another output", s->output);
+    s->partial = qp_format("%s.partial", s->output);
+    if (!s->partial)
+        return qp_fail_memory(err, strlen(s->output), "a path");
+    int r = qp_remove_tree(s->partial, err);
+    if (r == 0)
+        r = qp_make_folders(s->partial, err);
+    /* a linear has at most QP_COMPRESSED_MAX tensors and a bias; embedding, final norm and head are three more */
+    size_t each = (size_t)(QP_LINEARS * (QP_COMPRESSED_MAX + 1) + QP_NORMS);
+    if (r == 0)
+        r = qp_safetensors_create(s->partial, (uint64_t)s->shard, (size_t)s->model.arch.layers * each + 3, &s->writer,
+                                  err);
+    return r;
+}
+
+static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *unit, struct qp_error *err)
+{
+    int r = qp_model_open(unit, &s->model, err);
+    if (r < 0)
+        return r;
+    const char *output = json_string_value(json_object_get(qp_stage_context(stage), "output"));
+    s->output = output ? strdup(output) : NULL;
+    s->ignore = json_pack("[s]", s->model.arch.family->head);
+    s->digest = qp_digest_new();
+    if (!s->output || !s->ignore || !s->digest)
+        return qp_fail_memory(err, 0, "the output's description");
+    return open_output(s, err);
+}
+
+/* Writes a tensor; takes over the reference. */
+static int put(struct state *s, struct qp_tensor *tensor, struct qp_error *err)
+{
+    int r = qp_digest_add(s->digest, tensor, err);
+    if (r == 0)
+        r = qp_safetensors_put(s->writer, tensor, err);
+    qp_tensor_unref(tensor);
+    return r;
+}
+
+/* Writes one of the block's own tensors as it is. */
+static int put_own(struct state *s, const struct qp_block *block, const char *name, struct qp_error *err)
+{
+    struct qp_tensor *tensor = qp_unit_find(block->unit, name);
+    if (!tensor)
+        return qp_fail(err, QP_ERR_INPUT, "%s: missing in block %lld", name, (long long)block->layer);
+    return put(s, qp_tensor_ref(tensor), err);
+}
+
+/* Writes float32 values under a name, rounded to the model's dtype. */
+static int put_values(struct state *s, const char *name, int rank, const int64_t *shape, const float *values,
+                      struct qp_error *err)
+{
+    struct qp_tensor *tensor;
+    int r = qp_tensor_new(name, s->model.arch.dtype, rank, shape, &tensor, err);
+    if (r < 0)
+        return r;
+    s->kernels->from_f32(tensor->dtype, tensor->elements, values, tensor->data);
+    return put(s, tensor, err);
+}
+
+static int put_norm(struct state *s, const struct qp_block *block, enum qp_norm norm, struct qp_error *err)
+{
+    char prefix[128], name[256];
+    int64_t hidden = s->model.arch.hidden;
+    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
+    snprintf(name, sizeof name, "%s.%s.weight", prefix, block->arch->family->norms[norm].module);
+    float *gain = qp_new_floats(hidden, "a norm's gain", err);
+    int r = gain ? qp_block_norm(block, norm, true, gain, err) : QP_ERR_ROOM;
+    if (r == 0)
+        r = put_values(s, name, 1, &hidden, gain, err);
+    free(gain);
+    return r;
+}
+
+static int put_bias(struct state *s, const struct qp_block *block, enum qp_linear linear, const char *module,
+                    struct qp_error *err)
+{
+    char name[300];
+    int64_t out = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    snprintf(name, sizeof name, "%s.bias", module);
+    float *bias = qp_new_floats(out, "a bias", err);
+    int r = bias ? qp_block_bias(block, linear, true, bias, err) : QP_ERR_ROOM;
+    if (r > 0)
+        r = put_values(s, name, 1, &out, bias, err);
+    free(bias);
+    return r;
+}
+
+static int put_plain(struct state *s, const struct qp_block *block, enum qp_linear linear, const char *module,
+                     struct qp_error *err)
+{
+    char name[300];
+    const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
+    int64_t shape[2] = {qp_arch_dim(block->arch, desc->out), qp_arch_dim(block->arch, desc->in)};
+    snprintf(name, sizeof name, "%s.weight", module);
+    float *w = qp_new_floats(shape[0] * shape[1], "a linear's weights", err);
+    int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
+    if (r == 0)
+        r = put_values(s, name, 2, shape, w, err);
+    if (r == 0)
+        json_array_append_new(s->ignore, json_string(module));
+    free(w);
+    return r;
+}
+
+static int put_quantized(struct state *s, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,
+                         const char *module, struct qp_error *err)
+{
+    struct qp_tensor *tensors[QP_COMPRESSED_MAX];
+    size_t count;
+    int r = qp_compressed_pack(module, qp_compressed_format(scheme), q, tensors, &count, err);
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        r = put(s, tensors[i], err);
+        for (size_t j = i + 1; r < 0 && j < count; j++)
+            qp_tensor_unref(tensors[j]);
+    }
+    return r;
+}
+
+static int put_linear(struct state *s, const struct qp_block *block, enum qp_linear linear, struct qp_error *err)
+{
+    char module[256];
+    const struct qp_linear_scheme *scheme = qp_model_scheme(&s->model, block->layer, linear);
+    struct qp_quantized q;
+    qp_module_name(block->arch, block->layer, linear, module, sizeof module);
+    int r = scheme ? qp_block_quantized(block, linear, scheme, &q, err) : 0;
+    if (r > 0)
+        r = put_quantized(s, scheme, &q, module, err);
+    else if (r == 0)
+        r = put_plain(s, block, linear, module, err);
+    return r < 0 ? r : put_bias(s, block, linear, module, err);
+}
+
+static int put_head(struct state *s, const struct qp_block *block, struct qp_error *err)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%s.weight", block->arch->family->final_norm);
+    int r = put_own(s, block, name, err);
+    if (r < 0 || block->arch->tied)
+        return r;
+    snprintf(name, sizeof name, "%s.weight", block->arch->family->head);
+    return put_own(s, block, name, err);
+}
+
+/* Size of the checkpoint's own tensors of a block in the model's dtype; a tied head counts with the embedding. */
+static void count_original(struct state *s, const struct qp_block *block)
+{
+    char tied[256];
+    snprintf(tied, sizeof tied, "%s.weight", block->arch->family->embedding);
+    bool head = block->layer == block->arch->layers;
+    for (size_t i = 0; i < block->unit->count; i++) {
+        const struct qp_tensor *t = block->unit->tensors[i];
+        const char *dot = strrchr(t->name, '.');
+        bool own = dot && (strcmp(dot, ".weight") == 0 || strcmp(dot, ".bias") == 0);
+        if (own && !(head && strcmp(t->name, tied) == 0))
+            s->original_bytes += t->bytes;
+    }
+}
+
+static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+{
+    struct qp_block block;
+    int r = qp_block_of(&s->model.arch, s->kernels, unit, &block, err);
+    if (r < 0)
+        return r;
+    count_original(s, &block);
+    if (block.layer < 0) {
+        char name[256];
+        snprintf(name, sizeof name, "%s.weight", block.arch->family->embedding);
+        r = put_own(s, &block, name, err);
+    } else if (!qp_block_is_layer(&block)) {
+        r = put_head(s, &block, err);
+    } else {
+        for (int i = 0; i < QP_NORMS && r == 0; i++)
+            r = put_norm(s, &block, (enum qp_norm)i, err);
+        for (int i = 0; i < QP_LINEARS && r == 0; i++)
+            r = put_linear(s, &block, (enum qp_linear)i, err);
+    }
+    if (r == 0)
+        qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
+    return r;
+}
+
+static int write_config(const struct state *s, struct qp_error *err)
+{
+    qp_auto_json json_t *config = json_deep_copy(json_object_get(s->model.attrs, "config"));
+    qp_auto_free char *path = qp_format("%s/config.json", s->partial);
+    json_t *quantization = NULL;
+    if (!config || !path)
+        return qp_fail_memory(err, 0, "config.json");
+    int r = qp_compressed_config(s->model.scheme, s->ignore, &quantization, err);
+    if (r < 0)
+        return r;
+    json_object_set_new(config, "quantization_config", quantization);
+    return qp_write_json(path, config, err);
+}
+
+/* Makes the finished folder the output: it and its name are durable before this returns. */
+static int publish(const struct state *s, struct qp_error *err)
+{
+    qp_auto_free char *parent = qp_folder_of(s->output);
+    int r = qp_sync_folder(s->partial, err);
+    if (r < 0)
+        return r;
+    if (qp_exists(s->output))
+        return qp_fail(err, QP_ERR_INPUT, "%s: was made by somebody else meanwhile; nothing was replaced", s->output);
+    if (rename(s->partial, s->output) < 0)
+        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot rename to %s", s->partial, s->output);
+    return parent ? qp_sync_folder(parent, err) : qp_fail_memory(err, 0, "a path");
+}
+
+static int finish(struct qp_stage *stage, struct state *s, struct qp_error *err)
+{
+    uint64_t bytes = 0;
+    struct qp_safetensors_writer *writer = s->writer;
+    s->writer = NULL;
+    int r = qp_safetensors_finish(writer, &bytes, err);
+    if (r == 0)
+        r = write_config(s, err);
+    if (r == 0)
+        r = qp_write_side_files(qp_model_string(&s->model, "path"), s->partial, err);
+    if (r == 0)
+        r = publish(s, err);
+    if (r < 0)
+        return r;
+    char digest[QP_DIGEST_TEXT];
+    qp_digest_text(s->digest, digest);
+    qp_stage_report(stage, "outputs",
+                    json_pack("[{s:s, s:s, s:s, s:s, s:{s:I, s:I}}]", "path", s->output, "scheme",
+                              s->model.scheme->name, "format", s->format, "digest", digest, "size_bytes", "original",
+                              (json_int_t)s->original_bytes, "quantized", (json_int_t)bytes));
+    return 0;
+}
+
+static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
+{
+    struct state *s = state;
+    int r;
+    s->kernels = qp_stage_kernels(stage);
+    if (unit->kind == QP_UNIT_MODEL)
+        r = start(stage, s, unit, err);
+    else if (unit->kind == QP_UNIT_BLOCK)
+        r = put_block(stage, s, unit, err);
+    else
+        r = finish(stage, s, err);
+    qp_unit_free(unit);
+    return r;
+}
+
+/* A run that ended early leaves no half-written folder. */
+static void close_(struct qp_stage *stage, void *state)
+{
+    (void)stage;
+    struct state *s = state;
+    qp_safetensors_abandon(s->writer);
+    if (s->partial)
+        qp_remove_tree(s->partial, NULL);
+    qp_digest_free(s->digest);
+    json_decref(s->ignore);
+    qp_model_close(&s->model);
+    free(s->output);
+    free(s->partial);
+}
+
+const struct qp_stage_desc qp_stage_desc = {
+    .name = "export",
+    .summary = "writes the quantized checkpoint",
+    .version = 1,
+    .state_size = sizeof(struct state),
+    .params = params,
+    .inputs = inputs,
+    .stateful = true,
+    .process = process,
+    .close = close_,
+};

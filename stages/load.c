@@ -1,0 +1,82 @@
+/* load: opens the model, checks it whole, and sends it on block by block.
+ *
+ * Out: the model unit, then the embedding, each decoder layer and the head, each with its tensors as they are in the
+ * checkpoint: references into the mapped files for safetensors, dequantized tensors for GGUF. Memory: what consumers
+ * have not acknowledged of dequantized blocks. */
+#include "libstage/include/stage.h"
+#include "libstage/model/checkpoint.h"
+
+static const char *const provides[] = {"weights", NULL};
+static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the model, block by block"},
+                                         {0}};
+
+static int emit_end(struct qp_stage *stage, int64_t blocks, struct qp_error *err)
+{
+    struct qp_unit *end;
+    int r = qp_unit_new(QP_UNIT_END, blocks + 1, &end, err);
+    return r < 0 ? r : qp_stage_emit(stage, NULL, end, err);
+}
+
+static int emit_all(struct qp_stage *stage, struct qp_checkpoint *checkpoint, const struct qp_scheme *scheme,
+                    struct qp_error *err)
+{
+    struct qp_unit *unit;
+    int r = qp_checkpoint_model(checkpoint, scheme, &unit, err);
+    if (r < 0 || (r = qp_stage_emit(stage, NULL, unit, err)) < 0)
+        return r;
+    int64_t blocks = qp_arch_blocks(&checkpoint->arch);
+    for (int64_t b = 0; b < blocks; b++) {
+        r = qp_checkpoint_block(checkpoint, b, qp_stage_allocator(stage), &unit, err);
+        if (r < 0 || (r = qp_stage_emit(stage, NULL, unit, err)) < 0)
+            return r;
+        qp_stage_progress(stage, b + 1, blocks);
+    }
+    return emit_end(stage, blocks, err);
+}
+
+static void report_model(struct qp_stage *stage, const struct qp_checkpoint *checkpoint)
+{
+    qp_stage_report(stage, "model",
+                    json_pack("{s:s, s:s, s:I}", "path", checkpoint->path, "architecture",
+                              checkpoint->arch.family->class_name, "parameters",
+                              (json_int_t)qp_arch_parameters(&checkpoint->arch)));
+}
+
+/* What can be refused before the first block is sent is refused here. */
+static int check(const struct qp_checkpoint *checkpoint, struct qp_scheme *scheme, struct qp_error *err)
+{
+    if (checkpoint->scheme)
+        return qp_fail(err, QP_ERR_INPUT, "%s: is quantized already (%s); start from the original checkpoint",
+                       checkpoint->path, checkpoint->scheme->name);
+    qp_scheme_bind(scheme, checkpoint->arch.dtype);
+    return qp_scheme_check_model(scheme, &checkpoint->arch, err);
+}
+
+static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
+{
+    (void)state;
+    (void)unit;
+    const json_t *context = qp_stage_context(stage);
+    struct qp_checkpoint *checkpoint = NULL;
+    struct qp_scheme *scheme = NULL;
+    int r = qp_checkpoint_open(json_string_value(json_object_get(context, "model")), &checkpoint, err);
+    if (r == 0)
+        r = qp_scheme_parse(json_object_get(context, "scheme"), &scheme, err);
+    if (r == 0)
+        r = check(checkpoint, scheme, err);
+    if (r == 0) {
+        report_model(stage, checkpoint);
+        r = emit_all(stage, checkpoint, scheme, err);
+    }
+    qp_scheme_free(scheme);
+    qp_checkpoint_close(checkpoint);
+    return r;
+}
+
+const struct qp_stage_desc qp_stage_desc = {
+    .name = "load",
+    .summary = "reads a checkpoint and sends it block by block",
+    .version = 1,
+    .outputs = outputs,
+    .process = process,
+};

@@ -1,0 +1,173 @@
+/* validate: runs evaluation text through the original and the quantized network side by side, and judges the result.
+ *
+ * Reports perplexity of both, the divergence KL(original || quantized), top-1 agreement, and for each quantized linear
+ * its signal-to-noise ratio and, where the second moment is at hand, its site loss and that of round-to-nearest.
+ * Activation quantization is simulated as the engine will do it. A perplexity that rises by more than
+ * max_perplexity_increase fails the run before anything is published. In and out: quantized blocks. Without evaluation
+ * data only the linears are judged. Memory: both versions of one block; hidden states are mapped files in the scratch
+ * folder. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/include/stage.h"
+#include "libstage/model/evaluate.h"
+#include "libstage/model/model_unit.h"
+#include "stages/validate/linears.h"
+
+enum { ORIGINAL, QUANTIZED, NETWORKS };
+
+struct state {
+    double max_increase;
+    struct qp_model model;
+    struct qp_windows windows;
+    struct qp_stream streams[NETWORKS];
+    struct qp_workspace *workspace;
+    const struct qp_kernels *kernels;
+    float *cos, *sin;
+    bool evaluating;
+};
+
+static const struct qp_param params[] = {{.name = "max_perplexity_increase",
+                                          .type = QP_PARAM_PERCENT,
+                                          .min = 0.0,
+                                          .max = 1e6,
+                                          .help = "fail the run (exit 5) when perplexity rises by more than this share",
+                                          .offset = offsetof(struct state, max_increase)},
+                                         {0}};
+static const char *const needs[] = {"weights", "quantized", NULL};
+static const char *const provides[] = {"validated", NULL};
+static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "quantized blocks"}, {0}};
+static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same"}, {0}};
+
+static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *unit, struct qp_error *err)
+{
+    int r = qp_model_open(unit, &s->model, err);
+    if (r < 0)
+        return r;
+    const json_t *data = json_object_get(qp_stage_context(stage), "data");
+    s->evaluating = json_is_object(data);
+    if (!s->evaluating && !isnan(s->max_increase))
+        return qp_fail(err, QP_ERR_INPUT, "max_perplexity_increase needs evaluation data: add data.evaluation");
+    if (!s->evaluating)
+        return 0;
+    if ((r = qp_model_windows(&s->model, data, &s->windows, err)) < 0 || (r = qp_workspace_new(&s->workspace, err)) < 0)
+        return r;
+    r = qp_rope_tables(&s->model.arch, s->windows.length, &s->cos, &s->sin, err);
+    for (int n = 0; n < NETWORKS && r == 0; n++)
+        r = qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->streams[n], err);
+    return r;
+}
+
+static int embed(struct state *s, const struct qp_block *block, struct qp_error *err)
+{
+    int64_t tokens = s->windows.count * s->windows.length;
+    int r = qp_embed(block, tokens, s->windows.ids, s->streams[ORIGINAL].x, err);
+    if (r == 0)
+        memcpy(s->streams[QUANTIZED].x, s->streams[ORIGINAL].x,
+               (size_t)(tokens * s->model.arch.hidden) * sizeof(float));
+    return r;
+}
+
+static int forward(struct state *s, const struct qp_block *block, int network, struct qp_error *err)
+{
+    struct qp_layer layer;
+    int r = qp_layer_load(block, network == ORIGINAL ? QP_ORIGINAL : QP_QUANTIZED, s->model.scheme, &layer, err);
+    if (r < 0)
+        return r;
+    r = qp_layer_forward(&layer, s->windows.count, s->windows.length, s->cos, s->sin, s->streams[network].x,
+                         s->workspace, NULL, NULL, err);
+    qp_layer_free(&layer);
+    return r;
+}
+
+static int judge(struct qp_stage *stage, const struct state *s, const struct qp_metrics *m, struct qp_error *err)
+{
+    qp_stage_report(stage, "metrics",
+                    json_pack("{s:{s:f, s:f}, s:f, s:f, s:I}", "perplexity", "original", m->reference_perplexity,
+                              "quantized", m->perplexity, "kl_divergence", m->kl_divergence, "top1_agreement",
+                              m->top1_agreement, "tokens", (json_int_t)m->tokens));
+    double increase = m->perplexity / m->reference_perplexity - 1.0;
+    if (!isfinite(increase))
+        return qp_fail(err, QP_ERR_GATE, "perplexity is not finite (original %g, quantized %g)",
+                       m->reference_perplexity, m->perplexity);
+    if (!isnan(s->max_increase) && increase > s->max_increase)
+        return qp_fail(err, QP_ERR_GATE,
+                       "perplexity rose by %.2f %% (from %.4f to %.4f); at most %.2f %% is allowed: use more bits, "
+                       "smaller groups or a better method, or raise max_perplexity_increase",
+                       100.0 * increase, m->reference_perplexity, m->perplexity, 100.0 * s->max_increase);
+    return 0;
+}
+
+static int score(struct qp_stage *stage, struct state *s, const struct qp_block *block, struct qp_error *err)
+{
+    struct qp_head head;
+    struct qp_metrics metrics;
+    int r = qp_head_load(block, &head, err);
+    if (r < 0)
+        return r;
+    r = qp_stream_score(&head, &s->streams[QUANTIZED], &s->streams[ORIGINAL], &metrics, err);
+    qp_head_free(&head);
+    return r < 0 ? r : judge(stage, s, &metrics, err);
+}
+
+static int validate(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+{
+    struct qp_block block;
+    int r = qp_block_of(&s->model.arch, s->kernels, unit, &block, err);
+    if (r < 0)
+        return r;
+    bool layer = qp_block_is_layer(&block);
+    if (layer)
+        r = qp_judge_linears(stage, &s->model, &block, err);
+    if (r == 0 && s->evaluating && block.layer < 0)
+        r = embed(s, &block, err);
+    for (int n = 0; n < NETWORKS && r == 0 && s->evaluating && layer; n++)
+        r = forward(s, &block, n, err);
+    if (r == 0 && s->evaluating && block.layer == s->model.arch.layers)
+        r = score(stage, s, &block, err);
+    if (r == 0)
+        qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
+    return r;
+}
+
+static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
+{
+    struct state *s = state;
+    int r = 0;
+    s->kernels = qp_stage_kernels(stage);
+    if (unit->kind == QP_UNIT_MODEL)
+        r = start(stage, s, unit, err);
+    else if (unit->kind == QP_UNIT_BLOCK)
+        r = validate(stage, s, unit, err);
+    return qp_stage_pass(stage, unit, r, err);
+}
+
+static void close_(struct qp_stage *stage, void *state)
+{
+    (void)stage;
+    struct state *s = state;
+    for (int n = 0; n < NETWORKS; n++)
+        qp_stream_close(&s->streams[n]);
+    qp_windows_free(&s->windows);
+    qp_workspace_free(s->workspace);
+    qp_model_close(&s->model);
+    free(s->cos);
+    free(s->sin);
+}
+
+const struct qp_stage_desc qp_stage_desc = {
+    .name = "validate",
+    .summary = "compares the quantized network with the original on evaluation text",
+    .version = 1,
+    .state_size = sizeof(struct state),
+    .params = params,
+    .inputs = inputs,
+    .outputs = outputs,
+    .data = "evaluation",
+    .data_optional = true,
+    .stateful = true,
+    .process = process,
+    .close = close_,
+};

@@ -1,0 +1,121 @@
+#include "stages/validate/linears.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/model/quality.h"
+
+/* Working memory for one linear [rows, in]. */
+struct desk {
+    int64_t rows, in;
+    float *w, *q, *scratch, *scale;
+    int8_t *zero;
+    uint8_t *codes;
+};
+
+static void close_desk(struct desk *d)
+{
+    free(d->w);
+    free(d->q);
+    free(d->scratch);
+    free(d->scale);
+    free(d->zero);
+    free(d->codes);
+}
+
+static int open_desk(struct desk *d, const struct qp_quantized *quantized, struct qp_error *err)
+{
+    int64_t size = quantized->rows * quantized->cols;
+    int64_t scales = qp_scale_count(quantized->rows, quantized->cols, quantized->group);
+    *d = (struct desk){.rows = quantized->rows, .in = quantized->cols};
+    d->w = qp_new_floats(size, "a linear's weights", err);
+    d->q = qp_new_floats(size, "a linear's quantized weights", err);
+    d->scratch = qp_new_floats(size, "scratch", err);
+    d->scale = qp_new_floats(scales, "scales", err);
+    d->zero = qp_new_array(scales, 1, "zero points", err);
+    d->codes = qp_new_array(size, 1, "codes", err);
+    return d->w && d->q && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_ROOM;
+}
+
+static double loss_of_difference(const struct qp_kernels *k, struct desk *d, const float *h)
+{
+    qp_difference(d->rows * d->in, d->q, d->w, d->q);
+    return qp_site_loss(k, d->rows, d->in, d->q, h, d->scratch);
+}
+
+/* What rounding the same weights to nearest on the same kind of grid would lose. */
+static double loss_of_rounding(const struct qp_kernels *k, struct desk *d, const struct qp_quantized *q, const float *h)
+{
+    k->qparams(&q->grid, d->rows, d->in, q->group, d->w, d->scale, d->zero);
+    k->quantize(&q->grid, d->rows, d->in, q->group, d->w, d->scale, d->zero, d->codes);
+    k->dequantize(&q->grid, d->rows, d->in, q->group, d->codes, d->scale, d->zero, d->q);
+    return loss_of_difference(k, d, h);
+}
+
+/* One element of the report; *sqnr in dB is capped, since JSON has no infinity for a lossless linear. */
+static json_t *judge(const struct qp_kernels *k, struct desk *d, const struct qp_quantized *q, const float *h,
+                     const char *name, const char *scheme)
+{
+    k->dequantize(&q->grid, d->rows, d->in, q->group, q->codes, q->scale, q->zero, d->q);
+    double sqnr = fmin(qp_sqnr_db(d->rows * d->in, d->w, d->q), 999.0);
+    json_t *entry = json_pack("{s:s, s:s, s:f}", "name", name, "scheme", scheme, "sqnr_db", sqnr);
+    if (!h)
+        return entry;
+    json_object_set_new(entry, "site_loss", json_real(loss_of_difference(k, d, h)));
+    json_object_set_new(entry, "site_loss_rtn", json_real(loss_of_rounding(k, d, q, h)));
+    return entry;
+}
+
+static int judge_linear(const struct qp_model *model, const struct qp_block *block, enum qp_linear linear,
+                        const float *h, json_t *linears, struct qp_error *err)
+{
+    const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, linear);
+    struct qp_quantized q;
+    int r = scheme ? qp_block_quantized(block, linear, scheme, &q, err) : 0;
+    if (r <= 0)
+        return r;
+    char name[256];
+    qp_module_name(block->arch, block->layer, linear, name, sizeof name);
+    struct desk desk;
+    r = open_desk(&desk, &q, err);
+    if (r == 0)
+        r = qp_block_weight(block, linear, true, desk.w, err);
+    if (r == 0)
+        json_array_append_new(linears, judge(block->kernels, &desk, &q, h, name, model->scheme->name));
+    close_desk(&desk);
+    return r;
+}
+
+static int judge_site(const struct qp_model *model, const struct qp_block *block, enum qp_site site, json_t *linears,
+                      struct qp_error *err)
+{
+    float *h = NULL;
+    int r = 0;
+    if (qp_block_has_stat(block, site, "second_moment")) {
+        int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+        h = qp_new_floats(in * in, "a second moment", err);
+        r = h ? qp_block_second_moment(block, site, h, err) : QP_ERR_ROOM;
+    }
+    for (int i = 0; i < QP_LINEARS && r == 0; i++)
+        if (block->arch->family->linears[i].site == site)
+            r = judge_linear(model, block, (enum qp_linear)i, h, linears, err);
+    free(h);
+    return r;
+}
+
+int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const struct qp_block *block,
+                     struct qp_error *err)
+{
+    json_t *linears = json_array();
+    int r = linears ? 0 : qp_fail_memory(err, 0, "a report");
+    for (int site = 0; site < QP_SITES && r == 0; site++)
+        if (qp_model_quantizes_site(model, block->layer, (enum qp_site)site))
+            r = judge_site(model, block, (enum qp_site)site, linears, err);
+    if (r < 0) {
+        json_decref(linears);
+        return r;
+    }
+    qp_stage_report(stage, "linears", linears);
+    return 0;
+}
