@@ -10,7 +10,7 @@
  * no duplicate names, known dtypes, shape products, offsets that begin at 0 and neither overlap nor leave a hole,
  * an end that is the file's end; for shards, an index that names each tensor's file and no name twice. */
 struct qp_safetensors {
-    struct qp_tensor **tensors; /* views of the mapped files, sorted by name */
+    struct qp_tensor **tensors; /* sorted by name; views of the mapped files, copies where a file misaligns them */
     size_t count;
 };
 
