@@ -1,0 +1,21 @@
+/* The fast CPU functions. Those of this folder stand on oneDNN and OpenBLAS, which choose by CPUID themselves; those of
+ * vector/ are compiled once for each instruction set below, with the set's name for a suffix. */
+#ifndef QUANTPIPE_KERNELS_CPU_H
+#define QUANTPIPE_KERNELS_CPU_H
+
+#include "kernels/kernels.h"
+
+/* Work below this many elements is not worth waking other threads for. */
+enum { QP_PARALLEL_ELEMENTS = 16384 };
+
+/* oneDNN and OpenBLAS, threads of OpenMP. */
+qp_gemm_fn qp_gemm_cpu;
+qp_second_moment_fn qp_second_moment_cpu;
+qp_mirror_fn qp_mirror_cpu;
+qp_cholesky_fn qp_inverse_factor_cpu;
+
+/* Overwrites the entries of a table that vector/ has functions for; the CPU must have the instruction set. */
+void qp_kernels_fill_avx2(struct qp_kernels *table);
+void qp_kernels_fill_avx512(struct qp_kernels *table);
+
+#endif

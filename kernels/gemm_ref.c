@@ -1,0 +1,14 @@
+#include "kernels/gemm.h"
+
+void qp_gemm_ref(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < k; l++)
+                sum += (double)(ta ? a[l * lda + i] : a[i * lda + l]) * (tb ? b[j * ldb + l] : b[l * ldb + j]);
+            double kept = beta == 0 ? 0 : (double)beta * c[i * ldc + j];
+            c[i * ldc + j] = (float)(alpha * sum + kept);
+        }
+}

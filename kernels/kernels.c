@@ -1,0 +1,96 @@
+#include "kernels/kernels.h"
+
+#include <omp.h>
+#include <oneapi/dnnl/dnnl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+const char *openblas_get_corename(void);
+
+#define REFERENCE                                                                                                     \
+    .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref, \
+    .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,   \
+    .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,       \
+    .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,              \
+    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .inverse_factor = qp_inverse_factor_ref,                            \
+    .gptq_block = qp_gptq_block_ref
+
+static struct qp_kernels tables[] = {
+    {.backend = "ref", REFERENCE},
+    {.backend = "cpu", REFERENCE},
+    {.backend = "avx2", REFERENCE},
+    {.backend = "avx512", REFERENCE},
+};
+enum { REF, CPU, AVX2, AVX512, TABLES };
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static bool usable[TABLES];
+static char description[160];
+
+#ifdef __x86_64__
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+static void use_libraries(struct qp_kernels *table)
+{
+    table->gemm = qp_gemm_cpu;
+    table->second_moment = qp_second_moment_cpu;
+    table->mirror = qp_mirror_cpu;
+    table->inverse_factor = qp_inverse_factor_cpu;
+}
+
+static void fill(void)
+{
+    const dnnl_version_t *dnnl = dnnl_version();
+    const char *vectors = "portable";
+
+    usable[REF] = usable[CPU] = true;
+    for (int i = CPU; i < TABLES; i++)
+        use_libraries(&tables[i]);
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    usable[AVX2] = has_avx2();
+    usable[AVX512] = usable[AVX2] && has_avx512();
+    qp_kernels_fill_avx2(&tables[AVX2]);
+    qp_kernels_fill_avx512(&tables[AVX512]);
+    if (usable[AVX2])
+        qp_kernels_fill_avx2(&tables[CPU]);
+    if (usable[AVX512])
+        qp_kernels_fill_avx512(&tables[CPU]);
+    vectors = usable[AVX512] ? "AVX-512" : usable[AVX2] ? "AVX2" : "portable";
+#endif
+    snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", vectors, dnnl->major, dnnl->minor,
+             dnnl->patch, openblas_get_corename());
+}
+
+const struct qp_kernels *qp_kernels_open(const char *backend)
+{
+    pthread_once(&once, fill);
+    for (int i = 0; i < TABLES; i++)
+        if (usable[i] && strcmp(tables[i].backend, backend) == 0)
+            return &tables[i];
+    return NULL;
+}
+
+void qp_kernels_set_threads(int threads)
+{
+    omp_set_num_threads(threads < 1 ? 1 : threads);
+}
+
+const char *qp_kernels_description(void)
+{
+    pthread_once(&once, fill);
+    return description;
+}
