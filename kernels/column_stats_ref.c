@@ -1,6 +1,7 @@
 #include "kernels/column_stats.h"
 
 #include <math.h>
+#include <stddef.h>
 
 static void update(float x, int64_t i, float *absmax, double *abssum, float *min, float *max)
 {

@@ -1,5 +1,7 @@
 #include "kernels/gptq.h"
 
+#include <stddef.h>
+
 #include "kernels/quantum.h"
 
 static void quantize_row(const struct qp_gptq_block *b, int64_t r)

@@ -1,6 +1,7 @@
 #include "kernels/logits.h"
 
 #include <math.h>
+#include <stddef.h>
 
 static double log_sum_exp(int64_t n, const float *x)
 {

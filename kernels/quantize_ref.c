@@ -1,5 +1,7 @@
 #include "kernels/quantize.h"
 
+#include <stddef.h>
+
 #include "kernels/quantum.h"
 
 /* Which scale the element [r, i] has. */

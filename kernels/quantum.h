@@ -4,6 +4,7 @@
 #define QUANTPIPE_KERNELS_QUANTUM_H
 
 #include <math.h>
+#include <stddef.h>
 
 #include "kernels/codec.h"
 #include "kernels/quant.h"
