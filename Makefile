@@ -1,0 +1,48 @@
+# A thin front door: CMake does the work (CMakePresets.json).
+.PHONY: demo test build bench asan tsan format format-check install interop clean deps
+.DEFAULT_GOAL := build
+
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
+
+demo: build
+	rm -rf build/tiny-int4 build/tiny-int4.run
+	build/bin/quantpipe run
+
+test: build
+	ctest --preset release --output-on-failure
+
+build: deps
+	cmake --preset release
+	cmake --build --preset release --parallel $(JOBS)
+
+deps:
+	@scripts/deps
+
+# The Python libraries that read what we write: makes its own virtual environment in the user's cache folder.
+interop: build
+	tests/interop/run.sh
+
+asan tsan: deps
+	cmake --preset $@
+	cmake --build --preset $@ --parallel $(JOBS)
+	ctest --preset $@ --output-on-failure
+
+# Times the whole path on a real model; the closing table has the seconds and the peak memory of each stage.
+bench: build
+	examples/smollm2/get.sh
+	rm -rf build/bench
+	build/bin/quantpipe run examples/smollm2/pipeline.yaml --output build/bench/smollm2-int4
+
+format:
+	clang-format -i $(SOURCES)
+
+format-check:
+	clang-format --dry-run --Werror $(SOURCES)
+
+install: build
+	cmake --install build --prefix $(PREFIX)
+
+clean:
+	rm -rf build build-dev build-asan build-tsan build-cuda
