@@ -41,22 +41,30 @@ static int distance(const char *a, int m, const char *b, int n)
     return d[m][n];
 }
 
-const char *qp_nearest(const char *word, const char *const *known)
+const char *qp_nearest(const char *word, const char *const *words, size_t count)
 {
     size_t length = strlen(word);
     if (length > LONGEST)
         return NULL;
     const char *nearest = NULL;
     int best = length < 4 ? 2 : (int)length / 3 + 2; /* an edit for short words, about a third of long ones */
-    for (; *known; known++) {
-        size_t n = strlen(*known);
-        int d = n > LONGEST ? LONGEST : distance(word, (int)length, *known, (int)n);
+    for (size_t i = 0; i < count; i++) {
+        size_t n = strlen(words[i]);
+        int d = n > LONGEST ? LONGEST : distance(word, (int)length, words[i], (int)n);
         if (d < best) {
             best = d;
-            nearest = *known;
+            nearest = words[i];
         }
     }
     return nearest;
+}
+
+size_t qp_word_count(const char *const *known)
+{
+    size_t count = 0;
+    while (known[count])
+        count++;
+    return count;
 }
 
 const char *qp_word_list(const char *const *known, char *text, size_t size)
@@ -72,7 +80,7 @@ int qp_fail_unknown(struct qp_error *err, int code, const char *where, const cha
                     const char *const *known)
 {
     char list[QP_ERROR_SIZE / 2];
-    const char *near = qp_nearest(word, known);
+    const char *near = qp_nearest(word, known, qp_word_count(known));
     return qp_fail(err, code, "%s: unknown %s '%.100s'%s%s%s Known: %s", where, what, word,
                    near ? ", did you mean '" : ".", near ? near : "", near ? "'?" : "",
                    qp_word_list(known, list, sizeof list));

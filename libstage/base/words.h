@@ -10,9 +10,12 @@
 /* Whether `word` is one of `known` (ends with NULL). */
 bool qp_known(const char *word, const char *const *known);
 
-/* The known word closest to `word` by edit distance (insert, delete, replace, swap of neighbours; case ignored); NULL
- * when none is close enough to be meant. */
-const char *qp_nearest(const char *word, const char *const *known);
+/* The one of `count` words that is closest to `word` by edit distance (insert, delete, replace, swap of neighbours;
+ * case ignored); NULL when none is close enough to be meant. Borrowed. */
+const char *qp_nearest(const char *word, const char *const *words, size_t count);
+
+/* How many words a list has before its NULL. */
+size_t qp_word_count(const char *const *known);
 
 /* "a, b, c" into `text`; returns it. A list that does not fit is cut. */
 const char *qp_word_list(const char *const *known, char *text, size_t size);
