@@ -1,0 +1,209 @@
+/* quantize: GPTQ against what is known of it, and the cases around it. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <criterion/criterion.h>
+
+#include "libstage/model/model_unit.h"
+#include "libstage/model/quality.h"
+#include "tests/support/tiny.h"
+
+extern const struct qp_stage_desc qp_stage_desc;
+
+#define INT4_G32 "{\"weights\": {\"format\": \"int4\", \"group\": 32}}"
+
+/* Sum over the layers' quantized linears of the site loss. */
+static double total_loss(struct qp_unit **units, size_t count)
+{
+
+    struct qp_error err;
+    struct qp_model model;
+    double sum = 0.0;
+    cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
+    for (size_t u = 2; u + 2 < count; u++) {
+        struct qp_block block;
+        cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[u], &block, &err), 0, "%s", err.message);
+        for (int i = 0; i < QP_LINEARS; i++) {
+            const struct qp_linear_desc *d = &model.arch.family->linears[i];
+            int64_t rows = qp_arch_dim(&model.arch, d->out), in = qp_arch_dim(&model.arch, d->in);
+            float *w = malloc((size_t)(3 * rows * in + in * in) * sizeof *w);
+            float *q = w + rows * in, *scratch = q + rows * in, *h = scratch + rows * in;
+            struct qp_quantized quantized;
+            cr_assert_eq(qp_block_quantized(&block, (enum qp_linear)i, qp_model_scheme(&model, block.layer, i),
+                                            &quantized, &err),
+                         1, "%s", err.message);
+            cr_assert_eq(qp_block_weight(&block, (enum qp_linear)i, true, w, &err), 0, "%s", err.message);
+            cr_assert_eq(qp_block_second_moment(&block, d->site, h, &err), 0, "%s", err.message);
+            block.kernels->dequantize(&quantized.grid, rows, in, quantized.group, quantized.codes, quantized.scale,
+                                      quantized.zero, q);
+            qp_difference(rows * in, q, w, q);
+            sum += qp_site_loss(block.kernels, rows, in, q, h, scratch);
+            free(w);
+        }
+    }
+    qp_model_close(&model);
+    return sum;
+}
+
+static double loss_of(const char *params, const char *scheme)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(scheme, true, units);
+    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    cr_assert_eq(count, TINY_UNITS);
+    double loss = total_loss(out, count);
+    tiny_free(out, count);
+    free(out);
+    return loss;
+}
+
+Test(quantize, gptq_loses_less_than_rounding)
+{
+    const char *schemes[] = {INT4_G32, "{\"weights\": {\"format\": \"int3\", \"granularity\": \"channel\"}}",
+                             "{\"weights\": {\"format\": \"int4\", \"group\": 32, \"symmetric\": false}}",
+                             "{\"weights\": {\"format\": \"int8\", \"granularity\": \"tensor\"}}",
+                             "{\"weights\": {\"format\": \"fp8_e4m3\", \"granularity\": \"channel\"}}"};
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+        double rounding = loss_of("{\"method\": \"rtn\"}", schemes[i]);
+        double natural = loss_of("{\"method\": \"gptq\", \"order\": \"natural\"}", schemes[i]);
+        double ordered = loss_of("{\"method\": \"gptq\", \"order\": \"activation\"}", schemes[i]);
+        cr_expect_gt(rounding, 0.0);
+        cr_expect_lt(natural, 0.8 * rounding, "%s: gptq %g, rtn %g", schemes[i], natural, rounding);
+        cr_expect_lt(ordered, 0.8 * rounding, "%s: ordered %g, rtn %g", schemes[i], ordered, rounding);
+    }
+}
+
+Test(quantize, the_block_size_changes_no_more_than_rounding)
+{
+    double whole = loss_of("{\"method\": \"gptq\", \"block\": 4096}", INT4_G32);
+    double small = loss_of("{\"method\": \"gptq\", \"block\": 7}", INT4_G32);
+    cr_expect_lt(fabs(whole - small), 0.02 * whole, "block 4096 loses %g, block 7 loses %g", whole, small);
+}
+
+/* Replaces H by a diagonal matrix in every layer. */
+static void make_diagonal(struct qp_unit **units)
+{
+    for (int u = 2; u < 2 + TINY_LAYERS; u++)
+        for (size_t t = 0; t < units[u]->count; t++) {
+            struct qp_tensor *h = units[u]->tensors[t];
+            if (!strstr(h->name, "second_moment"))
+                continue;
+            for (int64_t i = 0; i < h->elements; i++)
+                if (i % (h->shape[0] + 1) != 0)
+                    ((float *)h->data)[i] = 0.0f;
+        }
+}
+
+static struct qp_tensor *codes_of(struct qp_unit *unit, size_t n)
+{
+    for (size_t t = 0; t < unit->count; t++)
+        if (strstr(unit->tensors[t]->name, "weight_codes") && n-- == 0)
+            return unit->tensors[t];
+    return NULL;
+}
+
+Test(quantize, gptq_with_a_diagonal_moment_is_rounding)
+{
+    struct qp_unit *a[TINY_UNITS], *b[TINY_UNITS], **out_a, **out_b;
+    size_t count_a, count_b;
+    tiny_units(INT4_G32, true, a);
+    tiny_units(INT4_G32, true, b);
+    make_diagonal(b);
+    out_a = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\"}", NULL, NULL, a, TINY_UNITS, 0, &count_a, NULL);
+    out_b = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, b, TINY_UNITS, 0, &count_b, NULL);
+    for (size_t u = 2; u < 2 + TINY_LAYERS; u++)
+        for (size_t n = 0; n < QP_LINEARS; n++) {
+            struct qp_tensor *x = codes_of(out_a[u], n), *y = codes_of(out_b[u], n);
+            cr_assert(x && y);
+            cr_expect_arr_eq(x->data, y->data, x->bytes, "%s differs", x->name);
+        }
+    tiny_free(out_a, count_a);
+    tiny_free(out_b, count_b);
+    free(out_a);
+    free(out_b);
+}
+
+Test(quantize, a_singular_moment_raises_the_damping_and_says_so)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    json_t *report = NULL;
+    size_t count;
+    tiny_units(INT4_G32, true, units);
+    for (size_t t = 0; t < units[2]->count; t++) {
+        struct qp_tensor *h = units[2]->tensors[t];
+        if (strstr(h->name, "attn_in.second_moment"))
+            for (int64_t i = 0; i < h->elements; i++) /* not a moment of anything: off the diagonal larger than on it */
+                ((float *)h->data)[i] = i % (h->shape[0] + 1) == 0                ? 1.0f
+                                        : (i / h->shape[0] + i % h->shape[0]) % 2 ? 0.0f
+                                                                                  : 1.02f;
+    }
+    out = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, &report);
+    const json_t *warning = json_array_get(json_object_get(report, "warnings"), 0);
+    cr_expect_str_eq(json_string_value(json_object_get(warning, "code")), "damping-raised");
+    cr_expect_str_eq(json_string_value(json_object_get(warning, "where")), "model.layers.0.attn_in");
+    json_decref(report);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(quantize, a_moment_that_is_not_finite_is_an_error)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(INT4_G32, true, units);
+    for (size_t t = 0; t < units[3]->count; t++)
+        if (strstr(units[3]->tensors[t]->name, "mlp_out.second_moment"))
+            *(float *)units[3]->tensors[t]->data = INFINITY;
+    out =
+        tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    cr_expect(strstr(tiny_message, "model.layers.1.mlp_out"), "%s", tiny_message);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(quantize, gptq_without_a_moment_is_an_error)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(INT4_G32, false, units);
+    out =
+        tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    cr_expect(strstr(tiny_message, "second_moment"), "%s", tiny_message);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(quantize, a_column_never_seen_is_rounded_and_not_zeroed)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(INT4_G32, true, units);
+    for (size_t t = 0; t < units[2]->count; t++) {
+        struct qp_tensor *h = units[2]->tensors[t];
+        if (strstr(h->name, "attn_in.second_moment"))
+            for (int64_t i = 0; i < h->shape[0]; i++)
+                ((float *)h->data)[5 * h->shape[0] + i] = ((float *)h->data)[i * h->shape[0] + 5] = 0.0f;
+    }
+    out = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    const struct qp_tensor *codes = codes_of(out[2], 0);
+    int used = 0;
+    for (int64_t r = 0; r < codes->shape[0]; r++)
+        used += ((const int8_t *)codes->data)[r * codes->shape[1] + 5] != 0;
+    cr_expect_gt(used, codes->shape[0] / 2);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(quantize, ignored_linears_get_no_codes)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units("{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"ignore\": [\"lm_head\", \"*.down_proj\"]}", true,
+               units);
+    out = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    cr_expect_not_null(qp_unit_find(out[2], "model.layers.0.mlp.up_proj.weight_codes"));
+    cr_expect_null(qp_unit_find(out[2], "model.layers.0.mlp.down_proj.weight_codes"));
+    tiny_free(out, count);
+    free(out);
+}

@@ -1,0 +1,38 @@
+/* A tiny random Llama for tests: as units in memory, as its architecture, as a folder on disk. */
+#ifndef QUANTPIPE_TESTS_TINY_H
+#define QUANTPIPE_TESTS_TINY_H
+
+#include <jansson.h>
+
+#include "libstage/include/stage.h"
+#include "libstage/model/block.h"
+
+/* hidden 64, ffn 96, 4 heads of 16, 2 key/value heads, 2 layers, vocabulary 128, F32, tied. */
+enum { TINY_HIDDEN = 64, TINY_FFN = 96, TINY_LAYERS = 2, TINY_VOCAB = 128, TINY_UNITS = TINY_LAYERS + 4 };
+
+/* config.json of the model as a new JSON object. */
+json_t *tiny_config(void);
+
+/* Seeded normal numbers with standard deviation `deviation`. */
+void tiny_random(uint64_t seed, int64_t count, float deviation, float *out);
+
+/* All units of a run: model, embedding, layers, head, end. `scheme` is JSON text. With `moments` each site gets absmax,
+ * absmean and a well-conditioned, strongly correlated second moment. The caller owns what units[] points to. */
+void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNITS]);
+
+/* Writes the model as a Hugging Face folder (made, with its parents). */
+void tiny_write(const char *folder);
+
+/* A new empty folder under the test's temporary folder; static storage, overwritten by the next call. */
+const char *tiny_folder(void);
+
+/* Calls a stage on units (taken over); fails the test unless it returns `expected`. params and context are JSON text or
+ * NULL. *out and *count as qp_stage_call; the message of the last error is in tiny_message. */
+struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params, const char *context,
+                           const char *const *wants, struct qp_unit **units, size_t unit_count, int expected,
+                           size_t *count, json_t **report);
+extern char tiny_message[QP_ERROR_SIZE];
+
+void tiny_free(struct qp_unit **units, size_t count);
+
+#endif
