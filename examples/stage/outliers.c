@@ -1,0 +1,108 @@
+/* outliers: reports linears whose largest weight stands far above the rest, which few bits represent badly.
+ *
+ * In: blocks with weights; out: the same, untouched. For each linear, max |w| over its root mean square; those above
+ * `limit` become a warning, all of them a metric. Memory: one linear's weights. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/include/stage.h"
+#include "libstage/model/block.h"
+#include "libstage/model/model_unit.h"
+
+struct state {
+    double limit;
+    struct qp_model model;
+    json_t *found; /* module name -> max |w| / rms */
+};
+
+static const struct qp_param params[] = {{.name = "limit",
+                                          .type = QP_PARAM_FLOAT,
+                                          .fallback = "20",
+                                          .min = 1.0,
+                                          .max = 1e6,
+                                          .help = "warn about a linear whose max |w| is above so many times its rms",
+                                          .offset = offsetof(struct state, limit)},
+                                         {0}};
+static const char *const needs[] = {"weights", NULL};
+static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with weights"}, {0}};
+static const struct qp_port outputs[] = {{.name = "out", .help = "the same blocks"}, {0}};
+
+static double peak_over_rms(const float *w, int64_t count)
+{
+    double peak = 0.0, squares = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        peak = fmax(peak, fabs(w[i]));
+        squares += (double)w[i] * w[i];
+    }
+    return squares > 0.0 ? peak / sqrt(squares / (double)count) : 0.0;
+}
+
+static int measure(struct qp_stage *stage, struct state *s, const struct qp_block *block, enum qp_linear linear,
+                   struct qp_error *err)
+{
+    const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
+    int64_t count = qp_arch_dim(block->arch, desc->out) * qp_arch_dim(block->arch, desc->in);
+    float *w = qp_new_floats(count, "a linear's weights", err);
+    int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
+    if (r == 0) {
+        char name[128];
+        double ratio = peak_over_rms(w, count);
+        qp_module_name(block->arch, block->layer, linear, name, sizeof name);
+        json_object_set_new(s->found, name, json_real(ratio));
+        if (ratio > s->limit)
+            qp_stage_warn(stage, "outliers", name, "the largest weight is %.1f times the rms", ratio);
+    }
+    free(w);
+    return r;
+}
+
+static int measure_block(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+{
+    struct qp_block block;
+    int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
+    for (int i = 0; r == 0 && qp_block_is_layer(&block) && i < QP_LINEARS; i++)
+        r = measure(stage, s, &block, (enum qp_linear)i, err);
+    return r;
+}
+
+static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
+{
+    struct state *s = state;
+    int r = 0;
+    if (unit->kind == QP_UNIT_MODEL)
+        r = qp_model_open(unit, &s->model, err);
+    else if (unit->kind == QP_UNIT_BLOCK)
+        r = measure_block(stage, s, unit, err);
+    else
+        qp_stage_report(stage, "metrics", json_pack("{s:O}", "outliers", s->found));
+    return qp_stage_pass(stage, unit, r, err);
+}
+
+static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
+{
+    (void)stage;
+    ((struct state *)state)->found = json_object();
+    return ((struct state *)state)->found ? 0 : qp_fail_memory(err, 0, "the list of linears");
+}
+
+static void close_(struct qp_stage *stage, void *state)
+{
+    struct state *s = state;
+    (void)stage;
+    json_decref(s->found);
+    qp_model_close(&s->model);
+}
+
+const struct qp_stage_desc qp_stage_desc = {
+    .name = "outliers",
+    .summary = "reports linears with weights far above the rest",
+    .version = 1,
+    .state_size = sizeof(struct state),
+    .params = params,
+    .inputs = inputs,
+    .outputs = outputs,
+    .open = open_,
+    .process = process,
+    .close = close_,
+};

@@ -1,0 +1,86 @@
+#!/bin/sh
+# Reads what quantpipe writes with the libraries that people use: transformers, compressed-tensors, tokenizers.
+# Every check prints one line that starts with PASS or FAIL; the last line counts them. `make interop` runs this.
+#   QUANTPIPE_CORPORA=FOLDER   takes wikitext2-valid.txt and wikitext2-test.txt from there instead of the example's text
+#   QUANTPIPE_INTEROP=tiny     leaves out the real model
+set -u
+cd "$(dirname "$0")/../.."
+
+here=tests/interop
+venv="${XDG_CACHE_HOME:-$HOME/.cache}/quantpipe/interop"
+quantpipe=build/bin/quantpipe
+work=build/interop
+log="$work/checks.log"
+
+# The virtual environment, made once for each version of requirements.txt (about 6 GB, 7 minutes).
+prepare() {
+    stamp=$(sha256sum "$here/requirements.txt" | cut -d ' ' -f 1)
+    [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && return
+    echo "interop: making $venv"
+    mkdir -p "$(dirname "$venv")"
+    [ -x "$venv/bin/pip" ] || python3 -m venv "$venv" || return 1
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt" || return 1
+    echo "$stamp" >"$venv/stamp"
+}
+
+# checked COMMAND...: its lines go to the log as well; one that fails without a FAIL line gets one.
+checked() {
+    before=$(grep -c '^FAIL' "$log")
+    { "$@" 2>&1; echo $? >"$work/rc"; } | tee -a "$log"
+    rc=$(cat "$work/rc")
+    if [ "$rc" -ne 0 ] && [ "$(grep -c '^FAIL' "$log")" -eq "$before" ]; then
+        echo "FAIL $*: exit $rc" | tee -a "$log"
+    fi
+}
+
+# quantize NAME PIPELINE ARGUMENT...: a run into $work/NAME.
+quantize() {
+    name=$1 pipeline=$2
+    shift 2
+    if "$quantpipe" run "$pipeline" --output "$work/$name" "$@" >"$work/$name.log" 2>&1; then
+        echo "PASS $name: quantized" | tee -a "$log"
+        outputs="$outputs $work/$name"
+    else
+        echo "FAIL $name: quantpipe run exited $?" | tee -a "$log"
+        tail -n 20 "$work/$name.log"
+    fi
+}
+
+rm -rf "$work"
+mkdir -p "$work"
+: >"$log"
+prepare || { echo "FAIL interop: no virtual environment"; exit 1; }
+python="$venv/bin/python"
+[ -x "$quantpipe" ] || { echo "FAIL interop: $quantpipe is missing, run make build"; exit 1; }
+if [ -n "${QUANTPIPE_CORPORA:-}" ]; then
+    export CALIBRATION_TEXT="$QUANTPIPE_CORPORA/wikitext2-valid.txt" EVALUATION_TEXT="$QUANTPIPE_CORPORA/wikitext2-test.txt"
+fi
+
+outputs=""
+for scheme in int4 int4-asym int8 fp8-dynamic; do
+    quantize "tiny-$scheme" pipeline.yaml --scheme "$scheme"
+done
+checked "$python" "$here/load.py" --prompt "Counting by five: 5, 10, 15," $outputs
+
+if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
+    smollm2=examples/smollm2/pipeline.yaml outputs=""
+    if examples/smollm2/get.sh; then
+        quantize smollm2-int4 $smollm2 --set data.evaluation.samples=16
+        quantize smollm2-int8 $smollm2 --scheme int8 --set data.evaluation.samples=16 --set data.calibration.samples=32 \
+            --set stages.smooth.with.method=smoothquant --set stages.search.with.method=none
+        quantize smollm2-fp8 $smollm2 --scheme fp8-dynamic --set data.evaluation.samples=16 \
+            --set stages.search.with.method=none --set stages.quantize.with.method=rtn
+        checked "$python" "$here/load.py" --prompt "The capital of France is" $outputs
+    else
+        echo "FAIL smollm2: get.sh could not fetch the model" | tee -a "$log"
+    fi
+fi
+
+for check in formats schemas tokens logits; do
+    [ -f "$here/$check.py" ] && checked "$python" "$here/$check.py"
+done
+
+passed=$(grep -c '^PASS' "$log")
+failed=$(grep -c '^FAIL' "$log")
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
