@@ -53,6 +53,7 @@ struct qp_family {
     const char *embedding;  /* "model.embed_tokens" */
     const char *final_norm; /* "model.norm" */
     const char *head;       /* "lm_head" */
+    int64_t window;         /* sliding_window where config.json does not say; 0: attention sees everything */
     struct qp_linear_desc linears[QP_LINEARS];
     struct qp_site_desc sites[QP_SITES];
     struct qp_norm_desc norms[QP_NORMS];
@@ -68,7 +69,8 @@ struct qp_rope_config {
 
 struct qp_arch {
     const struct qp_family *family;
-    int64_t hidden, ffn, vocab, layers, max_length;
+    int64_t hidden, ffn, vocab, layers;
+    int64_t max_length; /* positions; at most the sliding window, within which windowed attention is full attention */
     int heads, kv_heads, head_dim;
     float norm_eps;
     struct qp_rope_config rope;
@@ -87,6 +89,9 @@ const struct qp_family *const *qp_families(void);
 
 int64_t qp_arch_dim(const struct qp_arch *arch, enum qp_dim dim);
 
+/* Whether the linear has a bias. */
+bool qp_arch_has_bias(const struct qp_arch *arch, enum qp_linear linear);
+
 /* Number of all weights, biases and gains; a tied head counts once. */
 int64_t qp_arch_parameters(const struct qp_arch *arch);
 
@@ -99,9 +104,13 @@ static inline int64_t qp_arch_blocks(const struct qp_arch *arch)
 /* Module name of linear `linear` of decoder layer `layer` (0-based) into text; returns it. */
 const char *qp_module_name(const struct qp_arch *arch, int64_t layer, enum qp_linear linear, char *text, size_t size);
 
+/* Angular frequency of pair i of a head, for i < head_dim / 2. */
+double qp_rope_frequency(const struct qp_rope_config *rope, int head_dim, int i);
+
 /* cos and sin tables [length, head_dim / 2] each, computed in float64 and rounded once. New memory, freed by the
- * caller. Formulas: RoPE (Su et al. 2021, equation 34); linear scaling divides positions by `factor`; "llama3" scales
- * frequencies by wavelength (Llama 3.1 release, the same as transformers' rope_type llama3). */
+ * caller. QP_ERR_INPUT for a length over arch->max_length. Formulas: RoPE (Su et al. 2021, equation 34); linear scaling
+ * divides positions by `factor`; "llama3" scales frequencies by wavelength (Llama 3.1 release, the same as
+ * transformers' rope_type llama3). */
 int qp_rope_tables(const struct qp_arch *arch, int64_t length, float **cos, float **sin, struct qp_error *err);
 
 #endif

@@ -1,0 +1,88 @@
+/* Which activation quantization a site sees, and whether a scheme fits a model. */
+#include "libstage/model/block_internal.h"
+#include "libstage/model/checkpoint.h"
+
+static bool same_grid(const struct qp_grid *a, const struct qp_grid *b)
+{
+    return a->codes == b->codes && a->bits == b->bits && a->symmetric == b->symmetric;
+}
+
+static bool same_activations(const struct qp_quant_spec *a, const struct qp_quant_spec *b)
+{
+    if (!a->enabled || !b->enabled)
+        return a->enabled == b->enabled;
+    return same_grid(&a->grid, &b->grid) && a->granularity == b->granularity && a->group == b->group &&
+           a->dynamic == b->dynamic;
+}
+
+static int check_simulated(const struct qp_quant_spec *spec, const char *module, struct qp_error *err)
+{
+    if (spec->enabled && (!spec->dynamic || spec->granularity == QP_PER_TENSOR))
+        return qp_fail(err, QP_ERR_INPUT,
+                       "%s: activations quantized %s are not supported; use `granularity: token, dynamic: true`",
+                       module, spec->dynamic ? "per tensor" : "with static ranges");
+    return 0;
+}
+
+/* One site: the spec of its first quantized linear, which the others have to share. */
+static int site_spec(const struct qp_arch *arch, int64_t layer, enum qp_site site, const struct qp_scheme *scheme,
+                     unsigned quantized, struct qp_quant_spec *out, struct qp_error *err)
+{
+    static const struct qp_quant_spec off;
+    char module[256], first[256] = "";
+    *out = off;
+    for (int l = 0; l < QP_LINEARS; l++) {
+        if (arch->family->linears[l].site != site || !(quantized >> l & 1))
+            continue;
+        qp_module_name(arch, layer, l, module, sizeof module);
+        const struct qp_linear_scheme *linear = qp_scheme_for(scheme, module);
+        const struct qp_quant_spec *spec = linear ? &linear->activations : &off;
+        int r = check_simulated(spec, module, err);
+        if (r < 0)
+            return r;
+        if (first[0] && !same_activations(out, spec))
+            return qp_fail(err, QP_ERR_INPUT,
+                           "%s and %s read the same activations, but their schemes quantize them differently; give "
+                           "them the same `activations`",
+                           first, module);
+        if (!first[0])
+            qp_module_name(arch, layer, l, first, sizeof first);
+        *out = *spec;
+    }
+    return 0;
+}
+
+int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
+                        struct qp_quant_spec out[QP_SITES], struct qp_error *err)
+{
+    int r = 0;
+    for (int s = 0; r == 0 && s < QP_SITES; s++)
+        r = site_spec(arch, layer, s, scheme, quantized, &out[s], err);
+    return r;
+}
+
+static int check_layer(const struct qp_scheme *scheme, const struct qp_arch *arch, int64_t layer, struct qp_error *err)
+{
+    char module[256];
+    struct qp_quant_spec unused[QP_SITES];
+    for (int l = 0; l < QP_LINEARS; l++) {
+        const struct qp_linear_desc *d = &arch->family->linears[l];
+        qp_module_name(arch, layer, l, module, sizeof module);
+        const struct qp_linear_scheme *linear = qp_scheme_for(scheme, module);
+        int r = linear ? qp_scheme_check(linear, module, qp_arch_dim(arch, d->out), qp_arch_dim(arch, d->in), err) : 0;
+        if (r < 0)
+            return r;
+    }
+    return qp_site_activations(arch, layer, scheme, (1u << QP_LINEARS) - 1, unused, err);
+}
+
+int qp_scheme_check_model(const struct qp_scheme *scheme, const struct qp_arch *arch, struct qp_error *err)
+{
+    if (qp_scheme_for(scheme, arch->family->head))
+        return qp_fail(err, QP_ERR_INPUT, "%s: quantizing the head is not supported; put it under scheme.ignore",
+                       arch->family->head);
+    int r = 0;
+    for (int64_t i = 0; r == 0 && i < arch->layers; i++)
+        r = check_layer(scheme, arch, i, err);
+    return r;
+}

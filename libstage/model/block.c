@@ -1,0 +1,255 @@
+#include "libstage/model/block.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "libstage/model/block_internal.h"
+
+int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
+                struct qp_block *out, struct qp_error *err)
+{
+    if (unit->kind != QP_UNIT_BLOCK || unit->seq < 1 || unit->seq > qp_arch_blocks(arch))
+        return qp_fail(err, QP_ERR_INPUT, "found %s unit %lld, expected block 1 to %lld of this model",
+                       qp_unit_kind_name(unit->kind), (long long)unit->seq, (long long)qp_arch_blocks(arch));
+    *out = (struct qp_block){arch, kernels, unit, unit->seq - 2};
+    return 0;
+}
+
+bool qp_block_is_layer(const struct qp_block *block)
+{
+    return block->layer >= 0 && block->layer < block->arch->layers;
+}
+
+const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size)
+{
+    int n = snprintf(text, size, block->arch->family->block, (int)block->layer);
+    if (n >= 0 && (size_t)n < size)
+        snprintf(text + n, size - (size_t)n, ".%s.%s", module, what);
+    return text;
+}
+
+struct qp_tensor *qp_block_find(const struct qp_block *block, const char *module, const char *what)
+{
+    char name[256];
+    return qp_unit_find(block->unit, qp_block_name(block, module, what, name, sizeof name));
+}
+
+int qp_block_get(const struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype, int64_t rows,
+                 int64_t cols, const struct qp_tensor **out, struct qp_error *err)
+{
+    char name[256], found[128], expected[64];
+    int64_t shape[2] = {rows, cols};
+    int rank = cols ? 2 : 1;
+    const struct qp_tensor *t = qp_block_find(block, module, what);
+    qp_block_name(block, module, what, name, sizeof name);
+    if (!t)
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld has no tensor %s", (long long)block->unit->seq, name);
+    if (t->rank != rank || t->shape[0] != rows || (rank == 2 && t->shape[1] != cols))
+        return qp_fail(err, QP_ERR_INPUT, "%s: found shape %s, expected %s", name,
+                       qp_shape_text(t->rank, t->shape, found, sizeof found),
+                       qp_shape_text(rank, shape, expected, sizeof expected));
+    if (dtype == QP_DTYPE_NONE ? !qp_dtype_is_plain_float(t->dtype) : t->dtype != dtype)
+        return qp_fail(err, QP_ERR_INPUT, "%s: found dtype %s, expected %s", name, qp_dtype_name(t->dtype),
+                       dtype == QP_DTYPE_NONE ? "F32, F16, BF16 or F64" : qp_dtype_name(dtype));
+    *out = t;
+    return 0;
+}
+
+static int get_f32(const struct qp_block *block, const char *module, const char *what, int64_t rows, int64_t cols,
+                   float *v, struct qp_error *err)
+{
+    const struct qp_tensor *t;
+    int r = qp_block_get(block, module, what, QP_DTYPE_NONE, rows, cols, &t, err);
+    if (r == 0)
+        block->kernels->to_f32(t->dtype, t->elements, t->data, v);
+    return r;
+}
+
+static int64_t site_dim(const struct qp_block *block, enum qp_site site)
+{
+    return qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+}
+
+int qp_block_site_fold(const struct qp_block *block, enum qp_site site, const float **fold, struct qp_error *err)
+{
+    const char *name = block->arch->family->sites[site].name;
+    const struct qp_tensor *t;
+    if (!qp_block_find(block, name, "fold"))
+        return 0;
+    int r = qp_block_get(block, name, "fold", QP_F32, site_dim(block, site), 0, &t, err);
+    if (r < 0)
+        return r;
+    *fold = t->data;
+    for (int64_t i = 0; i < t->elements; i++)
+        if (!isfinite((*fold)[i]) || (*fold)[i] <= 0.0f)
+            return qp_fail(err, QP_ERR_INPUT, "%s: element %lld is %g, expected a finite number above 0", t->name,
+                           (long long)i, (double)(*fold)[i]);
+    return 1;
+}
+
+/* The folds that touch a linear: *in scales its columns, *out divides its rows; NULL for none. */
+static int linear_folds(const struct qp_block *block, enum qp_linear linear, const float **in, const float **out,
+                        struct qp_error *err)
+{
+    int rows = qp_site_of_rows(block->arch, linear);
+    *in = *out = NULL;
+    int r = qp_block_site_fold(block, block->arch->family->linears[linear].site, in, err);
+    if (r >= 0 && rows >= 0)
+        r = qp_block_site_fold(block, rows, out, err);
+    return r < 0 ? r : 0;
+}
+
+int qp_block_weight(const struct qp_block *block, enum qp_linear linear, bool transformed, float *w,
+                    struct qp_error *err)
+{
+    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in);
+    const float *in = NULL, *out = NULL;
+    int r = get_f32(block, d->module, "weight", rows, cols, w, err);
+    if (r == 0 && transformed)
+        r = linear_folds(block, linear, &in, &out, err);
+    if (r < 0 || (!in && !out))
+        return r;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        float divisor = out ? out[qp_fold_index(block->arch, linear, i)] : 1.0f;
+        for (int64_t j = 0; j < cols; j++)
+            w[i * cols + j] = w[i * cols + j] * (in ? in[j] : 1.0f) / divisor;
+    }
+    return 0;
+}
+
+int qp_block_bias(const struct qp_block *block, enum qp_linear linear, bool transformed, float *b, struct qp_error *err)
+{
+    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    int64_t rows = qp_arch_dim(block->arch, d->out);
+    const float *in = NULL, *out = NULL;
+    if (!qp_arch_has_bias(block->arch, linear))
+        return 0;
+    int r = get_f32(block, d->module, "bias", rows, 0, b, err);
+    if (r == 0 && transformed)
+        r = linear_folds(block, linear, &in, &out, err);
+    for (int64_t i = 0; r == 0 && out && i < rows; i++)
+        b[i] /= out[qp_fold_index(block->arch, linear, i)];
+    return r < 0 ? r : 1;
+}
+
+int qp_block_norm(const struct qp_block *block, enum qp_norm norm, bool transformed, float *gain, struct qp_error *err)
+{
+    const struct qp_arch *arch = block->arch;
+    const float *fold = NULL;
+    int site = qp_site_of_norm(arch, norm);
+    int r = get_f32(block, arch->family->norms[norm].module, "weight", arch->hidden, 0, gain, err);
+    if (r == 0 && transformed && site >= 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r <= 0)
+        return r;
+    for (int64_t i = 0; i < arch->hidden; i++)
+        gain[i] /= fold[i];
+    qp_round_to(block->kernels, arch->dtype, arch->hidden, gain);
+    return 0;
+}
+
+bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const char *stat)
+{
+    return qp_block_find(block, block->arch->family->sites[site].name, stat) != NULL;
+}
+
+int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err)
+{
+    int64_t n = site_dim(block, site);
+    const float *fold = NULL;
+    const struct qp_tensor *t;
+    int r = qp_block_get(block, block->arch->family->sites[site].name, "second_moment", QP_F32, n, n, &t, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r < 0)
+        return r;
+    memcpy(h, t->data, t->bytes);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < (fold ? n : 0); i++)
+        for (int64_t j = 0; j < n; j++)
+            h[i * n + j] /= fold[i] * fold[j];
+    return 0;
+}
+
+int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err)
+{
+    int64_t n = site_dim(block, site);
+    const float *fold = NULL;
+    const struct qp_tensor *t;
+    int r = qp_block_get(block, block->arch->family->sites[site].name, stat, QP_F32, n, 0, &t, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r < 0)
+        return r;
+    memcpy(v, t->data, t->bytes);
+    for (int64_t i = 0; fold && i < n; i++)
+        v[i] /= fold[i];
+    return 0;
+}
+
+/* Puts a copy of `data` into the unit under B.M.what. */
+static int put_copy(struct qp_block *block, enum qp_linear linear, const char *what, enum qp_dtype dtype, int rank,
+                    const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
+{
+    char name[256];
+    struct qp_tensor *t;
+    qp_block_name(block, block->arch->family->linears[linear].module, what, name, sizeof name);
+    int r = qp_allocate(allocator, name, dtype, rank, shape, &t, err);
+    if (r < 0)
+        return r;
+    memcpy(t->data, data, t->bytes);
+    return qp_unit_put(block->unit, t, err);
+}
+
+/* Shape of a linear's scales: [out, groups], or [1]; returns the rank. */
+static int scale_shape(int64_t rows, int64_t cols, int64_t group, int64_t shape[2])
+{
+    shape[0] = group ? rows : 1;
+    shape[1] = group ? qp_groups(cols, group) : 0;
+    return group ? 2 : 1;
+}
+
+int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
+                           const struct qp_allocator *allocator, struct qp_error *err)
+{
+    char name[256];
+    const char *module = block->arch->family->linears[linear].module;
+    int64_t shape[2] = {q->rows, q->cols}, scales[2];
+    int rank = scale_shape(q->rows, q->cols, q->group, scales);
+    int r = put_copy(block, linear, "weight_codes", q->grid.codes, 2, shape, q->codes, allocator, err);
+    if (r == 0)
+        r = put_copy(block, linear, "weight_scale", QP_F32, rank, scales, q->scale, allocator, err);
+    if (r == 0 && q->zero)
+        return put_copy(block, linear, "weight_zero_point", QP_I8, rank, scales, q->zero, allocator, err);
+    if (r == 0)
+        qp_unit_remove(block->unit, qp_block_name(block, module, "weight_zero_point", name, sizeof name));
+    return r;
+}
+
+int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+                       struct qp_quantized *q, struct qp_error *err)
+{
+    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    const struct qp_tensor *codes, *scale, *zero = NULL;
+    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in), scales[2];
+    if (!qp_block_find(block, d->module, "weight_codes"))
+        return 0;
+    if (!scheme || !scheme->weights.enabled)
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes, though its scheme does not quantize it",
+                       (long long)block->unit->seq, d->module);
+    const struct qp_grid *grid = &scheme->weights.grid;
+    int64_t group = qp_spec_group(&scheme->weights, cols);
+    scale_shape(rows, cols, group, scales);
+    int r = qp_block_get(block, d->module, "weight_codes", grid->codes, rows, cols, &codes, err);
+    if (r == 0)
+        r = qp_block_get(block, d->module, "weight_scale", QP_F32, scales[0], scales[1], &scale, err);
+    if (r == 0 && !grid->symmetric)
+        r = qp_block_get(block, d->module, "weight_zero_point", QP_I8, scales[0], scales[1], &zero, err);
+    if (r < 0)
+        return r;
+    *q = (struct qp_quantized){*grid, rows, cols, group, codes->data, scale->data, zero ? zero->data : NULL};
+    return 1;
+}

@@ -1,0 +1,101 @@
+#include "libstage/model/evaluate.h"
+
+#include <stdlib.h>
+
+#include "libstage/base/file.h"
+#include "libstage/model/block_internal.h"
+
+/* What stays the same from block to block. */
+struct evaluation {
+    struct qp_checkpoint *checkpoint;
+    const struct qp_kernels *kernels;
+    struct qp_stream stream;
+    struct qp_workspace *workspace;
+    float *cos, *sin;
+    struct qp_metrics *metrics;
+};
+
+/* Hidden states can be larger than memory; /var/tmp is on a disk even where /tmp is not. */
+static const char *scratch_folder(void)
+{
+    const char *folder = getenv("TMPDIR");
+    if (folder && qp_is_folder(folder))
+        return folder;
+    return qp_is_folder("/var/tmp") ? "/var/tmp" : NULL;
+}
+
+static unsigned stored_quantized(const struct qp_checkpoint *c, int64_t layer)
+{
+    char module[256];
+    unsigned quantized = 0;
+    for (int l = 0; c->scheme && l < QP_LINEARS; l++)
+        if (qp_scheme_for(c->scheme, qp_module_name(&c->arch, layer, l, module, sizeof module)))
+            quantized |= 1u << l;
+    return quantized;
+}
+
+static int run_layer(struct evaluation *e, const struct qp_block *block, struct qp_error *err)
+{
+    struct qp_layer layer;
+    const struct qp_windows *w = e->stream.windows;
+    unsigned quantized = stored_quantized(e->checkpoint, block->layer);
+    int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
+    if (r < 0)
+        return r;
+    if (quantized)
+        r = qp_site_activations(block->arch, block->layer, e->checkpoint->scheme, quantized, layer.activations, err);
+    if (r == 0)
+        r = qp_layer_forward(&layer, w->count, w->length, e->cos, e->sin, e->stream.x, e->workspace, NULL, NULL, err);
+    qp_layer_free(&layer);
+    return r;
+}
+
+static int run_head(struct evaluation *e, const struct qp_block *block, struct qp_error *err)
+{
+    struct qp_head head;
+    int r = qp_head_load(block, &head, err);
+    if (r < 0)
+        return r;
+    r = qp_stream_score(&head, &e->stream, NULL, e->metrics, err);
+    qp_head_free(&head);
+    return r;
+}
+
+static int run_block(struct evaluation *e, int64_t index, struct qp_error *err)
+{
+    qp_auto_unit struct qp_unit *unit = NULL;
+    struct qp_block block;
+    const struct qp_windows *w = e->stream.windows;
+    int r = qp_checkpoint_block(e->checkpoint, index, NULL, &unit, err);
+    if (r == 0)
+        r = qp_block_of(&e->checkpoint->arch, e->kernels, unit, &block, err);
+    if (r < 0)
+        return r;
+    if (qp_block_is_layer(&block))
+        return run_layer(e, &block, err);
+    return block.layer < 0 ? qp_embed(&block, w->count * w->length, w->ids, e->stream.x, err)
+                           : run_head(e, &block, err);
+}
+
+int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,
+                void (*progress)(void *context, int64_t done, int64_t total), void *context, struct qp_metrics *out,
+                struct qp_error *err)
+{
+    struct evaluation e = {.checkpoint = checkpoint, .kernels = kernels, .metrics = out};
+    int64_t blocks = qp_arch_blocks(&checkpoint->arch);
+    int r = qp_rope_tables(&checkpoint->arch, windows->length, &e.cos, &e.sin, err);
+    if (r == 0)
+        r = qp_workspace_new(&e.workspace, err);
+    if (r == 0)
+        r = qp_stream_open(windows, checkpoint->arch.hidden, scratch_folder(), &e.stream, err);
+    for (int64_t b = 0; r == 0 && b < blocks; b++) {
+        r = run_block(&e, b, err);
+        if (r == 0 && progress)
+            progress(context, b + 1, blocks);
+    }
+    qp_stream_close(&e.stream);
+    qp_workspace_free(e.workspace);
+    free(e.cos);
+    free(e.sin);
+    return r;
+}

@@ -1,0 +1,143 @@
+/* Exact folds: scaling a site's input channels down where they are made and its weights up. */
+#include "libstage/model/block.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/model/block_internal.h"
+
+static int site_with_target(const struct qp_arch *arch, enum qp_fold_kind kind, int target)
+{
+    for (int s = 0; s < QP_SITES; s++)
+        if (arch->family->sites[s].fold == kind && arch->family->sites[s].fold_target == target)
+            return s;
+    return -1;
+}
+
+int qp_site_of_rows(const struct qp_arch *arch, enum qp_linear linear)
+{
+    return site_with_target(arch, QP_FOLD_ROWS, linear);
+}
+
+int qp_site_of_norm(const struct qp_arch *arch, enum qp_norm norm)
+{
+    return site_with_target(arch, QP_FOLD_NORM, norm);
+}
+
+/* Grouped value heads: row j of value head g makes channel j of every query head of group g; the first stands for all,
+ * as they have one scale. Anything else maps one to one. */
+int64_t qp_fold_index(const struct qp_arch *arch, enum qp_linear target, int64_t row)
+{
+    const struct qp_family *f = arch->family;
+    if (f->linears[target].out != QP_DIM_KV || f->sites[qp_site_of_rows(arch, target)].dim != QP_DIM_Q)
+        return row;
+    int64_t repeat = arch->heads / arch->kv_heads;
+    return row / arch->head_dim * repeat * arch->head_dim + row % arch->head_dim;
+}
+
+void qp_round_to(const struct qp_kernels *kernels, enum qp_dtype dtype, int64_t count, float *v)
+{
+    enum { CHUNK = 1024 };
+    float rounded[CHUNK]; /* large enough for any dtype of at most 32 bits */
+    for (int64_t i = 0; dtype != QP_F32 && i < count; i += CHUNK) {
+        int64_t n = count - i < CHUNK ? count - i : CHUNK;
+        kernels->from_f32(dtype, n, v + i, rounded);
+        kernels->to_f32(dtype, n, rounded, v + i);
+    }
+}
+
+/* Gives all query heads of a group the geometric mean of their scales. */
+static void share_heads(const struct qp_arch *arch, float *s)
+{
+    int dim = arch->head_dim, repeat = arch->heads / arch->kv_heads;
+    for (int g = 0; g < arch->kv_heads; g++)
+        for (int j = 0; j < dim; j++) {
+            float *first = s + (int64_t)g * repeat * dim + j;
+            double sum = 0.0;
+            for (int h = 0; h < repeat; h++)
+                sum += log((double)first[h * dim]);
+            for (int h = 0; h < repeat; h++)
+                first[h * dim] = (float)exp(sum / repeat);
+        }
+}
+
+/* The scale that the gain's dtype can absorb: where the divided gain is g, s = gain / g in place of what was asked for.
+ * A gain that would vanish or overflow is left alone. before[n]: earlier folds; s becomes the whole of both. */
+static int fold_into_norm(const struct qp_block *block, enum qp_norm norm, const float *before, float *s,
+                          struct qp_error *err)
+{
+    int64_t n = block->arch->hidden;
+    qp_auto_free float *gain = malloc(2 * (size_t)n * sizeof *gain);
+    if (!gain)
+        return qp_fail_memory(err, 2 * (unsigned long long)n * sizeof *gain, "the gain of a norm");
+    float *divided = gain + n;
+    int r = qp_block_norm(block, norm, false, gain, err);
+    if (r < 0)
+        return r;
+    for (int64_t i = 0; i < n; i++)
+        divided[i] = gain[i] / (before[i] * s[i]);
+    qp_round_to(block->kernels, block->arch->dtype, n, divided);
+    for (int64_t i = 0; i < n; i++) {
+        float whole = gain[i] == 0.0f ? before[i] * s[i] : gain[i] / divided[i];
+        s[i] = isfinite(whole) && whole > 0.0f ? whole : before[i];
+    }
+    return 0;
+}
+
+static int check_scale(const struct qp_site_desc *site, int64_t n, const float *s, struct qp_error *err)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(s[i]) || s[i] <= 0.0f)
+            return qp_fail(err, QP_ERR_INPUT, "site %s: scale %lld is %g, expected a finite number above 0", site->name,
+                           (long long)i, (double)s[i]);
+    return 0;
+}
+
+static int put_fold(struct qp_block *block, const char *site, int64_t n, const float *fold, struct qp_error *err)
+{
+    char name[256];
+    struct qp_tensor *t;
+    qp_block_name(block, site, "fold", name, sizeof name);
+    int r = qp_tensor_new(name, QP_F32, 1, &n, &t, err);
+    if (r < 0)
+        return r;
+    memcpy(t->data, fold, t->bytes);
+    return qp_unit_put(block->unit, t, err);
+}
+
+int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp_error *err)
+{
+    const struct qp_site_desc *d = &block->arch->family->sites[site];
+    int64_t n = qp_arch_dim(block->arch, d->dim);
+    const float *stored = NULL;
+    if (d->fold == QP_FOLD_NONE)
+        return qp_fail(err, QP_ERR_INPUT, "site %s: nothing before it can absorb a scale", d->name);
+    int r = check_scale(d, n, s, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &stored, err);
+    if (r < 0)
+        return r;
+    qp_auto_free float *before = malloc(2 * (size_t)n * sizeof *before);
+    if (!before)
+        return qp_fail_memory(err, 2 * (unsigned long long)n * sizeof *before, "a fold");
+    float *whole = before + n;
+    for (int64_t i = 0; i < n; i++)
+        before[i] = stored ? stored[i] : 1.0f;
+    if (d->fold == QP_FOLD_ROWS && block->arch->family->linears[d->fold_target].out == QP_DIM_KV)
+        share_heads(block->arch, s);
+    memcpy(whole, s, (size_t)n * sizeof *whole);
+    if (d->fold == QP_FOLD_NORM)
+        r = fold_into_norm(block, d->fold_target, before, whole, err);
+    else
+        for (int64_t i = 0; i < n; i++)
+            whole[i] *= before[i];
+    if (r == 0)
+        r = check_scale(d, n, whole, err);
+    if (r == 0)
+        r = put_fold(block, d->name, n, whole, err);
+    for (int64_t i = 0; r == 0 && i < n; i++)
+        s[i] = whole[i] / before[i];
+    return r;
+}

@@ -1,0 +1,175 @@
+/* A decoder layer's forward: h = x + O attention(QKV norm(x)), y = h + Down swiglu(GateUp norm(h)) (Touvron et al.
+ * 2023; transformers' LlamaDecoderLayer). */
+#include "libstage/model/block.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/checked.h"
+
+#define CHUNK_TOKENS 2048
+
+struct qp_workspace {
+    float *memory;
+    size_t count;
+};
+
+int qp_workspace_new(struct qp_workspace **out, struct qp_error *err)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? 0 : qp_fail_memory(err, sizeof **out, "a workspace");
+}
+
+void qp_workspace_free(struct qp_workspace *workspace)
+{
+    if (workspace)
+        free(workspace->memory);
+    free(workspace);
+}
+
+static int reserve(struct qp_workspace *w, uint64_t count, struct qp_error *err)
+{
+    if (count <= w->count)
+        return 0;
+    free(w->memory);
+    w->memory = NULL;
+    w->count = 0;
+    uint64_t bytes;
+    if (!qp_mul_u64((count + 15) / 16 * 16, sizeof(float), &bytes) || !(w->memory = aligned_alloc(64, bytes)))
+        return qp_fail_memory(err, count * sizeof(float), "a forward's activations");
+    w->count = count;
+    return 0;
+}
+
+/* One chunk of whole sequences on its way through a layer. */
+struct chunk {
+    const struct qp_layer *layer;
+    int64_t sequences, length, rows;
+    const float *cos, *sin;
+    qp_site_fn *site;
+    void *context;
+};
+
+/* Buffers of a chunk; what attention needs and what the MLP needs share memory. */
+struct buffers {
+    float *normed, *q, *k, *v, *mixed, *gate, *up;
+};
+
+static uint64_t buffer_floats(const struct qp_arch *arch, int64_t rows)
+{
+    int64_t attention = 2 * qp_arch_dim(arch, QP_DIM_Q) + 2 * qp_arch_dim(arch, QP_DIM_KV), mlp = 2 * arch->ffn;
+    return (uint64_t)((arch->hidden + (attention > mlp ? attention : mlp)) * rows);
+}
+
+static struct buffers buffers_in(float *memory, const struct qp_arch *arch, int64_t rows)
+{
+    int64_t q = qp_arch_dim(arch, QP_DIM_Q) * rows, kv = qp_arch_dim(arch, QP_DIM_KV) * rows;
+    float *shared = memory + arch->hidden * rows;
+    return (struct buffers){
+        .normed = memory,
+        .q = shared,
+        .k = shared + q,
+        .v = shared + q + kv,
+        .mixed = shared + q + 2 * kv,
+        .gate = shared,
+        .up = shared + arch->ffn * rows,
+    };
+}
+
+/* The site's input is complete: show it, then quantize it as the engine would. */
+static int reach_site(const struct chunk *c, enum qp_site site, float *x, struct qp_error *err)
+{
+    const struct qp_layer *layer = c->layer;
+    int64_t n = qp_arch_dim(layer->arch, layer->arch->family->sites[site].dim);
+    int r = c->site ? c->site(c->context, site, x, c->rows, n, err) : 0;
+    const struct qp_quant_spec *spec = &layer->activations[site];
+    if (r == 0 && spec->enabled)
+        layer->kernels->fake_quantize(&spec->grid, c->rows, n, qp_spec_group(spec, n), x);
+    return r;
+}
+
+/* y = x Wᵀ + b, or y += that. */
+static void apply(const struct chunk *c, enum qp_linear linear, bool add, const float *x, float *y)
+{
+    const struct qp_arch *arch = c->layer->arch;
+    const struct qp_linear_desc *d = &arch->family->linears[linear];
+    const float *bias = c->layer->bias[linear];
+    int64_t out = qp_arch_dim(arch, d->out), in = qp_arch_dim(arch, d->in);
+    for (int64_t r = 0; bias && r < c->rows; r++)
+        for (int64_t i = 0; i < out; i++)
+            y[r * out + i] = (add ? y[r * out + i] : 0.0f) + bias[i];
+    c->layer->kernels->gemm(false, true, c->rows, out, in, 1.0f, x, in, c->layer->weight[linear], in,
+                            add || bias ? 1.0f : 0.0f, y, out);
+}
+
+static int forward_attention(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
+{
+    const struct qp_layer *layer = c->layer;
+    const struct qp_arch *arch = layer->arch;
+    int64_t q_dim = qp_arch_dim(arch, QP_DIM_Q), kv_dim = qp_arch_dim(arch, QP_DIM_KV);
+    layer->kernels->rms_norm(c->rows, arch->hidden, x, layer->norm[QP_NORM_ATTN], arch->norm_eps, b->normed);
+    int r = reach_site(c, QP_SITE_ATTN_IN, b->normed, err);
+    if (r < 0)
+        return r;
+    apply(c, QP_Q, false, b->normed, b->q);
+    apply(c, QP_K, false, b->normed, b->k);
+    apply(c, QP_V, false, b->normed, b->v);
+    layer->kernels->rope(c->rows, c->length, arch->heads, arch->head_dim, q_dim, c->cos, c->sin, b->q);
+    layer->kernels->rope(c->rows, c->length, arch->kv_heads, arch->head_dim, kv_dim, c->cos, c->sin, b->k);
+    layer->kernels->attention(&(struct qp_attention){.sequences = c->sequences,
+                                                     .length = c->length,
+                                                     .heads = arch->heads,
+                                                     .kv_heads = arch->kv_heads,
+                                                     .dim = arch->head_dim,
+                                                     .scale = (float)(1.0 / sqrt((double)arch->head_dim)),
+                                                     .q = b->q,
+                                                     .k = b->k,
+                                                     .v = b->v,
+                                                     .q_stride = q_dim,
+                                                     .k_stride = kv_dim,
+                                                     .v_stride = kv_dim,
+                                                     .out = b->mixed,
+                                                     .out_stride = q_dim});
+    r = reach_site(c, QP_SITE_ATTN_OUT, b->mixed, err);
+    if (r == 0)
+        apply(c, QP_O, true, b->mixed, x);
+    return r;
+}
+
+static int forward_mlp(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
+{
+    const struct qp_layer *layer = c->layer;
+    const struct qp_arch *arch = layer->arch;
+    layer->kernels->rms_norm(c->rows, arch->hidden, x, layer->norm[QP_NORM_MLP], arch->norm_eps, b->normed);
+    int r = reach_site(c, QP_SITE_MLP_IN, b->normed, err);
+    if (r < 0)
+        return r;
+    apply(c, QP_GATE, false, b->normed, b->gate);
+    apply(c, QP_UP, false, b->normed, b->up);
+    layer->kernels->swiglu(c->rows * arch->ffn, b->gate, b->up, b->gate);
+    r = reach_site(c, QP_SITE_MLP_OUT, b->gate, err);
+    if (r == 0)
+        apply(c, QP_DOWN, true, b->gate, x);
+    return r;
+}
+
+int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
+                     const float *sin, float *x, struct qp_workspace *workspace, qp_site_fn *site, void *context,
+                     struct qp_error *err)
+{
+    int64_t step = length < CHUNK_TOKENS ? CHUNK_TOKENS / length : 1;
+    if (step > sequences)
+        step = sequences;
+    int r = reserve(workspace, buffer_floats(layer->arch, step * length), err);
+    for (int64_t s = 0; r == 0 && s < sequences; s += step) {
+        int64_t n = sequences - s < step ? sequences - s : step;
+        struct chunk c = {layer, n, length, n * length, cos, sin, site, context};
+        float *rows = x + s * length * layer->arch->hidden;
+        struct buffers b = buffers_in(workspace->memory, layer->arch, c.rows);
+        r = forward_attention(&c, &b, rows, err);
+        if (r == 0)
+            r = forward_mlp(&c, &b, rows, err);
+    }
+    return r;
+}

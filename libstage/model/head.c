@@ -1,0 +1,80 @@
+/* The two ends of the network: embedding and head. */
+#include "libstage/model/block.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* The tensor MODULE.weight of an end's unit; QP_ERR_INPUT when it is missing or of another shape or kind. */
+static int get_end(const struct qp_block *block, const char *module, int rank, const int64_t *shape,
+                   const struct qp_tensor **out, struct qp_error *err)
+{
+    char name[256], found[128], expected[64];
+    snprintf(name, sizeof name, "%s.weight", module);
+    const struct qp_tensor *t = qp_unit_find(block->unit, name);
+    if (!t)
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld has no tensor %s", (long long)block->unit->seq, name);
+    if (t->rank != rank || t->shape[0] != shape[0] || (rank == 2 && t->shape[1] != shape[1]) ||
+        !qp_dtype_is_plain_float(t->dtype))
+        return qp_fail(err, QP_ERR_INPUT, "%s: found %s %s, expected %s in F32, F16, BF16 or F64", name,
+                       qp_dtype_name(t->dtype), qp_shape_text(t->rank, t->shape, found, sizeof found),
+                       qp_shape_text(rank, shape, expected, sizeof expected));
+    *out = t;
+    return 0;
+}
+
+int qp_embed(const struct qp_block *block, int64_t count, const int32_t *ids, float *x, struct qp_error *err)
+{
+    const struct qp_arch *arch = block->arch;
+    const struct qp_tensor *t;
+    int r = get_end(block, arch->family->embedding, 2, (int64_t[]){arch->vocab, arch->hidden}, &t, err);
+    if (r < 0)
+        return r;
+    size_t row_bytes = t->bytes / (size_t)arch->vocab;
+    for (int64_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || ids[i] >= arch->vocab)
+            return qp_fail(
+                err, QP_ERR_INPUT,
+                "token %lld of the data is id %d; the model's vocabulary ends at %lld: is the data tokenized "
+                "for another model?",
+                (long long)i, (int)ids[i], (long long)arch->vocab - 1);
+        const char *row = (const char *)t->data + (size_t)ids[i] * row_bytes;
+        block->kernels->to_f32(t->dtype, arch->hidden, row, x + i * arch->hidden);
+    }
+    return 0;
+}
+
+int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err)
+{
+    const struct qp_arch *arch = block->arch;
+    const struct qp_family *f = arch->family;
+    const struct qp_tensor *gain, *weight;
+    int r = get_end(block, f->final_norm, 1, &arch->hidden, &gain, err);
+    if (r == 0)
+        r = get_end(block, arch->tied ? f->embedding : f->head, 2, (int64_t[]){arch->vocab, arch->hidden}, &weight,
+                    err);
+    if (r < 0)
+        return r;
+    size_t bytes = (size_t)(gain->elements + weight->elements) * sizeof(float);
+    struct qp_head head = {arch, block->kernels, malloc(bytes), NULL};
+    if (!head.gain)
+        return qp_fail_memory(err, bytes, "the head in float32");
+    head.weight = head.gain + arch->hidden;
+    block->kernels->to_f32(gain->dtype, gain->elements, gain->data, head.gain);
+    block->kernels->to_f32(weight->dtype, weight->elements, weight->data, head.weight);
+    *out = head;
+    return 0;
+}
+
+void qp_head_free(struct qp_head *head)
+{
+    free(head->gain); /* the matrix stands behind it */
+    *head = (struct qp_head){0};
+}
+
+void qp_head_logits(const struct qp_head *head, int64_t rows, const float *x, float *scratch, float *logits)
+{
+    const struct qp_arch *arch = head->arch;
+    head->kernels->rms_norm(rows, arch->hidden, x, head->gain, arch->norm_eps, scratch);
+    head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, head->weight,
+                        arch->hidden, 0.0f, logits, arch->vocab);
+}

@@ -1,0 +1,122 @@
+/* A decoder layer's weights in float32. */
+#include "libstage/model/block.h"
+
+#include <stdlib.h>
+
+#include "libstage/model/block_internal.h"
+
+/* All matrices, biases and gains in one piece, each on a cache line of its own. */
+static int64_t place(float **cursor, float **out, int64_t count)
+{
+    int64_t padded = (count + 15) / 16 * 16;
+    if (cursor) {
+        *out = *cursor;
+        *cursor += padded;
+    }
+    return padded;
+}
+
+/* Sets the pointers from `memory`, unless that is NULL; returns how many floats there have to be. */
+static int64_t lay_out(struct qp_layer *layer, float *memory)
+{
+    const struct qp_arch *arch = layer->arch;
+    float **cursor = memory ? &memory : NULL;
+    int64_t total = 0;
+    for (int n = 0; n < QP_NORMS; n++)
+        total += place(cursor, &layer->norm[n], arch->hidden);
+    for (int l = 0; l < QP_LINEARS; l++) {
+        const struct qp_linear_desc *d = &arch->family->linears[l];
+        total += place(cursor, &layer->weight[l], qp_arch_dim(arch, d->out) * qp_arch_dim(arch, d->in));
+        if (qp_arch_has_bias(arch, l))
+            total += place(cursor, &layer->bias[l], qp_arch_dim(arch, d->out));
+    }
+    return total;
+}
+
+/* Whether a fold changes a linear: if so, export rounds it again. */
+static bool is_folded(const struct qp_block *block, enum qp_linear linear)
+{
+    const struct qp_family *f = block->arch->family;
+    int rows = qp_site_of_rows(block->arch, linear);
+    return qp_block_find(block, f->sites[f->linears[linear].site].name, "fold") ||
+           (rows >= 0 && qp_block_find(block, f->sites[rows].name, "fold"));
+}
+
+static int load_linear(const struct qp_block *block, enum qp_linear linear, bool transformed, struct qp_layer *layer,
+                       struct qp_error *err)
+{
+    int r = qp_block_weight(block, linear, transformed, layer->weight[linear], err);
+    if (r == 0 && layer->bias[linear])
+        r = qp_block_bias(block, linear, transformed, layer->bias[linear], err);
+    return r < 0 ? r : 0;
+}
+
+/* What a reader of the exported checkpoint computes with; 1 when the linear has codes. */
+static int load_exported(const struct qp_block *block, enum qp_linear linear, const struct qp_scheme *scheme,
+                         struct qp_layer *layer, struct qp_error *err)
+{
+    char module[256];
+    struct qp_quantized q;
+    const struct qp_arch *arch = block->arch;
+    const struct qp_linear_desc *d = &arch->family->linears[linear];
+    int64_t rows = qp_arch_dim(arch, d->out), cols = qp_arch_dim(arch, d->in);
+    qp_module_name(arch, block->layer, linear, module, sizeof module);
+    int coded = qp_block_quantized(block, linear, qp_scheme_for(scheme, module), &q, err);
+    int r = coded < 0 ? coded : 0;
+    if (coded == 0)
+        r = load_linear(block, linear, true, layer, err);
+    else if (coded == 1 && layer->bias[linear])
+        r = qp_block_bias(block, linear, true, layer->bias[linear], err);
+    if (r < 0)
+        return r;
+    if (coded)
+        layer->kernels->dequantize(&q.grid, rows, cols, q.group, q.codes, q.scale, q.zero, layer->weight[linear]);
+    else if (is_folded(block, linear))
+        qp_round_to(layer->kernels, arch->dtype, rows * cols, layer->weight[linear]);
+    if (layer->bias[linear] && is_folded(block, linear))
+        qp_round_to(layer->kernels, arch->dtype, rows, layer->bias[linear]);
+    return coded;
+}
+
+static int load_all(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,
+                    struct qp_layer *layer, struct qp_error *err)
+{
+    unsigned quantized = 0;
+    int r = 0;
+    for (int n = 0; r == 0 && n < QP_NORMS; n++)
+        r = qp_block_norm(block, n, version != QP_ORIGINAL, layer->norm[n], err);
+    for (int l = 0; r >= 0 && l < QP_LINEARS; l++) {
+        r = version == QP_QUANTIZED ? load_exported(block, l, scheme, layer, err)
+                                    : load_linear(block, l, version == QP_TRANSFORMED, layer, err);
+        quantized |= (unsigned)(r == 1) << l;
+    }
+    if (r >= 0 && quantized)
+        r = qp_site_activations(block->arch, block->layer, scheme, quantized, layer->activations, err);
+    return r < 0 ? r : 0;
+}
+
+int qp_layer_load(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,
+                  struct qp_layer *out, struct qp_error *err)
+{
+    if (!qp_block_is_layer(block))
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld is no decoder layer", (long long)block->unit->seq);
+    struct qp_layer layer = {.arch = block->arch, .kernels = block->kernels};
+    size_t bytes = (size_t)lay_out(&layer, NULL) * sizeof(float);
+    layer.memory = aligned_alloc(64, bytes);
+    if (!layer.memory)
+        return qp_fail_memory(err, bytes, "a decoder layer in float32");
+    lay_out(&layer, layer.memory);
+    int r = load_all(block, version, scheme, &layer, err);
+    if (r < 0) {
+        free(layer.memory);
+        return r;
+    }
+    *out = layer;
+    return 0;
+}
+
+void qp_layer_free(struct qp_layer *layer)
+{
+    free(layer->memory);
+    *layer = (struct qp_layer){0};
+}
