@@ -1,0 +1,39 @@
+#include "runner/machine.h"
+
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <unistd.h>
+
+/* cpu.max of control groups v2: "QUOTA PERIOD" or "max PERIOD". */
+static int quota_cores(void)
+{
+    double quota = 0, period = 0;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (!f)
+        return 0;
+    int n = fscanf(f, "%lf %lf", &quota, &period);
+    fclose(f);
+    return n == 2 && period > 0 ? (int)ceil(quota / period) : 0;
+}
+
+int qp_machine_cores(void)
+{
+    cpu_set_t set;
+    int allowed = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int quota = quota_cores();
+    int cores = quota > 0 && quota < allowed ? quota : allowed;
+    return cores > 0 ? cores : 1;
+}
+
+uint64_t qp_machine_memory(void)
+{
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    unsigned long long limit = 0;
+    FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
+    if (f && fscanf(f, "%llu", &limit) == 1 && limit > 0 && limit < memory)
+        memory = limit;
+    if (f)
+        fclose(f);
+    return memory;
+}

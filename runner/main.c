@@ -1,0 +1,103 @@
+/* The `quantpipe` command: finds the verb, runs it, prints what went wrong. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/words.h"
+#include "runner/verb.h"
+
+static const struct qp_verb *const verbs[] = {&qp_verb_run,     &qp_verb_check,   &qp_verb_plan,    &qp_verb_stages,
+                                              &qp_verb_schemes, &qp_verb_inspect, &qp_verb_evaluate};
+#define VERBS (sizeof verbs / sizeof *verbs)
+
+static int help(void)
+{
+    printf("quantpipe turns a language model into a quantized one: a YAML file wires stage processes, this runs them.\n"
+           "\nusage: quantpipe VERB [WORDS] [--options]\n\n");
+    for (size_t i = 0; i < VERBS; i++)
+        printf("  %-9s %s\n", verbs[i]->name, verbs[i]->summary);
+    printf("\n`quantpipe VERB --help` tells more; `quantpipe --version` prints the version.\n"
+           "exit codes: 0 done, 2 usage, 3 bad input, 4 a stage failed, 5 a quality gate failed, 6 no room, 130 "
+           "interrupted\n");
+    return 0;
+}
+
+static int help_verb(const struct qp_verb *verb)
+{
+    printf("usage: quantpipe %s %s%s\n\n%s\n", verb->name, verb->usage, verb->options[0] ? " [--options]" : "",
+           verb->summary);
+    for (size_t t = 0; t < 2; t++)
+        for (const struct qp_option *o = verb->options[t]; o && o->name; o++) {
+            char left[64];
+            snprintf(left, sizeof left, "--%s%s%s", o->name, o->argument ? " " : "", o->argument ? o->argument : "");
+            printf("%s  %-22s %s\n", o == verb->options[0] ? "\n" : "", left, o->help);
+        }
+    return 0;
+}
+
+static const struct qp_verb *find_verb(const char *name)
+{
+    for (size_t i = 0; i < VERBS; i++)
+        if (strcmp(verbs[i]->name, name) == 0)
+            return verbs[i];
+    return NULL;
+}
+
+static int unknown_verb(const char *name, struct qp_error *err)
+{
+    const char *names[VERBS];
+    for (size_t i = 0; i < VERBS; i++)
+        names[i] = verbs[i]->name;
+    const char *near = qp_nearest(name, names, VERBS);
+    return qp_fail(err, QP_ERR_USAGE, "there is no verb `%s`%s%s%s; `quantpipe help` lists them", name,
+                   near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "");
+}
+
+static bool asks_help(int argc, char **argv)
+{
+    for (int i = 2; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static int run_verb(const struct qp_verb *verb, int argc, char **argv, bool *json, struct qp_error *err)
+{
+    struct qp_args args;
+    int r = qp_args_parse(verb, argc, argv, &args, err);
+    if (r < 0)
+        return r;
+    *json = qp_arg(&args, "json") != NULL;
+    return verb->run(&args, err);
+}
+
+/* The one place that prints errors. */
+static int report(int r, bool json, const struct qp_error *err)
+{
+    if (r < 0 && json) {
+        struct qp_error ignored;
+        qp_print_json(json_pack("{s:{s:i, s:s}}", "error", "code", -r, "message", err->message), &ignored);
+    } else if (r < 0) {
+        const char *red = isatty(2) ? "\033[1;31m" : "", *plain = isatty(2) ? "\033[0m" : "";
+        fprintf(stderr, "%squantpipe: error:%s %s\n", red, plain, err->message);
+    }
+    return -r;
+}
+
+int main(int argc, char **argv)
+{
+    struct qp_error err = {0};
+    bool json = false;
+    const char *name = argc > 1 ? argv[1] : "--help";
+    if (strcmp(name, "--version") == 0)
+        return printf("quantpipe %s\n", QUANTPIPE_VERSION) < 0;
+    const struct qp_verb *verb = find_verb(strcmp(name, "help") == 0 && argc > 2 ? argv[2] : name);
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (strcmp(name, "help") == 0 && argc == 2))
+        return help();
+    if (!verb)
+        return report(unknown_verb(strcmp(name, "help") == 0 ? argv[2] : name, &err), false, &err);
+    if (strcmp(name, "help") == 0 || asks_help(argc, argv))
+        return help_verb(verb);
+    return report(run_verb(verb, argc, argv, &json, &err), json, &err);
+}

@@ -1,0 +1,174 @@
+#include "runner/prepare.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "libstage/model/data.h"
+
+const struct qp_option qp_pipeline_options[] = {
+    {"model", "PATH", "quantize this model instead of the pipeline's"},
+    {"scheme", "NAME", "use this preset instead of the pipeline's scheme"},
+    {"output", "FOLDER", "write here instead"},
+    {"set", "KEY.KEY=VALUE", "override any key, as in stages.quantize.with.damping=0.05; may be repeated"},
+    {"profile", "NAME", "lay the pipeline's profiles.NAME over it; may be repeated"},
+    {"run-dir", "FOLDER", "keep the run's files here instead of OUTPUT.run"},
+    {0}};
+
+/* Profiles first, then --set, then the shortcuts: the more special wins whatever the order on the command line. */
+static int overlay(const struct qp_args *args, struct qp_document *d, struct qp_error *err)
+{
+    static const char *const order[] = {"profile", "set", "model", "scheme", "output"};
+    int r = 0;
+    for (size_t o = 0; o < sizeof order / sizeof *order; o++)
+        for (size_t i = 0; r == 0 && i < args->given_count; i++) {
+            const char *name = args->given[i].option->name, *value = args->given[i].value;
+            if (strcmp(name, order[o]) != 0)
+                continue;
+            qp_auto_free char *option = qp_format("--%s %s", name, value);
+            if (!option)
+                return qp_fail_memory(err, 0, name);
+            if (strcmp(name, "profile") == 0)
+                r = qp_document_profile(d, value, err);
+            else if (strcmp(name, "set") == 0)
+                r = qp_document_set(d, value, err);
+            else
+                r = qp_document_set_text(d, name, option, value, err);
+        }
+    return r;
+}
+
+static int load(const struct qp_args *args, struct qp_pipeline **out, struct qp_error *err)
+{
+    const char *path = args->word_count ? args->words[0] : "pipeline.yaml";
+    if (!qp_exists(path))
+        return qp_fail(err, QP_ERR_INPUT, "%s: there is no such file%s", path,
+                       args->word_count ? "" : "; name a pipeline: quantpipe VERB PIPELINE");
+    struct qp_document *d = NULL;
+    int r = qp_document_load(path, &d, err);
+    if (r < 0)
+        return r;
+    r = overlay(args, d, err);
+    if (r < 0) {
+        qp_document_free(d);
+        return r;
+    }
+    return qp_pipeline_parse(d, out, err);
+}
+
+static int check_model(struct qp_plan *plan, struct qp_error *err)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    if (!qp_exists(p->model))
+        return qp_document_fail(p->document, "model", err,
+                                "%s: there is no such file or folder; expected a Hugging Face folder or a .gguf file",
+                                p->model);
+    int r = qp_checkpoint_open(p->model, &plan->model, err);
+    return r < 0 ? qp_wrap(err, "%s", qp_document_at(p->document, "model")) : 0;
+}
+
+static int check_scheme(struct qp_plan *plan, struct qp_error *err)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    int r = qp_scheme_parse(p->scheme, &plan->scheme, err);
+    if (r == 0) {
+        qp_scheme_bind(plan->scheme, plan->model->arch.dtype);
+        r = qp_scheme_check_model(plan->scheme, &plan->model->arch, err);
+    }
+    return r < 0 ? qp_document_place(p->document, "scheme", err) : 0;
+}
+
+static int check_data(const struct qp_pipeline *p, struct qp_error *err)
+{
+    const char *name;
+    json_t *entry;
+    json_object_foreach(p->data, name, entry) {
+        qp_auto_free char *path = qp_format("data.%s", name);
+        if (!path)
+            return qp_fail_memory(err, 0, name);
+        if (qp_windows_check(entry, path, err) < 0)
+            return qp_document_place(p->document, path, err);
+    }
+    return 0;
+}
+
+/* The nearest folder above `path` that exists must be writable: missing ones are made below it. */
+static int check_room(const struct qp_document *d, const char *key, const char *path, struct qp_error *err)
+{
+    qp_auto_free char *folder = qp_folder_of(path);
+    while (folder && !qp_exists(folder)) {
+        char *above = qp_folder_of(folder);
+        free(folder);
+        folder = above;
+    }
+    if (!folder)
+        return qp_fail_memory(err, strlen(path), path);
+    if (!qp_is_folder(folder) || access(folder, W_OK | X_OK) < 0)
+        return qp_document_fail(d, key, err,
+                                "%s cannot be made: %s is not a folder that can be written; choose another --output",
+                                path, folder);
+    return 0;
+}
+
+static int check_output(const struct qp_plan *plan, struct qp_error *err)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    if (qp_exists(p->output))
+        return qp_document_fail(p->document, "output", err,
+                                "the output %s exists; remove it (rm -r), or choose another one with --output",
+                                p->output);
+    int r = check_room(p->document, "output", p->output, err);
+    return r < 0 ? r : check_room(p->document, "output", plan->folder, err);
+}
+
+static int run_folder(const struct qp_args *args, struct qp_plan *plan, struct qp_error *err)
+{
+    const char *given = qp_arg(args, "run-dir");
+    qp_auto_free char *here = getcwd(NULL, 0);
+    if (!here)
+        return qp_fail_errno(err, QP_ERR_INPUT, "the working directory");
+    plan->folder = given ? qp_join(here, given) : qp_format("%s.run", plan->pipeline->output);
+    return plan->folder ? 0 : qp_fail_memory(err, 0, "the run folder");
+}
+
+static int prepare(const struct qp_args *args, bool fresh, struct qp_plan *plan, struct qp_error *err)
+{
+    int r = load(args, &plan->pipeline, err);
+    if (r == 0)
+        r = run_folder(args, plan, err);
+    if (r == 0)
+        r = qp_stages_describe(plan->pipeline, err);
+    if (r == 0)
+        r = qp_graph_build(plan->pipeline, err);
+    if (r == 0)
+        r = check_model(plan, err);
+    if (r == 0)
+        r = check_scheme(plan, err);
+    if (r == 0)
+        r = check_data(plan->pipeline, err);
+    if (r == 0 && fresh)
+        r = check_output(plan, err);
+    return r;
+}
+
+int qp_prepare(const struct qp_args *args, bool fresh, struct qp_plan *out, struct qp_error *err)
+{
+    *out = (struct qp_plan){0};
+    int r = prepare(args, fresh, out, err);
+    if (r < 0)
+        qp_plan_free(out);
+    return r;
+}
+
+void qp_plan_free(struct qp_plan *plan)
+{
+    qp_scheme_free(plan->scheme);
+    qp_checkpoint_close(plan->model);
+    qp_pipeline_free(plan->pipeline);
+    free(plan->folder);
+    *plan = (struct qp_plan){0};
+}

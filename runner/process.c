@@ -1,0 +1,167 @@
+#include "runner/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+
+/* Between fork and exec: whatever fails is told through `tell` as errno. */
+static void become(char *const *argv, const char *folder, int out, int errors, pid_t parent, int tell)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    int null = open("/dev/null", O_RDONLY);
+    if (setpgid(0, 0) == 0 && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && null >= 0 && dup2(null, 0) == 0 &&
+        dup2(out, 1) == 1 && dup2(errors, 2) == 2 && (!folder || chdir(folder) == 0)) {
+        if (null > 2)
+            close(null);
+        if (getppid() == parent) /* else it died before the request above */
+            execv(argv[0], argv);
+    }
+    int cause = errno;
+    if (write(tell, &cause, sizeof cause) < 0)
+        _exit(126);
+    _exit(127);
+}
+
+int qp_process_start(char *const *argv, const char *folder, int out, int errors, pid_t *pid, struct qp_error *err)
+{
+    int tell[2];
+    if (pipe2(tell, O_CLOEXEC) < 0)
+        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot make a pipe", argv[0]);
+    pid_t parent = getpid();
+    *pid = fork();
+    if (*pid == 0)
+        become(argv, folder, out, errors, parent, tell[1]);
+    int cause = *pid < 0 ? errno : 0;
+    close(tell[1]);
+    ssize_t n;
+    do
+        n = *pid < 0 ? 0 : read(tell[0], &cause, sizeof cause);
+    while (n < 0 && errno == EINTR);
+    close(tell[0]);
+    if (n > 0)
+        waitpid(*pid, NULL, 0);
+    errno = cause;
+    return cause ? qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot be started", argv[0]) : 0;
+}
+
+const char *qp_status_text(int status, char *text, size_t size)
+{
+    if (WIFSIGNALED(status))
+        snprintf(text, size, "signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        snprintf(text, size, "exit code %d", WEXITSTATUS(status));
+    return text;
+}
+
+const char *qp_tail(int fd, char *text, size_t size)
+{
+    struct stat st;
+    text[0] = '\0';
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return text;
+    off_t start = st.st_size >= (off_t)size ? st.st_size - (off_t)size + 1 : 0;
+    ssize_t n = pread(fd, text, size - 1, start);
+    text[n > 0 ? n : 0] = '\0';
+    while (n > 0 && text[n - 1] == '\n')
+        text[--n] = '\0';
+    char *line = start > 0 ? strchr(text, '\n') : NULL;
+    return line ? line + 1 : text;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Reads `fd` to its end into text[limit + 1]; *size is what came. */
+static int collect(int fd, int64_t deadline, size_t limit, char *text, size_t *size, struct qp_error *err)
+{
+    for (*size = 0;;) {
+        struct pollfd wait = {.fd = fd, .events = POLLIN};
+        int64_t left = deadline - now_ms();
+        int ready = left > 0 ? poll(&wait, 1, (int)left) : 0;
+        if (ready < 0 && errno == EINTR)
+            continue;
+        if (ready <= 0)
+            return qp_fail(err, QP_ERR_STAGE, "did not answer in time");
+        ssize_t n = read(fd, text + *size, limit + 1 - *size);
+        if (n == 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return qp_fail_errno(err, QP_ERR_STAGE, "cannot read what it writes");
+        *size += n > 0 ? (size_t)n : 0;
+        if (*size > limit)
+            return qp_fail(err, QP_ERR_STAGE, "wrote more than %zu bytes", limit);
+    }
+}
+
+/* Waits for the end until the deadline, then kills. */
+static int reap(pid_t pid, int64_t deadline)
+{
+    int status = 0;
+    pid_t r;
+    while ((r = waitpid(pid, &status, WNOHANG)) == 0 && now_ms() < deadline)
+        usleep(1000);
+    if (r == 0) {
+        kill(-pid, SIGKILL);
+        waitpid(pid, &status, 0);
+    }
+    return status;
+}
+
+static int run(char *const *argv, const char *folder, int errors, int64_t deadline, size_t limit, char *text,
+               size_t *size, struct qp_error *err)
+{
+    int out[2];
+    pid_t pid;
+    if (pipe2(out, O_CLOEXEC) < 0)
+        return qp_fail_errno(err, QP_ERR_STAGE, "cannot make a pipe");
+    int r = qp_process_start(argv, folder, out[1], errors, &pid, err);
+    close(out[1]);
+    if (r == 0) {
+        r = collect(out[0], deadline, limit, text, size, err);
+        int status = reap(pid, r < 0 ? 0 : deadline);
+        char why[64];
+        if (r == 0 && status != 0)
+            r = qp_fail(err, QP_ERR_STAGE, "ended with %s", qp_status_text(status, why, sizeof why));
+    }
+    close(out[0]);
+    return r;
+}
+
+int qp_process_output(char *const *argv, const char *folder, int timeout_ms, size_t limit, char **text,
+                      struct qp_error *err)
+{
+    qp_auto_free char *buffer = malloc(limit + 2);
+    qp_auto_close int errors = memfd_create("stderr", MFD_CLOEXEC);
+    size_t size = 0;
+    char tail[512];
+    if (!buffer || errors < 0)
+        return qp_fail_memory(err, limit, argv[0]);
+    int r = run(argv, folder, errors, now_ms() + timeout_ms, limit, buffer, &size, err);
+    if (r < 0) {
+        const char *said = qp_tail(errors, tail, sizeof tail);
+        return qp_fail(err, r, "%s%s%s", err ? err->message : "", *said ? "; it said: " : "", said);
+    }
+    buffer[size] = '\0';
+    *text = buffer;
+    buffer = NULL;
+    return 0;
+}
