@@ -10,6 +10,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
+#include "libstage/model/model_unit.h"
 
 char tiny_message[QP_ERROR_SIZE];
 
@@ -145,6 +146,41 @@ void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNI
     put(units[TINY_LAYERS + 2], qp_tensor_ref(embedding));
     snprintf(name, sizeof name, "%s.weight", arch.family->final_norm);
     put(units[TINY_LAYERS + 2], random_tensor(name, 1, TINY_HIDDEN, 0, 1.0f, 0.1f, 8));
+}
+
+static void quantize_linear(struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme)
+{
+    struct qp_error err;
+    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in);
+    float *w = malloc((size_t)(2 * rows * cols) * sizeof *w), *scale = w + rows * cols;
+    int8_t *zero = malloc((size_t)(rows * cols));
+    uint8_t *codes = malloc((size_t)(rows * cols));
+    const struct qp_grid *grid = &scheme->weights.grid;
+    int64_t group = qp_spec_group(&scheme->weights, cols);
+    cr_assert_eq(qp_block_weight(block, linear, true, w, &err), 0, "%s", err.message);
+    block->kernels->qparams(grid, rows, cols, group, w, scale, zero);
+    block->kernels->quantize(grid, rows, cols, group, w, scale, grid->symmetric ? NULL : zero, codes);
+    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, grid->symmetric ? NULL : zero};
+    cr_assert_eq(qp_block_set_quantized(block, linear, &q, NULL, &err), 0, "%s", err.message);
+    free(w);
+    free(zero);
+    free(codes);
+}
+
+void tiny_quantize(struct qp_unit *units[TINY_UNITS])
+{
+    struct qp_error err;
+    struct qp_model model;
+    cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
+    for (int u = 2; u < 2 + TINY_LAYERS; u++) {
+        struct qp_block block;
+        cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[u], &block, &err), 0, "%s", err.message);
+        for (int i = 0; i < QP_LINEARS; i++)
+            if (qp_model_scheme(&model, block.layer, (enum qp_linear)i))
+                quantize_linear(&block, (enum qp_linear)i, qp_model_scheme(&model, block.layer, (enum qp_linear)i));
+    }
+    qp_model_close(&model);
 }
 
 void tiny_write(const char *folder)

@@ -20,6 +20,9 @@ void tiny_random(uint64_t seed, int64_t count, float deviation, float *out);
  * absmean and a well-conditioned, strongly correlated second moment. The caller owns what units[] points to. */
 void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNITS]);
 
+/* Gives the layers' units the codes of rounding to nearest. */
+void tiny_quantize(struct qp_unit *units[TINY_UNITS]);
+
 /* Writes the model as a Hugging Face folder (made, with its parents). */
 void tiny_write(const char *folder);
 

@@ -1,0 +1,99 @@
+/* validate: what it measures, and the gate. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <criterion/criterion.h>
+
+#include "tests/support/tiny.h"
+
+extern const struct qp_stage_desc qp_stage_desc;
+
+#define CONTEXT "{\"data\": {\"synthetic\": true, \"samples\": 6, \"length\": 32, \"seed\": 5}}"
+
+static json_t *validate(const char *scheme, bool moments, const char *params, const char *context, int expected)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    json_t *report = NULL;
+    size_t count;
+    tiny_units(scheme, moments, units);
+    tiny_quantize(units);
+    out = tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, expected, &count, &report);
+    if (expected == 0)
+        cr_expect_eq(count, TINY_UNITS);
+    else
+        cr_expect_lt(count, TINY_UNITS, "a failed run sent its end");
+    tiny_free(out, count);
+    free(out);
+    return report;
+}
+
+static double metric(const json_t *report, const char *name)
+{
+    return json_real_value(json_object_get(json_object_get(report, "metrics"), name));
+}
+
+static double perplexity(const json_t *report, const char *which)
+{
+    return json_real_value(json_object_get(json_object_get(json_object_get(report, "metrics"), "perplexity"), which));
+}
+
+Test(validate, eight_bits_are_close_and_two_are_not)
+{
+    json_t *eight =
+        validate("{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}}", false, NULL, CONTEXT, 0);
+    json_t *two = validate("{\"weights\": {\"format\": \"int2\", \"group\": 32}}", false, NULL, CONTEXT, 0);
+    cr_expect_eq(perplexity(eight, "original"), perplexity(two, "original"));
+    cr_expect_lt(metric(eight, "kl_divergence"), 1e-2);
+    cr_expect_gt(metric(eight, "kl_divergence"), 0.0);
+    cr_expect_gt(metric(two, "kl_divergence"), 20.0 * metric(eight, "kl_divergence"));
+    cr_expect_gt(metric(eight, "top1_agreement"), metric(two, "top1_agreement"));
+    cr_expect_lt(fabs(perplexity(eight, "quantized") / perplexity(eight, "original") - 1.0), 0.02);
+    json_decref(eight);
+    json_decref(two);
+}
+
+Test(validate, activation_quantization_is_simulated)
+{
+    json_t *weights =
+        validate("{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}}", false, NULL, CONTEXT, 0);
+    json_t *both = validate("{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, "
+                            "\"activations\": {\"format\": \"int4\", \"granularity\": \"token\", \"dynamic\": true}}",
+                            false, NULL, CONTEXT, 0);
+    cr_expect_gt(metric(both, "kl_divergence"), 5.0 * metric(weights, "kl_divergence"));
+    json_decref(weights);
+    json_decref(both);
+}
+
+Test(validate, the_gate_stops_the_run_before_its_end)
+{
+    json_t *report = validate("{\"weights\": {\"format\": \"int2\", \"granularity\": \"channel\"}}", false,
+                              "{\"max_perplexity_increase\": \"0.001%\"}", CONTEXT, QP_ERR_GATE);
+    cr_expect(strstr(tiny_message, "perplexity rose"), "%s", tiny_message);
+    cr_expect_gt(perplexity(report, "quantized"), perplexity(report, "original"));
+    json_decref(report);
+}
+
+Test(validate, without_data_only_the_linears_are_judged)
+{
+    json_t *report = validate("{\"weights\": {\"format\": \"int4\", \"group\": 32}}", true, NULL, NULL, 0);
+    const json_t *linears = json_object_get(report, "linears");
+    cr_expect_null(json_object_get(report, "metrics"));
+    cr_assert_eq(json_array_size(linears), (size_t)(TINY_LAYERS * QP_LINEARS));
+    const json_t *first = json_array_get(linears, 0);
+    double loss = json_real_value(json_object_get(first, "site_loss"));
+    cr_expect_str_eq(json_string_value(json_object_get(first, "name")), "model.layers.0.self_attn.q_proj");
+    cr_expect_gt(loss, 0.0);
+    cr_expect_float_eq(json_real_value(json_object_get(first, "site_loss_rtn")) / loss, 1.0, 1e-9);
+    /* a uniform error of step / sqrt(12) against weights that fill +-3 deviations in 16 steps: about 19 dB */
+    double sqnr = json_real_value(json_object_get(first, "sqnr_db"));
+    cr_expect(sqnr > 16.0 && sqnr < 24.0, "%g dB", sqnr);
+    json_decref(report);
+}
+
+Test(validate, a_gate_without_data_is_an_error)
+{
+    json_t *report = validate("{\"weights\": {\"format\": \"int4\", \"group\": 32}}", false,
+                              "{\"max_perplexity_increase\": 0.05}", NULL, QP_ERR_INPUT);
+    cr_expect(strstr(tiny_message, "data.evaluation"), "%s", tiny_message);
+    json_decref(report);
+}
