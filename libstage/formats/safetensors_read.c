@@ -97,12 +97,9 @@ static int read_entry(const json_t *value, struct entry *e, struct qp_error *err
         return qp_fail(err, QP_ERR_INPUT, "expected a mapping with dtype, shape and data_offsets");
     const char *key;
     json_t *member;
-    json_object_foreach((json_t *)value, key,
-                        member) if (strcmp(key, "dtype") != 0 && strcmp(key, "shape") != 0 &&
-                                    strcmp(key, "data_offsets") !=
-                                        0) return qp_fail(err, QP_ERR_INPUT,
-                                                          "unknown key '%.40s'; expected dtype, shape and data_offsets",
-                                                          key);
+    json_object_foreach((json_t *)value, key, member)
+        if (strcmp(key, "dtype") != 0 && strcmp(key, "shape") != 0 && strcmp(key, "data_offsets") != 0)
+            return qp_fail(err, QP_ERR_INPUT, "unknown key '%.40s'; expected dtype, shape and data_offsets", key);
     if (read_dtype(json_object_get(value, "dtype"), e, err) < 0 ||
         read_shape(json_object_get(value, "shape"), e, err) < 0 ||
         read_offsets(json_object_get(value, "data_offsets"), e, err) < 0)
@@ -116,8 +113,9 @@ static int check_metadata(const json_t *value, struct qp_error *err)
         return qp_fail(err, QP_ERR_INPUT, "expected a mapping of strings");
     const char *key;
     json_t *member;
-    json_object_foreach((json_t *)value, key, member) if (!json_is_string(member)) return qp_fail(
-        err, QP_ERR_INPUT, "the value of '%.100s' is no string", key);
+    json_object_foreach((json_t *)value, key, member)
+        if (!json_is_string(member))
+            return qp_fail(err, QP_ERR_INPUT, "the value of '%.100s' is no string", key);
     return 0;
 }
 
@@ -190,8 +188,7 @@ static int read_header(const struct qp_storage *file, struct header *h, struct q
         return qp_fail_memory(err, json_object_size(h->json) * sizeof *h->entries, h->path);
     const char *key;
     json_t *value;
-    json_object_foreach(h->json, key, value)
-    {
+    json_object_foreach(h->json, key, value) {
         bool metadata = strcmp(key, "__metadata__") == 0;
         struct entry *e = &h->entries[h->count];
         e->name = key;
@@ -298,8 +295,7 @@ static int open_shards(const char *folder, const char *index, const json_t *map,
     qp_auto_json json_t *opened = json_object();
     const char *name;
     json_t *shard;
-    json_object_foreach((json_t *)map, name, shard)
-    {
+    json_object_foreach((json_t *)map, name, shard) {
         if (check_shard_name(index, name, shard, err) < 0)
             return err->code;
         if (json_object_get(opened, json_string_value(shard)))
@@ -325,8 +321,10 @@ static int open_index(const char *folder, const char *index, struct qp_safetenso
     qsort(set->tensors, set->count, sizeof(struct qp_tensor *), by_name);
     const char *name;
     json_t *shard;
-    json_object_foreach((json_t *)map, name, shard) if (!qp_safetensors_find(set, name)) return qp_fail(
-        err, QP_ERR_INPUT, "%s:%s: is not in %s, where the index says it is", index, name, json_string_value(shard));
+    json_object_foreach((json_t *)map, name, shard)
+        if (!qp_safetensors_find(set, name))
+            return qp_fail(err, QP_ERR_INPUT, "%s:%s: is not in %s, where the index says it is", index, name,
+                           json_string_value(shard));
     return 0;
 }
 

@@ -253,8 +253,7 @@ static int write_index(const struct qp_safetensors_writer *w, struct qp_error *e
         return qp_fail_memory(err, 0, w->folder);
     const char *name;
     json_t *shard;
-    json_object_foreach(w->shard_of, name, shard)
-    {
+    json_object_foreach(w->shard_of, name, shard) {
         qp_auto_free char *file = final_name(w, (int)json_integer_value(shard));
         if (!file || json_object_set_new(map, name, json_string(file)) < 0)
             return qp_fail_memory(err, 0, w->folder);
