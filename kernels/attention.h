@@ -6,8 +6,9 @@
 
 /* For each of `sequences` sequences of `length` tokens: out = softmax(scale * q kᵀ + causal mask) v, head by head;
  * query head h reads key/value head h / (heads / kv_heads). Rows are tokens (sequence after sequence), *_stride floats
- * apart; within a row, head h starts at h * dim. Never holds more than a tile of the scores a thread. Tolerance 2e-6
- * relative to the largest |v| of the head. out overlaps none of the inputs. */
+ * apart; within a row, head h starts at h * dim. Never holds more than a tile of the scores a thread. Tolerance
+ * relative to the largest |v|: 2e-7 (10 + scale |q| |k|) with the largest norms of a head's q and k, as float32 scores
+ * have it. out overlaps none of the inputs. */
 struct qp_attention {
     int64_t sequences, length;
     int heads, kv_heads, dim;

@@ -14,12 +14,13 @@ static double log_sum_exp(int64_t n, const float *x)
     return max + log(sum);
 }
 
+/* NaN is never the largest. */
 static int32_t top(int64_t n, const float *x)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++)
-        best = x[i] > x[best] || isnan(x[best]) ? i : best;
-    return (int32_t)best;
+    int64_t best = -1;
+    for (int64_t i = 0; i < n; i++)
+        best = (best < 0 && !isnan(x[i])) || (best >= 0 && x[i] > x[best]) ? i : best;
+    return best < 0 ? 0 : (int32_t)best;
 }
 
 static double divergence(int64_t n, const float *p, double log_p, const float *q, double log_q)

@@ -2,5 +2,19 @@
 
 void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
 {
-    (void)table;
+    table->to_f32 = QP_NAME(qp_to_f32);
+    table->from_f32 = QP_NAME(qp_from_f32);
+    table->column_stats = QP_NAME(qp_column_stats);
+    table->rms_norm = QP_NAME(qp_rms_norm);
+    table->rope = QP_NAME(qp_rope);
+    table->attention = QP_NAME(qp_attention);
+    table->swiglu = QP_NAME(qp_swiglu);
+    table->logits = QP_NAME(qp_logits);
+    table->qparams = QP_NAME(qp_qparams);
+    table->quantize = QP_NAME(qp_quantize);
+    table->dequantize = QP_NAME(qp_dequantize);
+    table->fake_quantize = QP_NAME(qp_fake_quantize);
+    table->pack = QP_NAME(qp_pack);
+    table->unpack = QP_NAME(qp_unpack);
+    table->gptq_block = QP_NAME(qp_gptq_block);
 }

@@ -1,5 +1,9 @@
+/* One vector register of floats, as wide as the instruction set of the file has it. Plain arithmetic is written with
+ * operators; what C has no operator for stands here. Loops that the compiler vectorises as well need none of it. */
 #ifndef QUANTPIPE_KERNELS_VECTOR_H
 #define QUANTPIPE_KERNELS_VECTOR_H
+
+#include <immintrin.h>
 
 #include "kernels/cpu/cpu.h"
 
@@ -7,5 +11,222 @@
 #define QP_JOIN_(name, isa) name##_##isa
 #define QP_JOIN(name, isa) QP_JOIN_(name, isa)
 #define QP_NAME(name) QP_JOIN(name, QP_ISA)
+
+qp_convert_fn QP_NAME(qp_to_f32), QP_NAME(qp_from_f32);
+qp_column_stats_fn QP_NAME(qp_column_stats);
+qp_rms_norm_fn QP_NAME(qp_rms_norm);
+qp_rope_fn QP_NAME(qp_rope);
+qp_attention_fn QP_NAME(qp_attention);
+qp_swiglu_fn QP_NAME(qp_swiglu);
+qp_logits_fn QP_NAME(qp_logits);
+qp_qparams_fn QP_NAME(qp_qparams);
+qp_quantize_fn QP_NAME(qp_quantize);
+qp_dequantize_fn QP_NAME(qp_dequantize);
+qp_fake_quantize_fn QP_NAME(qp_fake_quantize);
+qp_pack_fn QP_NAME(qp_pack);
+qp_unpack_fn QP_NAME(qp_unpack);
+qp_gptq_block_fn QP_NAME(qp_gptq_block);
+
+/* min and max take the second operand when one of the two is NaN, and for zeros of either sign. */
+#ifdef __AVX512F__
+
+typedef __m512 vf;
+typedef __m512d vd;
+typedef __mmask16 vm;
+enum { LANES = 16 };
+#define V(name) _mm512_##name
+
+static inline vf v_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vf v_rint(vf x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vf v_abs(vf x)
+{
+    return _mm512_abs_ps(x);
+}
+
+/* x * 2^n for whole n from -126 to 127. */
+static inline vf v_scale(vf x, vf n)
+{
+    return _mm512_scalef_ps(x, n);
+}
+
+static inline vm v_less(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+
+static inline vf v_select(vm mask, vf yes, vf no)
+{
+    return _mm512_mask_blend_ps(mask, no, yes);
+}
+
+static inline unsigned v_equal_bits(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
+
+static inline vd v_low(vf x)
+{
+    return _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+}
+
+static inline vd v_high(vf x)
+{
+    return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+}
+
+#else
+
+typedef __m256 vf;
+typedef __m256d vd;
+typedef __m256 vm;
+enum { LANES = 8 };
+#define V(name) _mm256_##name
+
+static inline vf v_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vf v_rint(vf x)
+{
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vf v_abs(vf x)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
+
+static inline vf v_scale(vf x, vf n)
+{
+    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return x * _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+
+static inline vm v_less(vf a, vf b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
+}
+
+static inline vf v_select(vm mask, vf yes, vf no)
+{
+    return _mm256_blendv_ps(no, yes, mask);
+}
+
+static inline unsigned v_equal_bits(vf a, vf b)
+{
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+
+static inline vd v_low(vf x)
+{
+    return _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+}
+
+static inline vd v_high(vf x)
+{
+    return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+}
+
+#endif
+
+static inline vf v_load(const float *p)
+{
+    return V(loadu_ps)(p);
+}
+
+static inline void v_store(float *p, vf x)
+{
+    V(storeu_ps)(p, x);
+}
+
+static inline vf v_set(float x)
+{
+    return V(set1_ps)(x);
+}
+
+static inline vf v_min(vf a, vf b)
+{
+    return V(min_ps)(a, b);
+}
+
+static inline vf v_max(vf a, vf b)
+{
+    return V(max_ps)(a, b);
+}
+
+/* The first n floats at p, then `rest`; n < LANES. */
+static inline vf v_load_part(const float *p, int64_t n, float rest)
+{
+    float lanes[LANES];
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = i < n ? p[i] : rest;
+    return v_load(lanes);
+}
+
+static inline void v_store_part(float *p, int64_t n, vf x)
+{
+    float lanes[LANES];
+    v_store(lanes, x);
+    for (int i = 0; i < n; i++)
+        p[i] = lanes[i];
+}
+
+static inline float v_smallest(vf x)
+{
+    float lanes[LANES], least;
+    v_store(lanes, x);
+    least = lanes[0];
+    for (int i = 1; i < LANES; i++)
+        least = lanes[i] < least ? lanes[i] : least;
+    return least;
+}
+
+static inline float v_largest(vf x)
+{
+    return -v_smallest(-x);
+}
+
+static inline float v_sum(vf x)
+{
+    float lanes[LANES], sum = 0;
+    v_store(lanes, x);
+    for (int i = 0; i < LANES; i++)
+        sum += lanes[i];
+    return sum;
+}
+
+static inline double v_sum_double(vd x)
+{
+    double lanes[LANES / 2], sum = 0;
+    V(storeu_pd)(lanes, x);
+    for (int i = 0; i < LANES / 2; i++)
+        sum += lanes[i];
+    return sum;
+}
+
+/* e^x for x <= 0, within 2 units in the last place; 0 below -87.3, where the result would be subnormal. Argument
+ * reduction and polynomial of Cephes' expf (Moshier). */
+static inline vf v_exp(vf x)
+{
+    vf n = v_rint(v_max(v_set(-126), x * v_set(1.44269504088896341f)));
+    vf r = v_fma(n, v_set(2.12194440e-4f), v_fma(n, v_set(-0.693359375f), x));
+    vf p = v_set(1.9875691500e-4f);
+    p = v_fma(p, r, v_set(1.3981999507e-3f));
+    p = v_fma(p, r, v_set(8.3334519073e-3f));
+    p = v_fma(p, r, v_set(4.1665795894e-2f));
+    p = v_fma(p, r, v_set(1.6666665459e-1f));
+    p = v_fma(p, r, v_set(5.0000001201e-1f));
+    p = v_fma(p, r * r, r + v_set(1));
+    return v_select(v_less(x, v_set(-87.3f)), v_set(0), v_scale(p, n));
+}
 
 #endif

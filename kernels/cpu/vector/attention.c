@@ -1,0 +1,175 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/vector/vector.h"
+#include "kernels/scratch.h"
+
+/* Tiles of QUERIES rows against tiles of KEYS columns with a running maximum and sum for each row (FlashAttention, Dao
+ * et al. 2022, algorithm 1). Keys are packed transposed and values padded first, so that both products are the same
+ * small product of a [QUERIES, k] by a [k, n] matrix with n a multiple of LANES. */
+enum { QUERIES = 48, KEYS = 64, ROWS = 6, WIDTH = LANES == 16 ? 4 : 2 };
+
+/* c[ROWS, width vectors] = keep * c + a b; keep NULL: c is not read. */
+static inline __attribute__((always_inline)) void block(int width, int64_t k, const float *a, int64_t lda,
+                                                        const float *b, int64_t ldb, const float *keep, float *c,
+                                                        int64_t ldc)
+{
+    vf sum[ROWS][WIDTH];
+
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++)
+            sum[i][j] = keep == NULL ? (vf){0} : (vf)(v_load(c + i * ldc + j * LANES) * v_set(keep[i]));
+    for (int64_t l = 0; l < k; l++)
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+            vf x = v_set(a[i * lda + l]);
+#pragma GCC unroll 4
+            for (int j = 0; j < width; j++)
+                sum[i][j] = v_fma(x, v_load(b + l * ldb + j * LANES), sum[i][j]);
+        }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++)
+            v_store(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+static void product(int64_t n, int64_t k, const float *a, int64_t lda, const float *b, const float *keep, float *c)
+{
+    int64_t j = 0;
+
+    for (; j + WIDTH * LANES <= n; j += WIDTH * LANES)
+        for (int64_t i = 0; i < QUERIES; i += ROWS)
+            block(WIDTH, k, a + i * lda, lda, b + j, n, keep == NULL ? NULL : keep + i, c + i * n + j, n);
+    for (; j < n; j += LANES)
+        for (int64_t i = 0; i < QUERIES; i += ROWS)
+            block(1, k, a + i * lda, lda, b + j, n, keep == NULL ? NULL : keep + i, c + i * n + j, n);
+}
+
+/* Sizes that follow from a call: values are padded to whole vectors, sequences to whole tiles of keys. */
+struct plan {
+    const struct qp_attention *a;
+    int64_t padded, key_tiles, query_tiles;
+    float *keys, *values; /* [sequence, head, tile] of [dim, KEYS] and [KEYS, padded] */
+};
+
+static float *keys_of(const struct plan *p, int64_t head, int64_t tile)
+{
+    return p->keys + (head * p->key_tiles + tile) * p->a->dim * KEYS;
+}
+
+static float *values_of(const struct plan *p, int64_t head, int64_t tile)
+{
+    return p->values + (head * p->key_tiles + tile) * p->padded * KEYS;
+}
+
+/* head counts through all key/value heads of all sequences. */
+static void pack(const struct plan *p, int64_t head, int64_t tile)
+{
+    const struct qp_attention *a = p->a;
+    int64_t first = tile * KEYS, count = a->length - first < KEYS ? a->length - first : KEYS;
+    int64_t token = head / a->kv_heads * a->length + first, column = head % a->kv_heads * a->dim;
+    const float *k = a->k + token * a->k_stride + column, *v = a->v + token * a->v_stride + column;
+    float *keys = keys_of(p, head, tile), *values = values_of(p, head, tile);
+
+    memset(values, 0, (size_t)(p->padded * KEYS) * sizeof *values);
+    for (int64_t j = 0; j < count; j++)
+        memcpy(values + j * p->padded, v + j * a->v_stride, (size_t)a->dim * sizeof *v);
+    for (int64_t d = 0; d < a->dim; d++)
+        for (int64_t j = 0; j < KEYS; j++)
+            keys[d * KEYS + j] = j < count ? k[j * a->k_stride + d] : 0;
+}
+
+/* What a thread works with on one tile of queries. */
+struct tile {
+    float scores[QUERIES * KEYS], max[QUERIES], sum[QUERIES], keep[QUERIES];
+    float *q, *out; /* [QUERIES, dim] scaled, [QUERIES, padded] */
+};
+
+/* Turns a row of scores into weights, those behind the row's own token into 0. */
+static void soften(struct tile *t, int i, int64_t visible)
+{
+    float *s = t->scores + i * KEYS;
+    vf max = v_set(t->max[i]), sum = v_set(0);
+
+    for (int64_t j = visible < 0 ? 0 : visible; j < KEYS; j++)
+        s[j] = -INFINITY;
+    for (int j = 0; j < KEYS; j += LANES)
+        max = v_max(v_load(s + j), max);
+    float most = v_largest(max);
+    for (int j = 0; j < KEYS; j += LANES) {
+        vf e = v_exp(v_load(s + j) - v_set(most));
+        v_store(s + j, e);
+        sum += e;
+    }
+    t->keep[i] = expf(t->max[i] - most);
+    t->sum[i] = t->sum[i] * t->keep[i] + v_sum(sum);
+    t->max[i] = most;
+}
+
+static void load_queries(const struct qp_attention *a, int64_t count, const float *q, struct tile *t)
+{
+    for (int64_t i = 0; i < QUERIES; i++) {
+        t->max[i] = -INFINITY;
+        t->sum[i] = 0;
+        for (int64_t d = 0; d < a->dim; d++)
+            t->q[i * a->dim + d] = i < count ? q[i * a->q_stride + d] * a->scale : 0;
+    }
+}
+
+static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t tile, struct tile *t)
+{
+    const struct qp_attention *a = p->a;
+    int64_t first = tile * QUERIES, count = a->length - first < QUERIES ? a->length - first : QUERIES;
+    int64_t token = sequence * a->length + first, kv = sequence * a->kv_heads + head / (a->heads / a->kv_heads);
+
+    load_queries(a, count, a->q + token * a->q_stride + head * a->dim, t);
+    memset(t->out, 0, (size_t)(QUERIES * p->padded) * sizeof *t->out);
+    for (int64_t k = 0; k * KEYS < first + count; k++) {
+        product(KEYS, a->dim, t->q, a->dim, keys_of(p, kv, k), NULL, t->scores);
+        for (int i = 0; i < QUERIES; i++)
+            soften(t, i, first + i + 1 - k * KEYS);
+        product(p->padded, KEYS, t->scores, KEYS, values_of(p, kv, k), t->keep, t->out);
+    }
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t d = 0; d < a->dim; d++)
+            a->out[(token + i) * a->out_stride + head * a->dim + d] = t->out[i * p->padded + d] / t->sum[i];
+}
+
+static void run(const struct plan *p)
+{
+    const struct qp_attention *a = p->a;
+    struct tile t;
+
+    t.q = qp_scratch((size_t)(QUERIES * (a->dim + p->padded)), sizeof *t.q);
+    t.out = t.q + QUERIES * a->dim;
+#pragma omp for collapse(2)
+    for (int64_t head = 0; head < a->sequences * a->kv_heads; head++)
+        for (int64_t tile = 0; tile < p->key_tiles; tile++)
+            pack(p, head, tile);
+            /* The tiles with the most keys come first, so that no thread is left with a long one at the end. */
+#pragma omp for collapse(3) schedule(dynamic)
+    for (int64_t tile = p->query_tiles - 1; tile >= 0; tile--)
+        for (int64_t sequence = 0; sequence < a->sequences; sequence++)
+            for (int64_t head = 0; head < a->heads; head++)
+                attend(p, sequence, head, tile, &t);
+    free(t.q);
+}
+
+void QP_NAME(qp_attention)(const struct qp_attention *a)
+{
+    struct plan p = {.a = a,
+                     .padded = (a->dim + LANES - 1) / LANES * LANES,
+                     .key_tiles = (a->length + KEYS - 1) / KEYS,
+                     .query_tiles = (a->length + QUERIES - 1) / QUERIES};
+    int64_t packed = a->sequences * a->kv_heads * p.key_tiles * KEYS;
+
+    p.keys = qp_scratch((size_t)(packed * (a->dim + p.padded)), sizeof *p.keys);
+    p.values = p.keys + packed * a->dim;
+#pragma omp parallel if (a->sequences * a->length * a->heads * a->dim >= QP_PARALLEL_ELEMENTS)
+    run(&p);
+    free(p.keys);
+}

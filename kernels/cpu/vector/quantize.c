@@ -1,0 +1,159 @@
+#include "kernels/cpu/vector/vector.h"
+#include "kernels/quantum.h"
+
+/* Runs of elements that share a scale; the compiler vectorises them. */
+static void quantize_run(const struct qp_grid *grid, int64_t count, const float *restrict w, float scale, int8_t zero,
+                         uint8_t *restrict codes)
+{
+    float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = zero;
+
+    if (grid->codes == QP_F8_E4M3)
+        for (int64_t i = 0; i < count; i++)
+            codes[i] = qp_f32_to_e4m3(w[i] / scale);
+    else if (grid->codes == QP_F8_E5M2)
+        for (int64_t i = 0; i < count; i++)
+            codes[i] = qp_f32_to_e5m2(w[i] / scale);
+    else
+        for (int64_t i = 0; i < count; i++)
+            codes[i] = (uint8_t)qp_integer_code(w[i], scale, z, qmin, qmax);
+}
+
+static void dequantize_run(const struct qp_grid *grid, int64_t count, const uint8_t *restrict codes, float scale,
+                           int8_t zero, float *restrict w)
+{
+    if (grid->codes == QP_F8_E4M3)
+        for (int64_t i = 0; i < count; i++)
+            w[i] = qp_e4m3_to_f32(codes[i]) * scale;
+    else if (grid->codes == QP_F8_E5M2)
+        for (int64_t i = 0; i < count; i++)
+            w[i] = qp_e5m2_to_f32(codes[i]) * scale;
+    else
+        for (int64_t i = 0; i < count; i++)
+            w[i] = (float)((int8_t)codes[i] - zero) * scale;
+}
+
+/* Through a small buffer of codes: the codes of a piece stay in the first cache. */
+static void fake_run(const struct qp_grid *grid, int64_t count, float *x, float scale, int8_t zero)
+{
+    uint8_t codes[512];
+
+    for (int64_t i = 0; i < count; i += (int64_t)sizeof codes) {
+        int64_t n = count - i < (int64_t)sizeof codes ? count - i : (int64_t)sizeof codes;
+        quantize_run(grid, n, x + i, scale, zero, codes);
+        dequantize_run(grid, n, codes, scale, zero, x + i);
+    }
+}
+
+/* Widens [*min, *max] by count elements; NaN is passed over. */
+static void widen(int64_t count, const float *w, float *min, float *max)
+{
+    vf low[2] = {v_set(*min), v_set(*min)}, high[2] = {v_set(*max), v_set(*max)};
+    int64_t i = 0;
+
+    for (; i + 2 * LANES <= count; i += 2 * LANES)
+        for (int k = 0; k < 2; k++) {
+            vf x = v_load(w + i + k * LANES);
+            low[k] = v_min(x, low[k]);
+            high[k] = v_max(x, high[k]);
+        }
+    *min = v_smallest(v_min(low[0], low[1]));
+    *max = v_largest(v_max(high[0], high[1]));
+    for (; i < count; i++) {
+        *min = w[i] < *min ? w[i] : *min;
+        *max = w[i] > *max ? w[i] : *max;
+    }
+}
+
+/* What a row's worth of work is: with one scale for all, pieces of any length will do. */
+struct shape {
+    int64_t rows, cols, group, groups;
+};
+
+static struct shape shape_of(int64_t rows, int64_t cols, int64_t group)
+{
+    if (group == 0)
+        return (struct shape){rows, cols, cols, 0};
+    return (struct shape){rows, cols, group, qp_groups(cols, group)};
+}
+
+static int64_t run_length(const struct shape *s, int64_t first)
+{
+    return s->cols - first < s->group ? s->cols - first : s->group;
+}
+
+static void range_of_all(int64_t rows, int64_t cols, const float *w, float *min, float *max)
+{
+    float least = 0, most = 0;
+
+#pragma omp parallel for reduction(min : least) reduction(max : most) if (rows * cols >= QP_PARALLEL_ELEMENTS)
+    for (int64_t r = 0; r < rows; r++)
+        widen(cols, w + r * cols, &least, &most);
+    *min = least;
+    *max = most;
+}
+
+void QP_NAME(qp_qparams)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w,
+                         float *scale, int8_t *zero)
+{
+    struct shape s = shape_of(rows, cols, group);
+    float min, max;
+
+    if (group == 0) {
+        range_of_all(rows, cols, w, &min, &max);
+        qp_range_params(grid, min, max, scale, zero);
+        return;
+    }
+#pragma omp parallel for private(min, max) if (rows * cols >= QP_PARALLEL_ELEMENTS)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t g = 0; g < s.groups; g++) {
+            int64_t at = r * s.groups + g;
+            min = max = 0;
+            widen(run_length(&s, g * group), w + r * cols + g * group, &min, &max);
+            qp_range_params(grid, min, max, scale + at, zero == NULL ? NULL : zero + at);
+        }
+}
+
+void QP_NAME(qp_quantize)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w,
+                          const float *scale, const int8_t *zero, uint8_t *codes)
+{
+    struct shape s = shape_of(rows, cols, group);
+
+#pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0, at = r * s.groups; i < cols; i += s.group, at++)
+            quantize_run(grid, run_length(&s, i), w + r * cols + i, scale[at], zero == NULL ? 0 : zero[at],
+                         codes + r * cols + i);
+}
+
+void QP_NAME(qp_dequantize)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const uint8_t *codes,
+                            const float *scale, const int8_t *zero, float *w)
+{
+    struct shape s = shape_of(rows, cols, group);
+
+#pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0, at = r * s.groups; i < cols; i += s.group, at++)
+            dequantize_run(grid, run_length(&s, i), codes + r * cols + i, scale[at], zero == NULL ? 0 : zero[at],
+                           w + r * cols + i);
+}
+
+void QP_NAME(qp_fake_quantize)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, float *x)
+{
+    struct shape s = shape_of(rows, cols, group);
+    float min = 0, max = 0, scale;
+    int8_t zero;
+
+    if (group == 0)
+        range_of_all(rows, cols, x, &min, &max);
+#pragma omp parallel for firstprivate(min, max) private(scale, zero) if (rows * cols >= QP_PARALLEL_ELEMENTS)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < cols; i += s.group) {
+            float *run = x + r * cols + i;
+            if (group != 0) {
+                min = max = 0;
+                widen(run_length(&s, i), run, &min, &max);
+            }
+            qp_range_params(grid, min, max, &scale, &zero);
+            fake_run(grid, run_length(&s, i), run, scale, zero);
+        }
+}
