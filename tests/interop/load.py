@@ -1,9 +1,9 @@
 """usage: load.py [--prompt TEXT] OUTPUT...   checks quantized checkpoints with transformers
 
 For each OUTPUT, with its run folder OUTPUT.run: it loads with no missing, unexpected or mismatched tensor, both
-compressed and dequantized; it continues a prompt; its perplexity on the windows that validate used is within 0.5 % of
-what report.json says. Quantized activations are simulated by compressed-tensors, as the checkpoint's config asks.
-Prints one PASS or FAIL line a check.
+compressed and dequantized; as loaded compressed it continues a prompt; dequantized, its perplexity on the windows that
+validate used is within 0.5 % of what report.json says. Quantized activations are simulated by compressed-tensors in
+both, as the checkpoint's config asks. Prints one PASS or FAIL line a check.
 """
 import argparse
 import json
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 import yaml
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
-from transformers.utils import logging as transformers_logging
 
 TOLERANCE = 0.005
 PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors")
@@ -46,13 +45,14 @@ def load(output, name, **options):
     """The model in float32, or None when it does not load as it should."""
     way = "dequantized" if options else "compressed"
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, output_loading_info=True, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, output_loading_info=True,
+                                                           **options)
     except Exception as error:  # whatever transformers raises is the finding
         check(False, name, f"loads {way}: {type(error).__name__}: {error}")
         return None
     found = {key: sorted(map(str, info[key]))[:4] for key in PROBLEMS if info.get(key)}
     tensors = len(model.state_dict())
-    check(not found, name, f"loads {way}: {found}" if found else f"loads {way}, no missing or unexpected tensor, {tensors} in the model")
+    check(not found, name, f"loads {way}, {found or 'no missing or unexpected tensor'}, {tensors} in the model")
     return None if found else model.eval()
 
 
@@ -60,9 +60,9 @@ def generate(model, tokenizer, prompt, name):
     """Greedy continuation: sensible means that it does not get stuck on one token; a reader sees the rest."""
     ids = torch.tensor([tokenizer.encode(prompt).ids])
     with torch.no_grad():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)[0, ids.shape[1]:]
-    text = tokenizer.decode(out.tolist())
-    check(len(set(out.tolist())) >= 5, name, f"generates {prompt!r} -> {text!r}")
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+    new = out[0, ids.shape[1]:].tolist()
+    check(len(set(new)) >= 5, name, f"generates {prompt!r} -> {tokenizer.decode(new)!r}")
 
 
 def windows(tokenizer, data):
@@ -86,11 +86,21 @@ def perplexity(model, rows, batch=4):
     return math.exp(total / (rows.shape[0] * (rows.shape[1] - 1)))
 
 
+def activations(model, config, name):
+    """Whether every linear whose scheme quantizes its input does so when it runs."""
+    schemes = [(m, getattr(m, "quantization_scheme", None)) for m in model.modules()]
+    asked = [m for m, scheme in schemes if scheme is not None and scheme.input_activations is not None]
+    active = [m for m in asked if m.quantization_status is not None and getattr(m, "quantization_enabled", True)]
+    wanted = any(group.get("input_activations") for group in config["quantization_config"]["config_groups"].values())
+    good = len(active) == len(asked) and bool(active) == wanted
+    check(good, name, f"quantized activations simulated in {len(active)} linears")
+
+
 def compare(model, rows, name, what, reported):
     found = perplexity(model, rows)
     difference = found / reported - 1
-    check(abs(difference) <= TOLERANCE, name, f"perplexity {what} {found:.4f} here, {reported:.4f} reported ({difference:+.4%}), "
-          f"{rows.shape[0]} windows of {rows.shape[1]}")
+    check(abs(difference) <= TOLERANCE, name, f"perplexity {what} {found:.4f} here, {reported:.4f} reported "
+          f"({difference:+.4%}), {rows.shape[0]} windows of {rows.shape[1]}")
 
 
 def resolved(run):
@@ -103,12 +113,14 @@ def inspect(output, prompt):
     entry = json.loads((run / "report.json").read_text())["outputs"][0]["perplexity"]
     pipeline = resolved(run)
     tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
-    load(output, name)
+    model = load(output, name)
+    if model is not None:
+        generate(model, tokenizer, prompt, name)
     model = load(output, name, quantization_config=CompressedTensorsConfig(dequantize=True))
     if model is None:
         return
     rows = windows(tokenizer, pipeline["data"]["evaluation"])
-    generate(model, tokenizer, prompt, name)
+    activations(model, json.loads((output / "config.json").read_text()), name)
     compare(model, rows, name, "quantized", entry["quantized"])
     if os.path.isdir(pipeline["model"]):
         original = AutoModelForCausalLM.from_pretrained(pipeline["model"], dtype=torch.float32).eval()
@@ -122,7 +134,6 @@ def main():
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    transformers_logging.disable_progress_bar()
     F.linear = onednn_linear
     for output in args.outputs:
         inspect(output.absolute(), args.prompt)

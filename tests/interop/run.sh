@@ -23,13 +23,14 @@ prepare() {
     echo "$stamp" >"$venv/stamp"
 }
 
-# checked COMMAND...: its lines go to the log as well; one that fails without a FAIL line gets one.
+# checked COMMAND...: its lines go to the log as well; one that fails without a FAIL line gets one, and its last words.
 checked() {
     before=$(grep -c '^FAIL' "$log")
-    { "$@" 2>&1; echo $? >"$work/rc"; } | tee -a "$log"
+    { "$@" 2>"$work/stderr.log"; echo $? >"$work/rc"; } | tee -a "$log"
     rc=$(cat "$work/rc")
     if [ "$rc" -ne 0 ] && [ "$(grep -c '^FAIL' "$log")" -eq "$before" ]; then
         echo "FAIL $*: exit $rc" | tee -a "$log"
+        tail -n 20 "$work/stderr.log"
     fi
 }
 
