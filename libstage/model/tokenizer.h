@@ -14,7 +14,8 @@
 struct qp_tokenizer;
 
 /* From a tokenizer.json's value; `path` is for messages. What is not supported (a normalizer, a pre-tokenizer, a
- * model type ...) is QP_ERR_INPUT with its name. */
+ * model type ...) is QP_ERR_INPUT with its name. `truncation` and `padding` are not looked at: ids are those of the
+ * whole text. */
 int qp_tokenizer_parse(const json_t *json, const char *path, struct qp_tokenizer **out, struct qp_error *err);
 
 /* `path`: a tokenizer.json or a .gguf file. */
@@ -26,11 +27,12 @@ void qp_tokenizer_free(struct qp_tokenizer *tokenizer); /* NULL is accepted */
 int qp_tokenizer_from_gguf(const struct qp_gguf *file, json_t **out, struct qp_error *err);
 
 /* Ids of `size` bytes of UTF-8 text (invalid bytes are replaced by U+FFFD). `special`: apply the template
- * post-processor (BOS and so on). *ids is new memory, freed by the caller. Long texts are fine. */
+ * post-processor (BOS and so on). *ids is new memory, freed by the caller; NULL without an id. Long texts are fine, and
+ * threads may share a tokenizer. */
 int qp_tokenizer_encode(const struct qp_tokenizer *tokenizer, const char *text, size_t size, bool special,
                         int32_t **ids, size_t *count, struct qp_error *err);
 
-/* Number of ids, added tokens included. */
+/* The number of ids that the tokens take, added ones included: the highest id, plus one. */
 int64_t qp_tokenizer_vocabulary(const struct qp_tokenizer *tokenizer);
 
 #endif
