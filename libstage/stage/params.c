@@ -146,8 +146,7 @@ static int check_names(const struct qp_param *params, const json_t *values, stru
         names[i] = params[i].name;
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)values, key, value)
-    {
+    json_object_foreach((json_t *)values, key, value) {
         if (!qp_known(key, names))
             return qp_fail_unknown(err, QP_ERR_INPUT, "with", "parameter", key, names);
     }

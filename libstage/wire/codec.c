@@ -37,8 +37,7 @@ static int pack_map(const json_t *value, msgpack_packer *packer, int depth, stru
     const char *key;
     json_t *item;
     msgpack_pack_map(packer, json_object_size(value));
-    json_object_foreach((json_t *)value, key, item)
-    {
+    json_object_foreach((json_t *)value, key, item) {
         qp_codec_pack_string(packer, key);
         int r = pack(item, packer, depth + 1, err);
         if (r < 0)
@@ -203,7 +202,9 @@ static json_t *take_sized(struct reader *in, int width, int depth, char what)
     uint64_t count;
     if (!take_number(in, width, &count))
         return NULL;
-    return what == 's' ? take_string(in, count) : what == 'a' ? take_array(in, count, depth) : take_map(in, count, depth);
+    return what == 's'   ? take_string(in, count)
+           : what == 'a' ? take_array(in, count, depth)
+                         : take_map(in, count, depth);
 }
 
 /* The first bytes are those of the msgpack specification. */

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <netdb.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -22,8 +23,8 @@ void qp_host_identity(char *text, size_t size)
     struct stat st = {0};
     stat("/dev/shm", &st);
     size_t n = strlen(facts);
-    snprintf(facts + n, sizeof facts - n, "/%llu/%llu/%u", (unsigned long long)st.st_dev,
-             (unsigned long long)st.st_ino, (unsigned)geteuid());
+    snprintf(facts + n, sizeof facts - n, "/%llu/%llu/%u", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino,
+             (unsigned)geteuid());
     XXH128_hash_t hash = XXH3_128bits(facts, strlen(facts));
     snprintf(text, size, "%016llx%016llx", (unsigned long long)hash.high64, (unsigned long long)hash.low64);
 }

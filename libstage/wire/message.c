@@ -81,8 +81,7 @@ int qp_fields_check(const json_t *object, const char *const *fields, const char 
     }
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)object, key, value)
-    {
+    json_object_foreach((json_t *)object, key, value) {
         known += strncmp(key, "x-", 2) == 0;
     }
     if (known != json_object_size(object))

@@ -9,9 +9,9 @@
 
 #include "libstage/base/error.h"
 
-#define QP_HEADER_LIMIT (1 << 20)         /* bytes of a header that carries attributes, parameters or a report */
+#define QP_HEADER_LIMIT (1 << 20)        /* bytes of a header that carries attributes, parameters or a report */
 #define QP_SMALL_HEADER_LIMIT (64 << 10) /* bytes of any other header */
-#define QP_CHUNK_LIMIT (4 << 20)          /* bytes of a chunk's frame */
+#define QP_CHUNK_LIMIT (4 << 20)         /* bytes of a chunk's frame */
 
 enum qp_speaker { QP_FROM_STAGE, QP_FROM_RUNNER, QP_FROM_CONSUMER, QP_FROM_PRODUCER };
 

@@ -3,9 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define LINGER_MS 2000      /* for the last acknowledgement or word, when the peer has gone */
-#define HANDSHAKE_MS 30000  /* a peer that connects and says nothing is cut off */
-#define HEARTBEAT_MS 5000   /* of the connection itself: finds a dead host */
+#define LINGER_MS 2000     /* for the last acknowledgement or word, when the peer has gone */
+#define HANDSHAKE_MS 30000 /* a peer that connects and says nothing is cut off */
+#define HEARTBEAT_MS 5000  /* of the connection itself: finds a dead host */
 #define HEARTBEAT_LOST 30000
 
 static int fail(struct qp_error *err, const char *what, const char *where)
@@ -18,7 +18,8 @@ int qp_context_new(void **context, struct qp_error *err)
     int major, minor, patch;
     zmq_version(&major, &minor, &patch);
     if (major * 10000 + minor * 100 + patch < 40303)
-        return qp_fail(err, QP_ERR_STAGE, "libzmq %d.%d.%d is installed; 4.3.3 or newer is needed", major, minor, patch);
+        return qp_fail(err, QP_ERR_STAGE, "libzmq %d.%d.%d is installed; 4.3.3 or newer is needed", major, minor,
+                       patch);
     *context = zmq_ctx_new();
     return *context ? 0 : fail(err, "make a context", "ZeroMQ");
 }

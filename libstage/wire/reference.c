@@ -1,0 +1,150 @@
+#include "libstage/wire/reference.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/file.h"
+
+struct file {
+    struct file *next;
+    struct qp_storage *storage;
+};
+
+struct qp_references {
+    char *prefix; /* of shared memory objects */
+    char **roots;
+    struct file *files;
+};
+
+/* The owner of a mapping of shared memory. */
+struct mapping {
+    void (*unmap)(struct qp_storage *);
+    struct qp_receipt *receipt;
+};
+
+int qp_references_new(const char *run, const char *const *roots, struct qp_references **out, struct qp_error *err)
+{
+    size_t count = 0;
+    while (roots[count])
+        count++;
+    struct qp_references *r = calloc(1, sizeof *r);
+    bool good = r && (r->prefix = qp_format("/qp-%s-", run)) && (r->roots = calloc(count + 1, sizeof(char *)));
+    for (size_t i = 0; good && i < count; i++) {
+        size_t n = strlen(roots[i]);
+        while (n > 1 && roots[i][n - 1] == '/')
+            n--;
+        good = (r->roots[i] = strndup(roots[i], n)) != NULL;
+    }
+    if (!good) {
+        qp_references_free(r);
+        return qp_fail_memory(err, sizeof *r, "references");
+    }
+    *out = r;
+    return 0;
+}
+
+void qp_references_free(struct qp_references *references)
+{
+    if (!references)
+        return;
+    while (references->files) {
+        struct file *file = references->files;
+        references->files = file->next;
+        qp_storage_unref(file->storage);
+        free(file);
+    }
+    for (char **root = references->roots; root && *root; root++)
+        free(*root);
+    free(references->roots);
+    free(references->prefix);
+    free(references);
+}
+
+/* Whether a path is absolute and has no empty, "." or ".." part. */
+static bool is_plain(const char *path)
+{
+    if (path[0] != '/')
+        return false;
+    while (*path) {
+        size_t n = strcspn(++path, "/");
+        if (n == 0 || (n == 1 && path[0] == '.') || (n == 2 && path[0] == '.' && path[1] == '.'))
+            return false;
+        path += n;
+    }
+    return true;
+}
+
+/* A symbolic link below a root may lead out of it: whoever made it could as well have written the file. */
+static bool below_a_root(const struct qp_references *references, const char *path)
+{
+    for (char **root = references->roots; *root; root++) {
+        size_t n = strlen(*root);
+        if (strncmp(path, *root, n) == 0 && path[n] == '/')
+            return true;
+    }
+    return false;
+}
+
+static int open_file(struct qp_references *references, const char *path, struct qp_storage **out, struct qp_error *err)
+{
+    for (const struct file *file = references->files; file; file = file->next)
+        if (strcmp(file->storage->path, path) == 0) {
+            *out = qp_storage_ref(file->storage);
+            return 0;
+        }
+    if (!is_plain(path) || !below_a_root(references, path))
+        return qp_fail(err, QP_ERR_STAGE, "%s: refused, this file lies under none of the run's folders", path);
+    struct file *file = calloc(1, sizeof *file);
+    if (!file)
+        return qp_fail_memory(err, sizeof *file, path);
+    int r = qp_storage_map(path, &file->storage, err);
+    if (r < 0) {
+        free(file);
+        return r;
+    }
+    file->next = references->files;
+    references->files = file;
+    *out = qp_storage_ref(file->storage);
+    return 0;
+}
+
+static void release_mapping(struct qp_storage *storage)
+{
+    struct mapping *mapping = storage->owner;
+    void (*unmap)(struct qp_storage *) = mapping->unmap;
+    struct qp_receipt *receipt = mapping->receipt;
+    free(mapping);
+    unmap(storage);
+    qp_receipt_release(receipt);
+}
+
+static int open_shm(const struct qp_references *references, const char *name, struct qp_receipt *receipt,
+                    struct qp_storage **out, struct qp_error *err)
+{
+    size_t n = strlen(references->prefix);
+    if (strncmp(name, references->prefix, n) != 0 || strchr(name + 1, '/'))
+        return qp_fail(err, QP_ERR_STAGE, "%s: refused, this run's shared memory is called %s...", name,
+                       references->prefix);
+    struct mapping *mapping = calloc(1, sizeof *mapping);
+    if (!mapping)
+        return qp_fail_memory(err, sizeof *mapping, name);
+    int r = qp_storage_open_shm(name, out, err);
+    if (r < 0) {
+        free(mapping);
+        return r;
+    }
+    mapping->unmap = (*out)->release;
+    mapping->receipt = receipt;
+    qp_receipt_hold(receipt);
+    (*out)->owner = mapping;
+    (*out)->release = release_mapping;
+    return 0;
+}
+
+int qp_references_open(struct qp_references *references, enum qp_where where, const char *path,
+                       struct qp_receipt *receipt, struct qp_storage **out, struct qp_error *err)
+{
+    return where == QP_WHERE_FILE ? open_file(references, path, out, err)
+                                  : open_shm(references, path, receipt, out, err);
+}
