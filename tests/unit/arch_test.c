@@ -1,0 +1,168 @@
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/model/arch.h"
+
+#define SMALL                                                                                               \
+    "\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 96, \"num_hidden_layers\": 3, " \
+    "\"num_attention_heads\": 4, \"vocab_size\": 100"
+
+static int parse(const char *text, struct qp_arch *arch, struct qp_error *err)
+{
+    json_error_t at;
+    qp_auto_json json_t *config = json_loads(text, 0, &at);
+    cr_assert_not_null(config, "%s: %s", text, at.text);
+    return qp_arch_parse(config, "config.json", arch, err);
+}
+
+static struct qp_arch parsed(const char *text)
+{
+    struct qp_error err;
+    struct qp_arch arch;
+    cr_assert_eq(parse(text, &arch, &err), 0, "%s", err.message);
+    return arch;
+}
+
+Test(arch, defaults_are_those_of_transformers)
+{
+    struct qp_arch a = parsed("{" SMALL "}");
+    cr_assert_str_eq(a.family->name, "llama");
+    cr_assert_eq(a.kv_heads, 4);
+    cr_assert_eq(a.head_dim, 16);
+    cr_assert_eq(a.max_length, 2048);
+    cr_assert_eq(a.norm_eps, 1e-6f);
+    cr_assert_eq(a.rope.kind, QP_ROPE_DEFAULT);
+    cr_assert_eq(a.rope.theta, 10000.0);
+    cr_assert(!a.tied && !a.attn_bias && !a.mlp_bias);
+    cr_assert_eq(a.dtype, QP_F32);
+    cr_assert_eq(a.bos, -1);
+    cr_assert_eq(a.eos, -1);
+}
+
+Test(arch, every_key_is_read)
+{
+    struct qp_arch a =
+        parsed("{\"architectures\": [\"LlamaForCausalLM\"], " SMALL ", \"num_key_value_heads\": 2, \"head_dim\": 20, "
+               "\"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-5, \"rope_theta\": 500000, "
+               "\"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true, \"hidden_act\": \"silu\", "
+               "\"dtype\": \"bfloat16\", \"torch_dtype\": \"float16\", \"bos_token_id\": 5, \"eos_token_id\": [7, 8]}");
+    cr_assert_eq(a.kv_heads, 2);
+    cr_assert_eq(a.head_dim, 20);
+    cr_assert_eq(a.max_length, 512);
+    cr_assert_eq(a.rope.theta, 500000.0);
+    cr_assert(a.tied && a.attn_bias && a.mlp_bias);
+    cr_assert_eq(a.dtype, QP_BF16);
+    cr_assert_eq(a.bos, 5);
+    cr_assert_eq(a.eos, 7);
+    cr_assert_eq(qp_arch_dim(&a, QP_DIM_Q), 80);
+    cr_assert_eq(qp_arch_dim(&a, QP_DIM_KV), 40);
+    cr_assert_eq(qp_arch_blocks(&a), 5);
+}
+
+Test(arch, parameters_are_counted)
+{
+    /* q, k, v, o: 64 x 64; gate, up, down: 64 x 96; two gains; embedding, head, final gain. */
+    struct qp_arch a = parsed("{" SMALL "}");
+    int64_t layer = 4 * 64 * 64 + 3 * 64 * 96 + 2 * 64;
+    cr_assert_eq(qp_arch_parameters(&a), 3 * layer + 2 * 100 * 64 + 64);
+    a = parsed("{" SMALL ", \"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true}");
+    cr_assert_eq(qp_arch_parameters(&a), 3 * (layer + 4 * 64 + 96 + 96 + 64) + 100 * 64 + 64);
+}
+
+Test(arch, modules_have_names)
+{
+    char text[64];
+    struct qp_arch a = parsed("{" SMALL "}");
+    cr_assert_str_eq(qp_module_name(&a, 2, QP_DOWN, text, sizeof text), "model.layers.2.mlp.down_proj");
+    cr_assert_str_eq(qp_module_name(&a, 0, QP_Q, text, 8), "model.l");
+}
+
+Test(arch, mistral_is_llama_within_its_window)
+{
+    const char *base = "\"model_type\": \"mistral\", \"hidden_size\": 64, \"intermediate_size\": 96, "
+                       "\"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"vocab_size\": 100, "
+                       "\"max_position_embeddings\": 32768";
+    char text[1024];
+    snprintf(text, sizeof text, "{%s, \"sliding_window\": null}", base);
+    cr_assert_eq(parsed(text).max_length, 32768);
+    snprintf(text, sizeof text, "{%s, \"sliding_window\": 1000}", base);
+    cr_assert_eq(parsed(text).max_length, 1000);
+    snprintf(text, sizeof text, "{%s}", base);
+    cr_assert_eq(parsed(text).max_length, 4096);
+}
+
+Test(arch, both_ways_to_write_rope_are_read)
+{
+    static const char *const same[] = {
+        "{" SMALL ", \"rope_theta\": 5000.0, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}}",
+        "{" SMALL ", \"rope_theta\": 5000.0, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 4}}",
+        "{" SMALL ", \"rope_parameters\": {\"rope_theta\": 5000.0, \"rope_type\": \"linear\", \"factor\": 4.0}}",
+    };
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        struct qp_arch a = parsed(same[i]);
+        cr_assert_eq(a.rope.kind, QP_ROPE_LINEAR);
+        cr_assert_eq(a.rope.theta, 5000.0);
+        cr_assert_eq(a.rope.factor, 4.0);
+    }
+    struct qp_arch a = parsed("{" SMALL ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 32.0, "
+                              "\"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
+                              "\"original_max_position_embeddings\": 8192}}");
+    cr_assert_eq(a.rope.kind, QP_ROPE_LLAMA3);
+    cr_assert_eq(a.rope.original_length, 8192);
+}
+
+Test(arch, what_is_wrong_is_named)
+{
+    static const struct {
+        const char *config, *message;
+    } cases[] = {
+        {"{" SMALL ", \"hidden_act\": \"gelu\"}", "hidden_act: found \"gelu\", expected \"silu\""},
+        {"{\"model_type\": \"bert\"}", "architecture bert (no class) is not supported; supported: llama"},
+        {"{\"model_type\": \"llama\", \"architectures\": [\"LlamaForSequenceClassification\"]}",
+         "llama (LlamaForSequenceClassification) is not supported"},
+        {"{}", "without model_type"},
+        {"{\"model_type\": \"llama\"}", "hidden_size: found nothing, expected a whole number of 1 to 4194304"},
+        {"{" SMALL ", \"num_key_value_heads\": 3}", "num_key_value_heads: found 3, expected a divisor"},
+        {"{" SMALL ", \"num_key_value_heads\": 0}", "num_key_value_heads: found 0"},
+        {"{" SMALL ", \"head_dim\": 15}", "head_dim: found 15, expected an even number"},
+        {"{" SMALL ", \"head_dim\": \"big\"}", "head_dim: found \"big\""},
+        {"{" SMALL ", \"rms_norm_eps\": -1e-5}", "rms_norm_eps"},
+        {"{" SMALL ", \"tie_word_embeddings\": 1}", "tie_word_embeddings: found 1, expected true or false"},
+        {"{" SMALL ", \"max_position_embeddings\": 1e30}", "max_position_embeddings: found"},
+        {"{" SMALL ", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}}",
+         "rope_scaling.rope_type: found yarn; supported: default, linear, llama3"},
+        {"{" SMALL ", \"rope_scaling\": {\"type\": \"linear\"}}", "rope_scaling.factor: found nothing"},
+        {"{" SMALL ", \"rope_parameters\": {\"partial_rotary_factor\": 0.5}}", "partial_rotary_factor: found 0.5"},
+        {"{" SMALL ", \"dtype\": \"int8\"}", "dtype: found \"int8\""},
+        {"{" SMALL ", \"eos_token_id\": 100}", "eos_token_id: found 100"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct qp_error err = {0};
+        struct qp_arch arch;
+        cr_assert_eq(parse(cases[i].config, &arch, &err), QP_ERR_INPUT, "%s", cases[i].config);
+        cr_assert_not_null(strstr(err.message, cases[i].message), "%s: %s", cases[i].config, err.message);
+        cr_assert_eq(strncmp(err.message, "config.json: ", 13), 0, "%s", err.message);
+    }
+}
+
+Test(arch, rope_tables_hold_angles)
+{
+    struct qp_error err;
+    struct qp_arch a = parsed("{" SMALL "}");
+    float *c, *s;
+    cr_assert_eq(qp_rope_tables(&a, 100, &c, &s, &err), 0);
+    for (int i = 0; i < 8; i++) {
+        double angle = 99.0 / pow(10000.0, i / 8.0);
+        cr_assert_float_eq(c[99 * 8 + i], cos(angle), 1e-6);
+        cr_assert_float_eq(s[99 * 8 + i], sin(angle), 1e-6);
+        cr_assert_eq(c[i], 1.0f);
+        cr_assert_eq(s[i], 0.0f);
+    }
+    free(c);
+    free(s);
+    cr_assert_eq(qp_rope_tables(&a, 2049, &c, &s, &err), QP_ERR_INPUT);
+    cr_assert_not_null(strstr(err.message, "2049 tokens"), "%s", err.message);
+}

@@ -1,0 +1,279 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/golden.h"
+#include "tests/support/tiny.h"
+
+/* Against transformers' logits, which lie within +-5. */
+static void same_logits(const char *model, const char *expected, const char *backend)
+{
+    static float logits[GOLDEN_LOGITS];
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint = golden_open(model);
+    cr_assert_eq(network_logits(checkpoint, golden_windows(), qp_kernels_open(backend), logits, &err), 0, "%s",
+                 err.message);
+    double worst = largest_difference(GOLDEN_LOGITS, logits, golden_logits(expected));
+    cr_assert_leq(worst, 1e-4, "%s on %s: %g", model, backend, worst);
+    qp_checkpoint_close(checkpoint);
+}
+
+Test(forward, grouped_heads_and_a_tied_head)
+{
+    same_logits("plain", "plain", "ref");
+    same_logits("plain", "plain", "cpu");
+}
+
+Test(forward, biases_and_an_untied_head)
+{
+    same_logits("biased", "biased", "ref");
+    same_logits("biased", "biased", "cpu");
+}
+
+Test(forward, linear_rope_in_an_old_config)
+{
+    same_logits("linear", "linear", "ref");
+}
+
+Test(forward, llama3_rope_in_a_sharded_checkpoint)
+{
+    same_logits("llama3", "llama3", "ref");
+}
+
+Test(forward, gguf_with_biases)
+{
+    same_logits("biased.gguf", "biased", "ref");
+}
+
+Test(forward, gguf_with_rope_factors)
+{
+    same_logits("llama3.gguf", "llama3", "cpu");
+}
+
+/* ---- quantized: against weights dequantized and activations rounded by hand ---- */
+
+struct tiny {
+    struct qp_arch arch;
+    struct qp_unit *units[TINY_UNITS];
+    struct qp_scheme *scheme;
+    struct qp_block block; /* the first decoder layer */
+    float *cos, *sin;
+    struct qp_workspace *workspace;
+};
+
+static void tiny_open(struct tiny *t, const char *scheme, int64_t length)
+{
+    struct qp_error err;
+    json_t *config = tiny_config(), *value = json_loads(scheme, JSON_DECODE_ANY, NULL);
+    tiny_units(scheme, false, t->units);
+    cr_assert_eq(qp_arch_parse(config, "tiny", &t->arch, &err), 0);
+    cr_assert_eq(qp_scheme_parse(value, &t->scheme, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_block_of(&t->arch, qp_kernels_open("ref"), t->units[2], &t->block, &err), 0);
+    cr_assert_eq(qp_rope_tables(&t->arch, length, &t->cos, &t->sin, &err), 0);
+    cr_assert_eq(qp_workspace_new(&t->workspace, &err), 0);
+    json_decref(config);
+    json_decref(value);
+}
+
+static void tiny_close(struct tiny *t)
+{
+    qp_scheme_free(t->scheme);
+    tiny_free(t->units, TINY_UNITS);
+    qp_workspace_free(t->workspace);
+    free(t->cos);
+    free(t->sin);
+}
+
+/* Round-to-nearest codes of a linear into the unit. */
+static void quantize(struct tiny *t, enum qp_linear linear)
+{
+    struct qp_error err;
+    char module[128];
+    const struct qp_linear_desc *d = &t->arch.family->linears[linear];
+    int64_t rows = qp_arch_dim(&t->arch, d->out), cols = qp_arch_dim(&t->arch, d->in);
+    const struct qp_linear_scheme *s =
+        qp_scheme_for(t->scheme, qp_module_name(&t->arch, t->block.layer, linear, module, sizeof module));
+    const struct qp_grid *grid = &s->weights.grid;
+    int64_t group = qp_spec_group(&s->weights, cols), count = qp_scale_count(rows, cols, group);
+    float *w = malloc((size_t)(rows * cols) * sizeof *w), *scale = malloc((size_t)count * sizeof *scale);
+    uint8_t *codes = malloc((size_t)(rows * cols));
+    int8_t *zero = grid->symmetric ? NULL : malloc((size_t)count);
+    cr_assert_eq(qp_block_weight(&t->block, linear, true, w, &err), 0);
+    t->block.kernels->qparams(grid, rows, cols, group, w, scale, zero);
+    t->block.kernels->quantize(grid, rows, cols, group, w, scale, zero, codes);
+    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, zero};
+    cr_assert_eq(qp_block_set_quantized(&t->block, linear, &q, NULL, &err), 0);
+    free(w);
+    free(scale);
+    free(codes);
+    free(zero);
+}
+
+static int round_by_hand(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in,
+                         struct qp_error *err)
+{
+    (void)site;
+    (void)err;
+    const struct qp_quant_spec *spec = context;
+    float *row = (float *)x; /* the forward's own buffer: what quantization would change */
+    for (int64_t r = 0; spec && r < rows; r++, row += in) {
+        float scale;
+        int8_t codes[TINY_FFN];
+        qp_qparams_ref(&spec->grid, 1, in, in, row, &scale, NULL);
+        qp_quantize_ref(&spec->grid, 1, in, in, row, &scale, NULL, (uint8_t *)codes);
+        for (int64_t i = 0; i < in; i++)
+            row[i] = (float)codes[i] * scale;
+    }
+    return 0;
+}
+
+static void run(struct tiny *t, const struct qp_layer *layer, int64_t length, float *x, qp_site_fn *site, void *context)
+{
+    struct qp_error err;
+    tiny_random(3, 2 * length * TINY_HIDDEN, 1.0f, x);
+    cr_assert_eq(qp_layer_forward(layer, 2, length, t->cos, t->sin, x, t->workspace, site, context, &err), 0);
+}
+
+static void quantized_is_dequantized(const char *scheme, bool activations)
+{
+    enum { LENGTH = 9, COUNT = 2 * LENGTH * TINY_HIDDEN };
+    static float simulated[COUNT], by_hand[COUNT], original[COUNT];
+    struct qp_error err;
+    struct tiny t;
+    struct qp_layer layer;
+    tiny_open(&t, scheme, LENGTH);
+    for (int l = 0; l < QP_LINEARS; l++)
+        quantize(&t, l);
+    cr_assert_eq(qp_layer_load(&t.block, QP_QUANTIZED, t.scheme, &layer, &err), 0, "%s", err.message);
+    run(&t, &layer, LENGTH, simulated, NULL, NULL);
+    qp_layer_free(&layer);
+
+    cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
+    run(&t, &layer, LENGTH, original, NULL, NULL);
+    for (int l = 0; l < QP_LINEARS; l++) {
+        struct qp_quantized q;
+        cr_assert_eq(qp_block_quantized(&t.block, l, &t.scheme->base, &q, &err), 1, "%s", err.message);
+        for (int64_t i = 0; i < q.rows * q.cols; i++) {
+            int64_t s = i / q.cols * qp_groups(q.cols, q.group) + i % q.cols / q.group;
+            layer.weight[l][i] = (float)((int8_t)q.codes[i] - (q.zero ? q.zero[s] : 0)) * q.scale[s];
+        }
+    }
+    run(&t, &layer, LENGTH, by_hand, round_by_hand, activations ? &t.scheme->base.activations : NULL);
+    qp_layer_free(&layer);
+    cr_assert_leq(largest_difference(COUNT, simulated, by_hand), 0.0, "%s", scheme);
+    cr_assert_gt(largest_difference(COUNT, simulated, original), 1e-3, "%s", scheme);
+    tiny_close(&t);
+}
+
+Test(forward, quantized_weights)
+{
+    quantized_is_dequantized("{\"weights\": {\"format\": \"int4\", \"group\": 32, \"symmetric\": false}}", false);
+}
+
+Test(forward, quantized_activations)
+{
+    quantized_is_dequantized("\"int8\"", true);
+}
+
+Test(forward, activations_stay_where_nothing_is_quantized)
+{
+    struct qp_error err;
+    struct tiny t;
+    struct qp_layer layer;
+    tiny_open(&t, "\"int8\"", 8);
+    quantize(&t, QP_DOWN);
+    cr_assert_eq(qp_layer_load(&t.block, QP_QUANTIZED, t.scheme, &layer, &err), 0, "%s", err.message);
+    for (int s = 0; s < QP_SITES; s++)
+        cr_assert_eq(layer.activations[s].enabled, s == QP_SITE_MLP_OUT);
+    qp_layer_free(&layer);
+    tiny_close(&t);
+}
+
+Test(forward, activations_that_differ_at_a_site_are_refused)
+{
+    struct qp_error err;
+    struct tiny t;
+    struct qp_layer layer;
+    tiny_open(&t,
+              "{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, \"activations\": {\"format\": "
+              "\"int8\", \"granularity\": \"token\", \"dynamic\": true}, \"rules\": [{\"match\": \"*.up_proj\", "
+              "\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, \"activations\": null}]}",
+              8);
+    for (int l = 0; l < QP_LINEARS; l++)
+        quantize(&t, l);
+    cr_assert_eq(qp_layer_load(&t.block, QP_QUANTIZED, t.scheme, &layer, &err), QP_ERR_INPUT);
+    cr_assert_not_null(strstr(err.message, "gate_proj and model.layers.0.mlp.up_proj"), "%s", err.message);
+    cr_assert_eq(qp_scheme_check_model(t.scheme, &t.arch, &err), QP_ERR_INPUT);
+    tiny_close(&t);
+}
+
+/* ---- chunks and sites ---- */
+
+static int count_rows(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+{
+    (void)err;
+    int64_t *seen = context;
+    seen[site] += rows;
+    return x[rows * in - 1] == x[rows * in - 1] ? 0 : QP_ERR_STAGE;
+}
+
+Test(forward, sequences_do_not_see_each_other_and_sites_see_every_row)
+{
+    enum { LENGTH = 250, SEQUENCES = 19, SIZE = LENGTH * TINY_HIDDEN };
+    struct qp_error err;
+    struct tiny t;
+    struct qp_layer layer;
+    int64_t seen[QP_SITES] = {0};
+    float *all = malloc(2 * SEQUENCES * SIZE * sizeof *all), *alone = all + SEQUENCES * SIZE;
+    tiny_open(&t, "\"int8\"", LENGTH);
+    cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
+    tiny_random(4, SEQUENCES * SIZE, 1.0f, all);
+    memcpy(alone, all, SEQUENCES * SIZE * sizeof *all);
+    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, t.cos, t.sin, all, t.workspace, count_rows, seen, &err),
+                 0);
+    for (int s = 0; s < QP_SITES; s++)
+        cr_assert_eq(seen[s], SEQUENCES * LENGTH);
+    for (int i = 0; i < SEQUENCES; i++)
+        cr_assert_eq(qp_layer_forward(&layer, 1, LENGTH, t.cos, t.sin, alone + i * SIZE, t.workspace, NULL, NULL, &err),
+                     0);
+    cr_assert_leq(largest_difference(SEQUENCES * SIZE, all, alone), 1e-5);
+    qp_layer_free(&layer);
+    tiny_close(&t);
+    free(all);
+}
+
+static int refuse(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+{
+    (void)context;
+    (void)x;
+    (void)rows;
+    (void)in;
+    return site == QP_SITE_MLP_IN ? qp_fail(err, QP_ERR_ROOM, "full") : 0;
+}
+
+Test(forward, what_a_site_callback_returns_ends_it)
+{
+    static float x[8 * TINY_HIDDEN];
+    struct qp_error err;
+    struct tiny t;
+    struct qp_layer layer;
+    tiny_open(&t, "\"int8\"", 8);
+    cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
+    cr_assert_eq(qp_layer_forward(&layer, 1, 8, t.cos, t.sin, x, t.workspace, refuse, NULL, &err), QP_ERR_ROOM);
+    cr_assert_str_eq(err.message, "full");
+    qp_layer_free(&layer);
+    tiny_close(&t);
+}
+
+Test(forward, ids_outside_the_vocabulary_are_refused)
+{
+    static float x[2 * 24];
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint = golden_open("plain");
+    struct qp_block block = golden_block(checkpoint, 0);
+    cr_assert_eq(qp_embed(&block, 2, (int32_t[]){3, GOLDEN_VOCAB}, x, &err), QP_ERR_INPUT);
+    cr_assert_not_null(strstr(err.message, "token 1 of the data is id 48"), "%s", err.message);
+    cr_assert_eq(qp_embed(&block, 2, (int32_t[]){-1, 0}, x, &err), QP_ERR_INPUT);
+    qp_unit_free(block.unit);
+    qp_checkpoint_close(checkpoint);
+}
