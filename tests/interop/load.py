@@ -1,15 +1,15 @@
-"""usage: load.py [--prompt TEXT] OUTPUT...   checks quantized checkpoints with transformers
+"""usage: load.py [--prompt TEXT] [--original FOLDER] OUTPUT...   checks quantized checkpoints with transformers
 
 For each OUTPUT, with its run folder OUTPUT.run: it loads with no missing, unexpected or mismatched tensor, both
 compressed and dequantized; as loaded compressed it continues a prompt; dequantized, its perplexity on the windows that
 validate used is within 0.5 % of what report.json says. Quantized activations are simulated by compressed-tensors in
-both, as the checkpoint's config asks. Prints one PASS or FAIL line a check.
+both, as the checkpoint's config asks. The original's perplexity is compared as well; --original names it as a Hugging
+Face folder where the pipeline read something else. Prints one PASS or FAIL line a check.
 """
 import argparse
 import json
 import logging
 import math
-import os
 import pathlib
 import sys
 import warnings
@@ -108,7 +108,7 @@ def resolved(run):
     return yaml.safe_load((run / "pipeline.yaml").read_text())
 
 
-def inspect(output, prompt):
+def inspect(output, prompt, original):
     name, run = output.name, output.with_name(output.name + ".run")
     entry = json.loads((run / "report.json").read_text())["outputs"][0]["perplexity"]
     pipeline = resolved(run)
@@ -122,21 +122,21 @@ def inspect(output, prompt):
     rows = windows(tokenizer, pipeline["data"]["evaluation"])
     activations(model, json.loads((output / "config.json").read_text()), name)
     compare(model, rows, name, "quantized", entry["quantized"])
-    if os.path.isdir(pipeline["model"]):
-        original = AutoModelForCausalLM.from_pretrained(pipeline["model"], dtype=torch.float32).eval()
-        compare(original, rows, name, "original", entry["original"])
+    model = AutoModelForCausalLM.from_pretrained(original or pipeline["model"], dtype=torch.float32).eval()
+    compare(model, rows, name, "original", entry["original"])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("outputs", nargs="*", type=pathlib.Path)
     parser.add_argument("--prompt", default="The")
+    parser.add_argument("--original", type=pathlib.Path)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     F.linear = onednn_linear
     for output in args.outputs:
-        inspect(output.absolute(), args.prompt)
+        inspect(output.absolute(), args.prompt, args.original)
     sys.exit(1 if failures else 0)
 
 

@@ -64,14 +64,16 @@ done
 checked "$python" "$here/load.py" --prompt "Counting by five: 5, 10, 15," $outputs
 
 if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
-    smollm2=examples/smollm2/pipeline.yaml outputs=""
+    smollm2=examples/smollm2/pipeline.yaml gguf=examples/smollm2/model/SmolLM2-135M-Instruct.gguf outputs=""
     if examples/smollm2/get.sh; then
         quantize smollm2-int4 $smollm2 --set data.evaluation.samples=16
         quantize smollm2-int8 $smollm2 --scheme int8 --set data.evaluation.samples=16 --set data.calibration.samples=32 \
             --set stages.smooth.with.method=smoothquant --set stages.search.with.method=none
         quantize smollm2-fp8 $smollm2 --scheme fp8-dynamic --set data.evaluation.samples=16 \
             --set stages.search.with.method=none --set stages.quantize.with.method=rtn
-        checked "$python" "$here/load.py" --prompt "The capital of France is" $outputs
+        checked "$python" "$here/reference.py" $gguf "$work/smollm2"
+        checked "$python" "$here/logits.py" "$work/smollm2=$gguf"
+        checked "$python" "$here/load.py" --prompt "The capital of France is" --original "$work/smollm2" $outputs
     else
         echo "FAIL smollm2: get.sh could not fetch the model" | tee -a "$log"
     fi
