@@ -60,13 +60,19 @@ static int load(const struct qp_args *args, struct qp_pipeline **out, struct qp_
     return qp_pipeline_parse(d, out, err);
 }
 
+/* The model's path becomes its real one: references to its files are checked against that by the stages. */
 static int check_model(struct qp_plan *plan, struct qp_error *err)
 {
-    const struct qp_pipeline *p = plan->pipeline;
+    struct qp_pipeline *p = plan->pipeline;
     if (!qp_exists(p->model))
         return qp_document_fail(p->document, "model", err,
                                 "%s: there is no such file or folder; expected a Hugging Face folder or a .gguf file",
                                 p->model);
+    char *real = realpath(p->model, NULL);
+    if (!real)
+        return qp_fail_errno(err, QP_ERR_INPUT, "%s: %s", qp_document_at(p->document, "model"), p->model);
+    free(p->model);
+    p->model = real;
     int r = qp_checkpoint_open(p->model, &plan->model, err);
     return r < 0 ? qp_wrap(err, "%s", qp_document_at(p->document, "model")) : 0;
 }

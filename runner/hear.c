@@ -1,0 +1,116 @@
+/* What stages say, kind by kind (libstage/wire/PROTOCOL.md). */
+#include <stdio.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "runner/progress.h"
+#include "runner/supervise.h"
+
+static const char *text_of(const json_t *body, const char *key)
+{
+    const char *text = json_string_value(json_object_get(body, key));
+    return text ? text : "";
+}
+
+static void hear_hello(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    json_t *endpoints = json_object_get(body, "endpoints");
+    size_t i;
+    json_t *port;
+    json_array_foreach(json_object_get(c->instance->descriptor, "outputs"), i, port)
+        if (!json_is_string(json_object_get(endpoints, text_of(port, "name"))))
+            qp_supervisor_stop(s, QP_ERR_STAGE, "stage `%s` says hello without an endpoint for its output `%s`",
+                               c->instance->name, text_of(port, "name"));
+    snprintf(c->host, sizeof c->host, "%s", text_of(body, "host"));
+    snprintf(c->hostname, sizeof c->hostname, "%s", text_of(body, "hostname"));
+    json_decref(c->endpoints);
+    c->endpoints = json_incref(endpoints);
+    c->greeted = true;
+    c->greeted_at = qp_now();
+}
+
+static void hear_progress(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    (void)s;
+    c->units_done = json_integer_value(json_object_get(body, "done"));
+    c->units_total = json_integer_value(json_object_get(body, "total"));
+}
+
+/* The same key again replaces, or appends when both are arrays. */
+static void hear_report(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    (void)s;
+    json_t *value = json_object_get(body, "value"), *old = json_object_get(c->report, text_of(body, "key"));
+    if (json_is_array(old) && json_is_array(value))
+        json_array_extend(old, value);
+    else
+        json_object_set(c->report, text_of(body, "key"), value);
+}
+
+static void hear_warning(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    json_array_append(s->warnings, (json_t *)body);
+    qp_progress_say(s->progress, c->instance->name, "warning", body);
+}
+
+static void hear_log(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    qp_progress_say(s->progress, c->instance->name, "log", body);
+}
+
+static void hear_ready(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    (void)body;
+    c->ready = true;
+    qp_progress_stage(s->progress, c->instance->name, "ready");
+}
+
+static void hear_failed(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    json_int_t code = json_integer_value(json_object_get(body, "code"));
+    bool known = (code >= -QP_ERR_USAGE && code <= -QP_ERR_ROOM) || code == -QP_ERR_INTERRUPTED;
+    if (!s->stopping)
+        qp_progress_stage(s->progress, c->instance->name, "failed");
+    qp_supervisor_stop(s, known ? -(int)code : QP_ERR_STAGE, "stage `%s`: %s", c->instance->name,
+                       text_of(body, "message"));
+}
+
+static void hear_done(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    struct qp_error ignored;
+    json_decref(c->stage);
+    json_decref(c->edges);
+    c->stage = json_incref(json_object_get(body, "stage"));
+    c->edges = json_incref(json_object_get(body, "edges"));
+    c->done = true;
+    c->done_at = qp_now();
+    if (c->units_total > 0)
+        c->units_done = c->units_total;
+    qp_progress_stage(s->progress, c->instance->name, "done");
+    qp_control_send(s->control, c->instance->name, 0, "bye", NULL, &ignored); /* gone already: as well */
+}
+
+static struct qp_child *find_child(const struct qp_supervisor *s, const struct qp_control_message *message)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (message->replica == 0 && strcmp(s->children[i].instance->name, message->instance) == 0)
+            return &s->children[i];
+    return NULL;
+}
+
+void qp_supervisor_hear(struct qp_supervisor *s, struct qp_control_message *message)
+{
+    static const struct {
+        const char *kind;
+        void (*hear)(struct qp_supervisor *, struct qp_child *, const json_t *);
+    } kinds[] = {{"hello", hear_hello}, {"ready", hear_ready},     {"progress", hear_progress}, {"report", hear_report},
+                 {"log", hear_log},     {"warning", hear_warning}, {"failed", hear_failed},     {"done", hear_done}};
+    qp_auto_json json_t *body = message->body;
+    struct qp_child *child = find_child(s, message);
+    if (!child)
+        return;
+    child->heard = qp_now();
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(kinds[i].kind, message->kind) == 0)
+            kinds[i].hear(s, child, body);
+}

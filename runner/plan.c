@@ -1,0 +1,161 @@
+/* `quantpipe plan` */
+#include <stdio.h>
+#include <string.h>
+
+#include "runner/machine.h"
+#include "runner/prepare.h"
+#include "runner/size.h"
+#include "runner/sizes.h"
+
+#define BASE_BYTES ((uint64_t)32 << 20) /* a stage's process with its libraries, before the first unit */
+#define WINDOW 3                        /* units on the way to a consumer: the default credit of the protocol */
+
+static uint64_t largest_block(const struct qp_arch *arch)
+{
+    uint64_t most = 0;
+    for (int64_t i = 0; i < qp_arch_blocks(arch); i++)
+        most = qp_block_bytes(arch, i) > most ? qp_block_bytes(arch, i) : most;
+    return most;
+}
+
+/* Second moments of one layer's sites, float32 [in, in]. */
+static uint64_t moments(const struct qp_arch *arch)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < QP_SITES; i++) {
+        uint64_t in = (uint64_t)qp_arch_dim(arch, arch->family->sites[i].dim);
+        sum += 4 * in * in;
+    }
+    return sum;
+}
+
+/* Hidden states of the data that a stage streams through the network; in a mapped file that the kernel may write out.
+ */
+static uint64_t states(const struct qp_plan *plan, const struct qp_instance *in)
+{
+    const char *name = json_string_value(json_object_get(in->descriptor, "data"));
+    const json_t *entry = name ? json_object_get(plan->pipeline->data, name) : NULL;
+    json_int_t samples = json_integer_value(json_object_get(entry, "samples"));
+    json_int_t length = json_integer_value(json_object_get(entry, "length"));
+    if (!entry || (json_array_size(json_object_get(in->descriptor, "collects")) > 0 && json_array_size(in->wants) == 0))
+        return 0;
+    return 4 * (uint64_t)(samples > 0 ? samples : 128) * (uint64_t)(length > 0 ? length : 512) *
+           (uint64_t)plan->model->arch.hidden;
+}
+
+/* Whether a second moment passes through or is made by this stage: it or one upstream is asked for it. */
+static bool sees_moments(const struct qp_pipeline *p, size_t index)
+{
+    size_t i;
+    json_t *word;
+    json_array_foreach(p->instances[index].wants, i, word)
+        if (strcmp(json_string_value(word), "second_moment") == 0)
+            return true;
+    for (size_t e = 0; e < p->edge_count; e++)
+        if (p->edges[e].to == index && sees_moments(p, p->edges[e].from))
+            return true;
+    return false;
+}
+
+/* What a stage's own memory may come to: weights stay in the mapped checkpoint, one layer is held in float32, and the
+ * units on the way hold their statistics. The budget is what the stage is held to. */
+static uint64_t estimate(const struct qp_plan *plan, size_t index)
+{
+    const struct qp_arch *arch = &plan->model->arch;
+    const struct qp_pipeline *p = plan->pipeline;
+    uint64_t bytes = BASE_BYTES + states(plan, &p->instances[index]);
+    if (sees_moments(p, index))
+        bytes += WINDOW * moments(arch);
+    if (p->instances[index].source_count > 0)
+        bytes += 4 * (uint64_t)qp_block_parameters(arch, 1);
+    return bytes;
+}
+
+static json_t *stage_json(const struct qp_plan *plan, size_t index)
+{
+    const struct qp_instance *in = &plan->pipeline->instances[index];
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:O}", "name", in->name, "executable", in->command[0],
+                     "host", "localhost", "device", "cpu", "replicas", 1, "threads",
+                     in->threads ? in->threads : qp_machine_cores(), "memory_budget_bytes",
+                     (json_int_t)(in->memory ? in->memory : qp_machine_memory() / 4), "memory_estimate_bytes",
+                     (json_int_t)estimate(plan, index), "collects", in->wants);
+}
+
+static json_t *as_json(const struct qp_plan *plan)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    const struct qp_arch *arch = &plan->model->arch;
+    json_t *stages = json_array(), *edges = json_array(), *blocks = json_array();
+    for (size_t i = 0; i < p->count; i++)
+        json_array_append_new(stages, stage_json(plan, p->order[i]));
+    for (size_t i = 0; i < p->edge_count; i++) {
+        const struct qp_edge *e = &p->edges[i];
+        json_array_append_new(edges, json_sprintf("%s.%s -> %s.%s", p->instances[e->from].name, e->output,
+                                                  p->instances[e->to].name, e->input));
+    }
+    for (int64_t i = 0; i < qp_arch_blocks(arch); i++)
+        json_array_append_new(blocks, json_integer((json_int_t)qp_block_bytes(arch, i)));
+    return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "quantpipe", QP_PIPELINE_VERSION, "model",
+                     p->model, "scheme", plan->scheme->name, "output", p->output, "run_folder", plan->folder,
+                     "processes", (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks);
+}
+
+static void print_stage(const struct qp_plan *plan, size_t index)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    const struct qp_instance *in = &p->instances[index];
+    char text[32], budget[32];
+    size_t i;
+    json_t *word;
+    printf("  %-12s threads %d, memory about %s of %s", in->name, in->threads ? in->threads : qp_machine_cores(),
+           qp_size_text(estimate(plan, index), text, sizeof text),
+           qp_size_text(in->memory ? in->memory : qp_machine_memory() / 4, budget, sizeof budget));
+    for (size_t e = 0; e < p->edge_count; e++)
+        if (p->edges[e].to == index)
+            printf(", from %s.%s", p->instances[p->edges[e].from].name, p->edges[e].output);
+    json_array_foreach(in->wants, i, word)
+        printf("%s%s", i ? ", " : "; collects ", json_string_value(word));
+    printf("\n");
+}
+
+static void print_plan(const struct qp_plan *plan)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    const struct qp_arch *arch = &plan->model->arch;
+    char total[32], layer[32], most[32];
+    printf("%s -> %s\n", p->model, p->output);
+    printf("scheme %s; run folder %s\n\n", plan->scheme->name, plan->folder);
+    printf("%zu processes on this machine: quantpipe and, in order of the data,\n", p->count + 1);
+    for (size_t i = 0; i < p->count; i++)
+        print_stage(plan, p->order[i]);
+    printf("\n%lld blocks on %zu edges: the embedding, %lld layers of %s, the head; the largest has %s, all of them "
+           "%s\n",
+           (long long)qp_arch_blocks(arch), p->edge_count, (long long)arch->layers,
+           qp_size_text(qp_block_bytes(arch, 1), layer, sizeof layer),
+           qp_size_text(largest_block(arch), most, sizeof most),
+           qp_size_text((uint64_t)qp_arch_parameters(arch) * (uint64_t)qp_dtype_bits(arch->dtype) / 8, total,
+                        sizeof total));
+}
+
+static int plan_verb(const struct qp_args *args, struct qp_error *err)
+{
+    struct qp_plan plan;
+    int r = qp_prepare(args, false, &plan, err);
+    if (r < 0)
+        return r;
+    if (qp_arg(args, "json"))
+        r = qp_print_json(as_json(&plan), err);
+    else
+        print_plan(&plan);
+    qp_plan_free(&plan);
+    return r;
+}
+
+const struct qp_verb qp_verb_plan = {
+    .name = "plan",
+    .summary = "say what a run would do: order, processes, blocks, memory, what is collected",
+    .usage = "[PIPELINE]",
+    .max_words = 1,
+    .options = {qp_pipeline_options, qp_json_option},
+    .run = plan_verb,
+};

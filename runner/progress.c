@@ -1,0 +1,186 @@
+#include "runner/progress.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "runner/size.h"
+#include "runner/supervise.h"
+
+#define BAR_SECONDS 0.2
+#define LINE_SECONDS 5.0
+#define BAR_WIDTH 24
+
+enum mode { BAR, PLAIN, JSON, NONE };
+
+struct qp_progress {
+    enum mode mode;
+    double started, shown;
+    bool bar_is_up;
+    double whole; /* never goes back */
+};
+
+int qp_progress_new(const char *mode, struct qp_progress **out, struct qp_error *err)
+{
+    static const char *const names[] = {"bar", "plain", "json", "none"};
+    int found = isatty(2) ? BAR : PLAIN;
+    for (int i = 0; mode && i < 5; i++) {
+        found = i;
+        if (i == 4)
+            return qp_fail(err, QP_ERR_USAGE, "--progress is `%s`; expected bar, plain, json or none", mode);
+        if (strcmp(mode, names[i]) == 0)
+            break;
+    }
+    struct qp_progress *progress = calloc(1, sizeof *progress);
+    if (!progress)
+        return qp_fail_memory(err, sizeof *progress, "progress");
+    *progress = (struct qp_progress){.mode = (enum mode)found, .started = qp_now()};
+    progress->shown = progress->started;
+    *out = progress;
+    return 0;
+}
+
+static void clear_bar(struct qp_progress *progress)
+{
+    if (progress->bar_is_up)
+        fputs("\r\033[K", stderr);
+    progress->bar_is_up = false;
+}
+
+void qp_progress_free(struct qp_progress *progress)
+{
+    if (!progress)
+        return;
+    clear_bar(progress);
+    free(progress);
+}
+
+bool qp_progress_is_json(const struct qp_progress *progress)
+{
+    return progress->mode == JSON;
+}
+
+static double fraction_of(const struct qp_child *c)
+{
+    if (c->done)
+        return 1;
+    return c->units_total > 0 ? (double)c->units_done / (double)c->units_total : 0;
+}
+
+/* The mean over the stages; stages before the first unit count nothing. */
+static double whole(struct qp_progress *progress, const struct qp_supervisor *s)
+{
+    double sum = 0;
+    for (size_t i = 0; i < s->count; i++)
+        sum += fraction_of(&s->children[i]);
+    double mean = s->count ? sum / (double)s->count : 0;
+    if (mean > progress->whole)
+        progress->whole = mean < 1 ? mean : 1;
+    return progress->whole;
+}
+
+/* "calibrate 3/8, quantize 2/8": the stages that are at work. */
+static void stages_text(const struct qp_supervisor *s, char *text, size_t size)
+{
+    text[0] = '\0';
+    for (size_t i = 0; i < s->count; i++) {
+        const struct qp_child *c = &s->children[s->run->plan->pipeline->order[i]];
+        if (c->units_total > 0 && !c->done)
+            snprintf(text + strlen(text), size - strlen(text), "%s%s %lld/%lld", text[0] ? ", " : "", c->instance->name,
+                     (long long)c->units_done, (long long)c->units_total);
+    }
+    if (!text[0])
+        snprintf(text, size, "%s", s->configured ? "finishing" : "starting");
+}
+
+static int terminal_width(void)
+{
+    struct winsize size;
+    return ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+}
+
+static void show_bar(struct qp_progress *progress, const struct qp_supervisor *s)
+{
+    char stages[1024], time[32], bar[BAR_WIDTH + 1], line[1200];
+    double part = whole(progress, s);
+    for (int i = 0; i < BAR_WIDTH; i++)
+        bar[i] = i < (int)(part * BAR_WIDTH) ? '#' : '.';
+    bar[BAR_WIDTH] = '\0';
+    stages_text(s, stages, sizeof stages);
+    qp_seconds_text(qp_now() - progress->started, time, sizeof time);
+    snprintf(line, sizeof line, "[%s] %3.0f %%  %s  %s", bar, part * 100, time, stages);
+    fprintf(stderr, "\r\033[K%.*s", terminal_width() - 1, line);
+    fflush(stderr);
+    progress->bar_is_up = true;
+}
+
+static void show_line(struct qp_progress *progress, const struct qp_supervisor *s)
+{
+    char stages[1024], time[32];
+    stages_text(s, stages, sizeof stages);
+    fprintf(stderr, "%s: %.0f %% (%s)\n", qp_seconds_text(qp_now() - progress->started, time, sizeof time),
+            whole(progress, s) * 100, stages);
+}
+
+static void show_event(struct qp_progress *progress, const struct qp_supervisor *s)
+{
+    json_t *stages = json_array();
+    for (size_t i = 0; i < s->count; i++) {
+        const struct qp_child *c = &s->children[i];
+        json_array_append_new(stages, json_pack("{s:s, s:I, s:I}", "stage", c->instance->name, "done",
+                                                (json_int_t)c->units_done, "total", (json_int_t)c->units_total));
+    }
+    qp_progress_event(progress, "progress", json_pack("{s:f, s:o}", "fraction", whole(progress, s), "stages", stages));
+}
+
+void qp_progress_tick(struct qp_progress *progress, const struct qp_supervisor *s, bool now)
+{
+    double since = qp_now() - progress->shown;
+    double pause = progress->mode == PLAIN ? LINE_SECONDS : BAR_SECONDS;
+    if (progress->mode == NONE || (since < pause && !(now && progress->mode == JSON)))
+        return;
+    progress->shown = qp_now();
+    if (progress->mode == BAR)
+        show_bar(progress, s);
+    else if (progress->mode == PLAIN)
+        show_line(progress, s);
+    else
+        show_event(progress, s);
+}
+
+void qp_progress_event(struct qp_progress *progress, const char *event, json_t *body)
+{
+    if (progress->mode == JSON && body) {
+        json_object_set_new(body, "event", json_string(event));
+        json_object_set_new(body, "time", json_real(qp_now() - progress->started));
+        json_dumpf(body, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        putchar('\n');
+        fflush(stdout);
+    }
+    json_decref(body);
+}
+
+void qp_progress_stage(struct qp_progress *progress, const char *stage, const char *state)
+{
+    qp_progress_event(progress, "stage", json_pack("{s:s, s:s}", "stage", stage, "state", state));
+}
+
+void qp_progress_say(struct qp_progress *progress, const char *stage, const char *kind, const json_t *body)
+{
+    const char *level = json_string_value(json_object_get(body, "level"));
+    const char *where = json_string_value(json_object_get(body, "where"));
+    const char *message = json_string_value(json_object_get(body, "message"));
+    bool info = level && strcmp(level, "warning") != 0;
+    if (progress->mode == JSON) {
+        json_t *event = json_deep_copy(body);
+        json_object_set_new(event, "stage", json_string(stage));
+        qp_progress_event(progress, kind, event);
+    } else if (progress->mode != NONE && !info) {
+        clear_bar(progress);
+        fprintf(stderr, "%s: warning: %s%s%s\n", stage, where ? where : "", where && *where ? ": " : "",
+                message ? message : "");
+    }
+}

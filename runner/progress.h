@@ -1,0 +1,33 @@
+/* What a run shows while it goes: a bar on a terminal, plain lines elsewhere, events for programs. */
+#ifndef QUANTPIPE_RUNNER_PROGRESS_H
+#define QUANTPIPE_RUNNER_PROGRESS_H
+
+#include <stdbool.h>
+#include <jansson.h>
+
+#include "libstage/base/error.h"
+
+struct qp_supervisor;
+struct qp_progress;
+
+/* mode: "json" (one event a line on stdout, schemas/events.schema.json), "plain", "none", or NULL for a bar when stderr
+ * is a terminal and plain lines otherwise. */
+int qp_progress_new(const char *mode, struct qp_progress **out, struct qp_error *err);
+void qp_progress_free(struct qp_progress *progress); /* takes the bar off the screen; NULL is accepted */
+
+/* Shows how far the stages are, not more often than is useful unless `now`. */
+void qp_progress_tick(struct qp_progress *progress, const struct qp_supervisor *s, bool now);
+
+/* Passes on what a stage said: kind "log" {level, message} or "warning" {code, where, message}. */
+void qp_progress_say(struct qp_progress *progress, const char *stage, const char *kind, const json_t *body);
+
+/* A stage is "ready", "done" or "failed". */
+void qp_progress_stage(struct qp_progress *progress, const char *stage, const char *state);
+
+/* An event of the run itself ("start", "end"), for programs alone; takes `body` over. */
+void qp_progress_event(struct qp_progress *progress, const char *event, json_t *body);
+
+/* Whether stdout belongs to events. */
+bool qp_progress_is_json(const struct qp_progress *progress);
+
+#endif

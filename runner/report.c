@@ -1,0 +1,133 @@
+#include "runner/report.h"
+
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/model/arch.h"
+
+const char *qp_report_status(int result)
+{
+    return result == 0                    ? "done"
+           : result == QP_ERR_GATE        ? "gate"
+           : result == QP_ERR_INTERRUPTED ? "cancelled"
+                                          : "failed";
+}
+
+static json_t *command_of(const struct qp_args *args)
+{
+    json_t *words = json_array();
+    for (int i = 0; i < args->argc; i++) {
+        json_t *word = json_string(args->argv[i]);
+        json_array_append_new(words, word ? word : json_string("?")); /* not UTF-8 */
+    }
+    return words;
+}
+
+/* What a stage reported under `key`; the last stage of the pipeline that did. Borrowed. */
+static json_t *reported(const struct qp_supervisor *s, const char *key)
+{
+    json_t *found = NULL;
+    for (size_t i = 0; i < s->count; i++) {
+        json_t *value = json_object_get(s->children[s->run->plan->pipeline->order[i]].report, key);
+        found = value ? value : found;
+    }
+    return found;
+}
+
+static json_t *model_of(const struct qp_supervisor *s)
+{
+    const struct qp_plan *plan = s->run->plan;
+    const struct qp_arch *arch = &plan->model->arch;
+    json_t *model = json_pack("{s:s, s:s, s:I}", "path", plan->pipeline->model, "architecture",
+                              arch->family->class_name, "parameters", (json_int_t)qp_arch_parameters(arch));
+    json_t *more = reported(s, "model");
+    if (json_is_object(more))
+        json_object_update_existing(model, more);
+    return model;
+}
+
+/* An output has every key whatever the pipeline measured: null where nothing was. */
+static json_t *output_of(const struct qp_supervisor *s, json_t *written)
+{
+    const struct qp_plan *plan = s->run->plan;
+    json_t *output =
+        json_pack("{s:s, s:s, s:n, s:n, s:{s:n, s:n}, s:{s:n, s:n}, s:n, s:n, s:[]}", "path", plan->pipeline->output,
+                  "scheme", plan->scheme->name, "format", "digest", "size_bytes", "original", "quantized", "perplexity",
+                  "original", "quantized", "kl_divergence", "top1_agreement", "linears");
+    json_t *parts[] = {reported(s, "metrics"), written};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (json_is_object(parts[i]))
+            json_object_update(output, parts[i]);
+    json_t *linears = reported(s, "linears");
+    if (json_is_array(linears))
+        json_object_set(output, "linears", linears);
+    return output;
+}
+
+static json_t *outputs_of(const struct qp_supervisor *s)
+{
+    json_t *outputs = json_array(), *written = reported(s, "outputs");
+    size_t i;
+    json_t *item;
+    json_array_foreach(written, i, item)
+        json_array_append_new(outputs, output_of(s, item));
+    if (json_array_size(outputs) == 0 && reported(s, "metrics"))
+        json_array_append_new(outputs, output_of(s, NULL));
+    return outputs;
+}
+
+static json_t *stages_of(const struct qp_supervisor *s)
+{
+    json_t *stages = json_array();
+    for (size_t i = 0; i < s->count; i++) {
+        const struct qp_child *c = &s->children[s->run->plan->pipeline->order[i]];
+        json_t *stage =
+            json_pack("{s:s, s:i, s:s, s:s, s:f, s:f, s:f, s:i, s:i, s:i, s:i}", "name", c->instance->name, "replica",
+                      0, "host", c->hostname, "device", "cpu", "wall_seconds", 0.0, "busy_seconds", 0.0, "cpu_seconds",
+                      0.0, "peak_rss_bytes", 0, "peak_anonymous_bytes", 0, "units", 0, "restarts", 0);
+        if (json_is_object(c->stage))
+            json_object_update_existing(stage, c->stage);
+        json_array_append_new(stages, stage);
+    }
+    return stages;
+}
+
+static void add_counters(json_t *edge, const struct qp_child *c, const char *id, const char *role)
+{
+    size_t i;
+    json_t *said;
+    json_array_foreach(c->edges, i, said) {
+        const char *its_id = json_string_value(json_object_get(said, "edge"));
+        const char *its_role = json_string_value(json_object_get(said, "role"));
+        if (its_id && its_role && strcmp(its_id, id) == 0 && strcmp(its_role, role) == 0)
+            json_object_update_existing(edge, said);
+    }
+}
+
+static json_t *edges_of(const struct qp_supervisor *s)
+{
+    const struct qp_pipeline *p = s->run->plan->pipeline;
+    json_t *edges = json_array();
+    for (size_t i = 0; i < p->edge_count; i++) {
+        const struct qp_edge *e = &p->edges[i];
+        json_t *edge = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "from", p->instances[e->from].name,
+                                 "to", p->instances[e->to].name, "sent", 0, "received", 0, "acknowledged", 0, "resent",
+                                 0, "duplicates", 0, "bytes_inline", 0, "bytes_by_reference", 0);
+        add_counters(edge, &s->children[e->from], e->id, "producer");
+        add_counters(edge, &s->children[e->to], e->id, "consumer");
+        json_array_append_new(edges, edge);
+    }
+    return edges;
+}
+
+json_t *qp_report(const struct qp_supervisor *s, const struct qp_args *args, int result, const struct qp_error *err)
+{
+    json_t *report =
+        json_pack("{s:i, s:s, s:o, s:s, s:o, s:o, s:f, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "status",
+                  qp_report_status(result), "command", command_of(args), "version", QUANTPIPE_VERSION, "model",
+                  model_of(s), "outputs", outputs_of(s), "wall_seconds", qp_now() - s->run->started, "stages",
+                  stages_of(s), "edges", edges_of(s), "warnings", s->warnings);
+    if (result < 0)
+        json_object_set_new(report, "error", json_pack("{s:i, s:s}", "code", -result, "message", err->message));
+    return report;
+}

@@ -1,0 +1,63 @@
+/* The pipeline as it will run, for people and for whoever runs it again. */
+#include "libstage/base/cleanup.h"
+#include "runner/pipeline.h"
+
+static json_t *params_of(const struct qp_instance *in)
+{
+    json_t *params = json_object();
+    size_t i;
+    json_t *param;
+    json_array_foreach(json_object_get(in->descriptor, "params"), i, param) {
+        json_t *fallback = json_object_get(param, "default");
+        if (fallback && !json_is_null(fallback))
+            json_object_set(params, json_string_value(json_object_get(param, "name")), fallback);
+    }
+    json_object_update(params, in->params);
+    return params;
+}
+
+static json_t *sources_of(const struct qp_pipeline *p, size_t index)
+{
+    json_t *from = json_object();
+    for (size_t i = 0; i < p->edge_count; i++) {
+        const struct qp_edge *e = &p->edges[i];
+        if (e->to == index)
+            json_object_set_new(from, e->input, json_sprintf("%s.%s", p->instances[e->from].name, e->output));
+    }
+    return from;
+}
+
+static json_t *command_of(const struct qp_instance *in)
+{
+    json_t *words = json_array();
+    for (char **word = in->command; *word; word++)
+        json_array_append_new(words, json_string(*word));
+    return words;
+}
+
+static json_t *instance_of(const struct qp_pipeline *p, size_t index)
+{
+    const struct qp_instance *in = &p->instances[index];
+    json_t *place = json_pack("{s:i, s:s}", "replicas", 1, "device", "cpu");
+    if (in->threads)
+        json_object_set_new(place, "threads", json_integer(in->threads));
+    if (in->memory)
+        json_object_set_new(place, "memory", json_integer((json_int_t)in->memory));
+    json_t *stage = json_pack("{s:o, s:o}", "with", params_of(in), "place", place);
+    if (in->source_count)
+        json_object_set_new(stage, "from", sources_of(p, index));
+    if (in->own)
+        json_object_set_new(stage, "run", command_of(in));
+    else
+        json_object_set_new(stage, "use", json_string(in->use));
+    return stage;
+}
+
+json_t *qp_pipeline_resolved(const struct qp_pipeline *pipeline)
+{
+    json_t *stages = json_object();
+    for (size_t i = 0; i < pipeline->count; i++)
+        json_object_set_new(stages, pipeline->instances[i].name, instance_of(pipeline, i));
+    return json_pack("{s:i, s:s, s:s, s:O, s:O, s:o}", "quantpipe", QP_PIPELINE_VERSION, "model", pipeline->model,
+                     "output", pipeline->output, "scheme", pipeline->scheme, "data", pipeline->data, "stages", stages);
+}

@@ -1,0 +1,92 @@
+/* `quantpipe run` */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "runner/prepare.h"
+#include "runner/progress.h"
+#include "runner/report.h"
+#include "runner/run.h"
+#include "runner/supervise.h"
+
+static const struct qp_option options[] = {
+    {"progress", "MODE", "bar, plain, json or none (default: bar on a terminal, plain lines elsewhere)"}, {0}};
+
+static void announce(struct qp_progress *progress, const struct qp_run *run)
+{
+    const struct qp_pipeline *p = run->plan->pipeline;
+    json_t *stages = json_array();
+    for (size_t i = 0; i < p->count; i++)
+        json_array_append_new(stages, json_string(p->instances[p->order[i]].name));
+    qp_progress_event(progress, "start",
+                      json_pack("{s:s, s:s, s:s, s:s, s:o}", "run", run->id, "model", p->model, "output", p->output,
+                                "folder", run->folder, "stages", stages));
+}
+
+/* Writes report.json whatever came of the run, and shows it: a table for people, an event for programs. */
+static int conclude(struct qp_supervisor *s, const struct qp_args *args, int result, struct qp_error *err)
+{
+    struct qp_error write_error = {0};
+    qp_auto_json json_t *report = qp_report(s, args, result, err);
+    qp_auto_free char *path = qp_run_path(s->run, "report.json");
+    int r = report && path ? qp_write_json(path, report, &write_error) : qp_fail_memory(&write_error, 0, "report.json");
+    if (r < 0 && result == 0) {
+        *err = write_error;
+        result = r;
+    }
+    qp_progress_event(s->progress, "end",
+                      json_pack("{s:s, s:i, s:s, s:s?}", "status", qp_report_status(result), "code", -result, "message",
+                                result < 0 ? err->message : "", "report", r == 0 ? path : NULL));
+    if (r == 0 && (result == 0 || result == QP_ERR_GATE) && !qp_progress_is_json(s->progress)) {
+        qp_print_table(report, path);
+        fflush(stdout);
+    }
+    return result;
+}
+
+static int run_stages(struct qp_run *run, struct qp_progress *progress, const struct qp_args *args,
+                      struct qp_error *err)
+{
+    struct qp_supervisor supervisor;
+    announce(progress, run);
+    int r = qp_supervise(run, progress, &supervisor, err);
+    r = conclude(&supervisor, args, r, err);
+    qp_supervisor_free(&supervisor);
+    return r;
+}
+
+static int run(const struct qp_args *args, struct qp_error *err)
+{
+    struct qp_plan plan;
+    struct qp_run state;
+    struct qp_progress *progress = NULL;
+    int r = qp_progress_new(qp_arg(args, "progress"), &progress, err);
+    if (r == 0)
+        r = qp_prepare(args, true, &plan, err);
+    if (r < 0) {
+        qp_progress_free(progress);
+        return r;
+    }
+    sigset_t signals;
+    qp_signals_block(&signals);
+    r = qp_run_open(&plan, &state, err);
+    if (r == 0) {
+        r = run_stages(&state, progress, args, err);
+        qp_run_close(&state);
+    }
+    qp_progress_free(progress);
+    qp_plan_free(&plan);
+    return r;
+}
+
+const struct qp_verb qp_verb_run = {
+    .name = "run",
+    .summary = "run a pipeline: quantize a model",
+    .usage = "[PIPELINE]",
+    .max_words = 1,
+    .options = {qp_pipeline_options, options},
+    .run = run,
+};

@@ -1,0 +1,265 @@
+#include "runner/supervise.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "runner/process.h"
+#include "runner/progress.h"
+
+#define TICK_MS 100
+#define HELLO_SECONDS 20.0
+#define SILENCE_SECONDS 60.0 /* heartbeats come every second, also while a stage computes */
+#define LAST_WORDS 0.5       /* seconds after its end in which a stage's last message may still arrive */
+#define TERM_SECONDS 3.0     /* from `stop` to SIGTERM */
+#define KILL_SECONDS 6.0     /* and to SIGKILL */
+
+/* ---- ending ---- */
+
+/* Step 1 asks, step 2 sends SIGTERM, step 3 SIGKILL to all that a stage started. */
+static void force(struct qp_supervisor *s, int step)
+{
+    struct qp_error ignored;
+    for (; s->force < step; s->force++)
+        for (size_t i = 0; i < s->count; i++) {
+            struct qp_child *c = &s->children[i];
+            if (c->over || c->pid <= 0)
+                continue;
+            if (s->force == 0 && c->greeted)
+                qp_control_send(s->control, c->instance->name, 0, "stop", NULL, &ignored);
+            else
+                kill(s->force == 2 ? -c->pid : c->pid, s->force == 2 ? SIGKILL : SIGTERM);
+        }
+}
+
+void qp_supervisor_stop(struct qp_supervisor *s, int code, const char *format, ...)
+{
+    if (s->stopping)
+        return;
+    va_list args;
+    va_start(args, format);
+    qp_vfail(&s->cause, code, format, args);
+    va_end(args);
+    s->stopping = true;
+    s->stop_at = qp_now();
+    force(s, 1);
+}
+
+static void press(struct qp_supervisor *s)
+{
+    double since = qp_now() - s->stop_at;
+    if (s->stopping && since > KILL_SECONDS)
+        force(s, 3);
+    else if (s->stopping && since > TERM_SECONDS)
+        force(s, 2);
+}
+
+static void hear_signals(struct qp_supervisor *s)
+{
+    struct signalfd_siginfo info;
+    while (read(s->signals, &info, sizeof info) == sizeof info) {
+        if (s->stopping && s->cause.code == QP_ERR_INTERRUPTED)
+            force(s, 3); /* asked twice */
+        else
+            qp_supervisor_stop(s, QP_ERR_INTERRUPTED, "stopped by %s; nothing half-written is left",
+                               info.ssi_signo == SIGINT ? "SIGINT (Ctrl-C)" : "SIGTERM");
+    }
+}
+
+static void reap(struct qp_child *c)
+{
+    if (c->pidfd < 0 || waitpid(c->pid, &c->status, WNOHANG) != c->pid)
+        return;
+    close(c->pidfd);
+    c->pidfd = -1;
+    c->ended = qp_now();
+}
+
+/* A process that ended without a word: its code alone is no verdict, but for a gate's. */
+static void judge_end(struct qp_supervisor *s, struct qp_child *c)
+{
+    char why[64], tail[1024];
+    qp_status_text(c->status, why, sizeof why);
+    c->over = true;
+    if (c->done && c->status != 0)
+        json_array_append_new(
+            s->warnings,
+            json_pack("{s:s, s:s, s:o}", "code", "exit", "where", c->instance->name, "message",
+                      json_sprintf("after it was done the stage ended with %s; see %s", why, c->log_path)));
+    if (c->done || s->stopping)
+        return;
+    const char *said = qp_tail(c->log, tail, sizeof tail);
+    bool gate = WIFEXITED(c->status) && WEXITSTATUS(c->status) == -QP_ERR_GATE;
+    qp_supervisor_stop(s, gate ? QP_ERR_GATE : QP_ERR_STAGE,
+                       "stage `%s` ended with %s before it was done; its log is %s%s%s", c->instance->name, why,
+                       c->log_path, *said ? ", and ends with:\n" : ", and is empty", said);
+}
+
+static void look_after(struct qp_supervisor *s, struct qp_child *c)
+{
+    double now = qp_now();
+    reap(c);
+    if (!c->over && c->ended > 0 && (c->done || s->stopping || now - c->ended > LAST_WORDS))
+        judge_end(s, c);
+    if (c->greeted && !c->over && c->ended <= 0 && !s->stopping && now - c->heard > SILENCE_SECONDS)
+        qp_supervisor_stop(s, QP_ERR_STAGE, "stage `%s` (process %d) has been silent for %.0f seconds; its log is %s",
+                           c->instance->name, (int)c->pid, SILENCE_SECONDS, c->log_path);
+}
+
+/* ---- the beginning ---- */
+
+static void check_hellos(struct qp_supervisor *s)
+{
+    char missing[512] = "";
+    for (size_t i = 0; i < s->count; i++)
+        if (!s->children[i].greeted)
+            snprintf(missing + strlen(missing), sizeof missing - strlen(missing), "%s%s", missing[0] ? ", " : "",
+                     s->children[i].instance->name);
+    if (!missing[0] || s->stopping || qp_now() - s->run->started < HELLO_SECONDS)
+        return;
+    qp_supervisor_stop(s, QP_ERR_STAGE, "no hello within %.0f seconds from: %s; their logs are in %s/logs",
+                       HELLO_SECONDS, missing, s->run->folder);
+}
+
+static void configure(struct qp_supervisor *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (!s->children[i].greeted)
+            return;
+    s->configured = true;
+    for (size_t i = 0; i < s->count; i++) {
+        struct qp_error err = {0};
+        qp_auto_json json_t *config = qp_child_config(s, i);
+        int r = config ? qp_control_send(s->control, s->children[i].instance->name, 0, "config", config, &err)
+                       : qp_fail(&err, QP_ERR_STAGE, "the config of stage `%s` could not be made",
+                                 s->children[i].instance->name);
+        if (r < 0)
+            qp_supervisor_stop(s, r, "%s", err.message);
+    }
+}
+
+/* ---- the loop ---- */
+
+static void hear_stages(struct qp_supervisor *s)
+{
+    struct qp_control_message message;
+    struct qp_error err;
+    int r;
+    while ((r = qp_control_receive(s->control, 0, &message, &err)) > 0)
+        qp_supervisor_hear(s, &message);
+    if (r < 0)
+        qp_supervisor_stop(s, r, "%s", err.message);
+}
+
+static void wait_for_something(struct qp_supervisor *s)
+{
+    struct pollfd fds[QP_MAX_INSTANCES + 2];
+    nfds_t count = 0;
+    fds[count++] = (struct pollfd){.fd = s->signals, .events = POLLIN};
+    fds[count++] = (struct pollfd){.fd = qp_control_fd(s->control), .events = POLLIN};
+    for (size_t i = 0; i < s->count; i++)
+        fds[count++] = (struct pollfd){.fd = s->children[i].pidfd, .events = POLLIN};
+    poll(fds, count, TICK_MS); /* a negative descriptor is ignored; errors are found by what follows */
+}
+
+static bool is_over(const struct qp_supervisor *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].pid > 0 && !s->children[i].over)
+            return false;
+    return true;
+}
+
+static void watch(struct qp_supervisor *s)
+{
+    while (!is_over(s)) {
+        wait_for_something(s);
+        hear_signals(s);
+        hear_stages(s);
+        if (!s->configured && !s->stopping) {
+            configure(s);
+            check_hellos(s);
+        }
+        for (size_t i = 0; i < s->count; i++)
+            look_after(s, &s->children[i]);
+        press(s);
+        qp_progress_tick(s->progress, s, false);
+    }
+}
+
+void qp_signals_block(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGHUP);
+    sigprocmask(SIG_BLOCK, set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static int open_signals(struct qp_supervisor *s, struct qp_error *err)
+{
+    sigset_t set;
+    qp_signals_block(&set);
+    s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return s->signals < 0 ? qp_fail_errno(err, QP_ERR_STAGE, "signalfd") : 0;
+}
+
+static int open_all(struct qp_supervisor *s, struct qp_error *err)
+{
+    const struct qp_pipeline *p = s->run->plan->pipeline;
+    s->warnings = json_array();
+    s->children = calloc(p->count, sizeof *s->children);
+    qp_auto_free char *endpoint = qp_format("ipc://%s/control", s->run->sockets);
+    if (!s->children || !s->warnings || !endpoint)
+        return qp_fail_memory(err, 0, "the supervisor");
+    s->count = p->count;
+    for (size_t i = 0; i < p->count; i++)
+        s->children[i] =
+            (struct qp_child){.instance = &p->instances[i], .pidfd = -1, .log = -1, .report = json_object()};
+    int r = open_signals(s, err);
+    return r < 0 ? r : qp_control_open(endpoint, &s->control, err);
+}
+
+int qp_supervise(struct qp_run *run, struct qp_progress *progress, struct qp_supervisor *out, struct qp_error *err)
+{
+    *out = (struct qp_supervisor){.run = run, .progress = progress, .signals = -1};
+    int r = open_all(out, err);
+    if (r < 0)
+        return r;
+    struct qp_error start = {0};
+    if (qp_launch(out, &start) < 0)
+        qp_supervisor_stop(out, start.code, "%s", start.message);
+    watch(out);
+    qp_progress_tick(progress, out, true);
+    if (!out->stopping)
+        return 0;
+    return qp_fail(err, out->cause.code, "%s", out->cause.message);
+}
+
+void qp_supervisor_free(struct qp_supervisor *supervisor)
+{
+    qp_control_close(supervisor->control);
+    for (size_t i = 0; i < supervisor->count; i++) {
+        struct qp_child *c = &supervisor->children[i];
+        json_decref(c->endpoints);
+        json_decref(c->report);
+        json_decref(c->stage);
+        json_decref(c->edges);
+        free(c->log_path);
+        if (c->log >= 0)
+            close(c->log);
+    }
+    free(supervisor->children);
+    json_decref(supervisor->warnings);
+    if (supervisor->signals >= 0)
+        close(supervisor->signals);
+}

@@ -1,0 +1,75 @@
+/* Starting the stages of a run and watching them to the end: one poll loop over their pidfds, the control socket and
+ * the signals. */
+#ifndef QUANTPIPE_RUNNER_SUPERVISE_H
+#define QUANTPIPE_RUNNER_SUPERVISE_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "libstage/wire/control.h"
+#include "runner/run.h"
+
+/* A stage's process, and what it said. */
+struct qp_child {
+    const struct qp_instance *instance;
+    pid_t pid;
+    int pidfd; /* -1 before the start and after the end */
+    int log;   /* its stdout and stderr; -1: none */
+    char *log_path;
+    bool greeted, ready, done, over;
+    double heard; /* when it said something last */
+    double ended; /* when its process ended */
+    double greeted_at, done_at;
+    int status;    /* of wait */
+    char host[65]; /* identity, from hello */
+    char hostname[256];
+    json_t *endpoints; /* of its output ports, from hello */
+    int64_t units_done, units_total;
+    json_t *report; /* object: key -> value */
+    json_t *stage;  /* of its `done`: times, memory, units; NULL before */
+    json_t *edges;  /* of its `done`; NULL before */
+};
+
+struct qp_progress;
+
+struct qp_supervisor {
+    struct qp_run *run;
+    struct qp_control *control;
+    struct qp_progress *progress;
+    struct qp_child *children; /* one an instance, in the pipeline's order */
+    size_t count;
+    int signals;           /* a signalfd */
+    bool configured;       /* every stage has its config */
+    bool stopping;         /* everything is to end, because of `cause` */
+    int force;             /* steps taken to make it end: stop, SIGTERM, SIGKILL */
+    double stop_at;        /* when the stop began */
+    struct qp_error cause; /* the first thing that went wrong; code 0: nothing */
+    json_t *warnings;      /* array of {code, where, message} */
+};
+
+/* Runs the stages to their end. 0 when all are done; else the code of the first cause, with its message. The supervisor
+ * keeps what was learnt, for the report, until qp_supervisor_free. */
+int qp_supervise(struct qp_run *run, struct qp_progress *progress, struct qp_supervisor *out, struct qp_error *err);
+void qp_supervisor_free(struct qp_supervisor *supervisor);
+
+/* From here on SIGINT, SIGTERM and SIGHUP are for qp_supervise to read, and a reader of ours that goes away is an error
+ * of a write: nothing may cut the cleaning up short. */
+void qp_signals_block(sigset_t *set);
+
+/* ---- parts of it, in files of their own ---- */
+
+/* Starts every stage's process. */
+int qp_launch(struct qp_supervisor *s, struct qp_error *err);
+
+/* The config message of a stage; every endpoint must be known. A new reference, NULL without memory. */
+json_t *qp_child_config(const struct qp_supervisor *s, size_t index);
+
+/* Handles one message of a stage; takes the body over. */
+void qp_supervisor_hear(struct qp_supervisor *s, struct qp_control_message *message);
+
+/* Notes the first cause and begins to stop everything; later ones are consequences. */
+void qp_supervisor_stop(struct qp_supervisor *s, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
