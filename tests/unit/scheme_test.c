@@ -1,0 +1,220 @@
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/tensor/scheme.h"
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static int parse(const char *text, struct qp_scheme **out, struct qp_error *err)
+{
+    json_error_t at;
+    qp_auto_json json_t *value = json_loads(text, JSON_DECODE_ANY, &at);
+    cr_assert_not_null(value, "%s: %s", text, at.text);
+    return qp_scheme_parse(value, out, err);
+}
+
+static struct qp_scheme *parsed(const char *text)
+{
+    struct qp_error err;
+    struct qp_scheme *scheme = NULL;
+    cr_assert_eq(parse(text, &scheme, &err), 0, "%s", err.message);
+    return scheme;
+}
+
+Test(scheme, presets_are_what_they_say)
+{
+    struct qp_scheme *s = parsed("\"int4\"");
+    cr_assert_str_eq(s->name, "int4");
+    cr_assert(s->base.weights.enabled && !s->base.activations.enabled);
+    cr_assert_eq(s->base.weights.grid.codes, QP_I8);
+    cr_assert_eq(s->base.weights.grid.bits, 4);
+    cr_assert(s->base.weights.grid.symmetric);
+    cr_assert_eq(s->base.weights.granularity, QP_PER_GROUP);
+    cr_assert_eq(s->base.weights.group, 128);
+    qp_scheme_free(s);
+
+    s = parsed("\"int4-asym\"");
+    cr_assert(!s->base.weights.grid.symmetric);
+    qp_scheme_free(s);
+
+    s = parsed("\"int8\"");
+    cr_assert_eq(s->base.weights.granularity, QP_PER_CHANNEL);
+    cr_assert_eq(s->base.weights.grid.bits, 8);
+    cr_assert(s->base.activations.enabled && s->base.activations.dynamic);
+    cr_assert_eq(s->base.activations.granularity, QP_PER_TOKEN);
+    qp_scheme_free(s);
+
+    s = parsed("\"fp8-dynamic\"");
+    cr_assert_eq(s->base.weights.grid.codes, QP_F8_E4M3);
+    cr_assert_eq(s->base.activations.grid.codes, QP_F8_E4M3);
+    cr_assert(s->base.activations.grid.symmetric);
+    qp_scheme_free(s);
+}
+
+Test(scheme, aliases_name_presets_in_any_case)
+{
+    static const char *const pairs[][2] = {{"\"W4A16\"", "int4"},
+                                           {"\"w4a16_asym\"", "int4-asym"},
+                                           {"\"INT8\"", "int8"},
+                                           {"\"w8a8\"", "int8"},
+                                           {"\"FP8_DYNAMIC\"", "fp8-dynamic"}};
+    for (size_t i = 0; i < COUNT(pairs); i++) {
+        struct qp_scheme *s = parsed(pairs[i][0]);
+        cr_assert_str_eq(s->name, pairs[i][1]);
+        qp_scheme_free(s);
+    }
+}
+
+Test(scheme, source_parses_to_the_same_scheme)
+{
+    static const char *const texts[] = {
+        "\"int4\"", "\"int8\"",
+        "{\"weights\": {\"format\": \"int3\", \"group\": 64, \"ragged\": true, \"symmetric\": false},"
+        " \"rules\": [{\"match\": \"*.down_proj\", \"weights\": {\"format\": \"bf16\"}}]}"};
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        struct qp_scheme *a = parsed(texts[i]), *b = NULL;
+        struct qp_error err;
+        cr_assert_eq(qp_scheme_parse(a->source, &b, &err), 0, "%s", err.message);
+        cr_assert(json_equal(a->source, b->source));
+        cr_assert_str_eq(a->name, b->name);
+        cr_assert_arr_eq(&a->base.weights.group, &b->base.weights.group, sizeof(int64_t));
+        cr_assert_eq(a->ignore_count, b->ignore_count);
+        cr_assert_eq(a->rule_count, b->rule_count);
+        qp_scheme_free(a);
+        qp_scheme_free(b);
+    }
+}
+
+Test(scheme, weights_default_to_symmetric_channels)
+{
+    struct qp_scheme *s = parsed("{\"weights\": {\"format\": \"int5\"}}");
+    cr_assert_str_eq(s->name, "custom");
+    cr_assert_eq(s->base.weights.granularity, QP_PER_CHANNEL);
+    cr_assert(s->base.weights.grid.symmetric);
+    cr_assert_eq(s->base.weights.grid.bits, 5);
+    cr_assert_not_null(qp_scheme_for(s, "model.layers.0.mlp.up_proj"));
+    cr_assert_null(qp_scheme_for(s, "lm_head"));
+    qp_scheme_free(s);
+}
+
+Test(scheme, first_matching_rule_wins_and_inherits_what_it_does_not_name)
+{
+    struct qp_scheme *s =
+        parsed("{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"activations\": {\"format\": \"int8\"},"
+               " \"ignore\": [\"*.7.*\"], \"rules\": ["
+               "{\"match\": \"*.down_proj\", \"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}},"
+               "{\"match\": \"*.layers.1.*\", \"weights\": {\"format\": \"bf16\"}},"
+               "{\"match\": \"*.layers.2.*\", \"activations\": {\"format\": \"bf16\"}}]}");
+    const struct qp_linear_scheme *down = qp_scheme_for(s, "model.layers.1.mlp.down_proj");
+    cr_assert_eq(down->weights.grid.bits, 8);
+    cr_assert_eq(down->weights.granularity, QP_PER_CHANNEL);
+    cr_assert(down->activations.enabled);
+    cr_assert_null(qp_scheme_for(s, "model.layers.1.mlp.up_proj"));
+    const struct qp_linear_scheme *two = qp_scheme_for(s, "model.layers.2.mlp.up_proj");
+    cr_assert(two->weights.enabled && two->weights.group == 32 && !two->activations.enabled);
+    cr_assert_null(qp_scheme_for(s, "model.layers.7.mlp.down_proj"));
+    cr_assert_eq(qp_scheme_for(s, "model.layers.3.mlp.up_proj"), &s->base);
+    cr_assert_not_null(qp_scheme_for(s, "lm_head"), "an ignore list of the user's replaces the default");
+    qp_scheme_free(s);
+}
+
+Test(scheme, binding_sets_the_dtype_of_weight_scales_everywhere)
+{
+    struct qp_scheme *s = parsed("{\"weights\": {\"format\": \"int4\"}, \"rules\": ["
+                                 "{\"match\": \"a\", \"weights\": {\"format\": \"int8\"}}]}");
+    qp_scheme_bind(s, QP_BF16);
+    cr_assert_eq(s->base.weights.grid.scale_dtype, QP_BF16);
+    cr_assert_eq(s->rules[0].scheme.weights.grid.scale_dtype, QP_BF16);
+    qp_scheme_free(s);
+}
+
+Test(scheme, errors_name_the_key_and_what_is_accepted)
+{
+    static const struct {
+        const char *text, *fragments[3];
+    } cases[] = {
+        {"3", {"scheme: found an integer", "name of a preset or a mapping"}},
+        {"\"int44\"", {"unknown preset 'int44'", "did you mean 'int4'", "fp8-dynamic"}},
+        {"{\"wieghts\": {}}", {"scheme: unknown key 'wieghts'", "did you mean 'weights'"}},
+        {"{\"weights\": 4}", {"scheme.weights: found an integer, expected a mapping"}},
+        {"{\"weights\": {}}", {"scheme.weights.format: missing"}},
+        {"{\"weights\": {\"format\": 4}}", {"scheme.weights.format: found an integer, expected a string"}},
+        {"{\"weights\": {\"format\": \"itn4\"}}", {"scheme.weights.format", "'itn4'", "did you mean 'int4'"}},
+        {"{\"weights\": {\"format\": \"int4\", \"group\": \"64\"}}",
+         {"scheme.weights.group: found a string, expected an integer"}},
+        {"{\"weights\": {\"format\": \"int4\", \"group\": 0}}", {"scheme.weights.group: found 0, expected 1 to"}},
+        {"{\"weights\": {\"format\": \"int4\", \"granularity\": \"group\"}}", {"scheme.weights.group: missing"}},
+        {"{\"weights\": {\"format\": \"int4\", \"granularity\": \"channel\", \"group\": 64}}",
+         {"scheme.weights.granularity: found channel, but group is given"}},
+        {"{\"weights\": {\"format\": \"int4\", \"granularity\": \"token\"}}",
+         {"scheme.weights.granularity: unknown granularity 'token'", "tensor, channel, group"}},
+        {"{\"weights\": {\"format\": \"int4\", \"ragged\": true}}", {"scheme.weights.ragged: only groups"}},
+        {"{\"weights\": {\"format\": \"int4\", \"ragged\": 1, \"group\": 64}}",
+         {"scheme.weights.ragged: found an integer, expected true or false"}},
+        {"{\"weights\": {\"format\": \"fp8_e4m3\", \"symmetric\": false}}", {"scheme.weights.symmetric: FP8"}},
+        {"{\"weights\": {\"format\": \"bf16\", \"group\": 64}}", {"scheme.weights.format: bf16"}},
+        {"{\"weights\": {\"format\": \"bf16\"}}", {"scheme: quantizes nothing"}},
+        {"{}", {"scheme: quantizes nothing"}},
+        {"{\"activations\": {\"format\": \"int8\"}}", {"scheme.activations: are quantized only together"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"activations\": {\"format\": \"int8\", \"dynamic\": false}}",
+         {"scheme.activations.dynamic: found false", "dynamic: true"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"activations\": {\"format\": \"int8\", \"group\": 3}}",
+         {"scheme.activations: unknown key 'group'"}},
+        {"{\"weights\": {\"format\": \"fp8_e4m3\"}, \"activations\": {\"format\": \"int8\"}}",
+         {"scheme.activations.format: FP8 weights"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"ignore\": \"lm_head\"}", {"scheme.ignore: found a string"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"ignore\": [1]}", {"scheme.ignore[0]: found an integer"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"rules\": {}}", {"scheme.rules: found a mapping, expected a list"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"rules\": [{\"weights\": {\"format\": \"int4\"}}]}",
+         {"scheme.rules[0].match: missing"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"rules\": [{\"match\": \"*\"}]}",
+         {"scheme.rules[0]: changes nothing"}},
+        {"{\"weights\": {\"format\": \"int8\"}, \"rules\": [{\"match\": \"*\", \"weights\": {\"format\": \"int9\"}}]}",
+         {"scheme.rules[0].weights.format: unknown format 'int9'"}},
+        {"{\"name\": 3, \"weights\": {\"format\": \"int8\"}}", {"scheme.name: found an integer"}},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct qp_error err = {0};
+        struct qp_scheme *scheme = NULL;
+        cr_assert_eq(parse(cases[i].text, &scheme, &err), QP_ERR_INPUT, "%s", cases[i].text);
+        cr_assert_null(scheme);
+        for (size_t k = 0; k < COUNT(cases[i].fragments) && cases[i].fragments[k]; k++)
+            cr_assert_not_null(strstr(err.message, cases[i].fragments[k]), "%s: '%s' lacks '%s'", cases[i].text,
+                               err.message, cases[i].fragments[k]);
+    }
+}
+
+static int check(const char *weights, int64_t cols, struct qp_error *err)
+{
+    char text[256];
+    snprintf(text, sizeof text, "{\"weights\": %s}", weights);
+    struct qp_scheme *s = parsed(text);
+    int r = qp_scheme_check(&s->base, "model.layers.0.mlp.up_proj", 48, cols, err);
+    qp_scheme_free(s);
+    return r;
+}
+
+Test(scheme, a_group_that_does_not_divide_names_those_that_do)
+{
+    struct qp_error err;
+    cr_assert_eq(check("{\"format\": \"int4\", \"group\": 128}", 576, &err), QP_ERR_INPUT);
+    cr_assert_not_null(strstr(err.message, "model.layers.0.mlp.up_proj: group 128 does not divide its 576 columns"));
+    cr_assert_not_null(strstr(err.message, "576 is divisible by 16, 32, 64, 96, 192, 288, 576:"), "%s", err.message);
+    cr_assert_not_null(strstr(err.message, "ragged: true"));
+    cr_assert_eq(check("{\"format\": \"int4\", \"group\": 8}", 35, &err), QP_ERR_INPUT);
+    cr_assert_not_null(strstr(err.message, "divisible by 5, 7, 35:"), "%s", err.message);
+    cr_assert_eq(check("{\"format\": \"int4\", \"group\": 64}", 576, &err), 0);
+    cr_assert_eq(check("{\"format\": \"int4\", \"group\": 128, \"ragged\": true}", 576, &err), 0);
+    cr_assert_eq(check("{\"format\": \"int4\"}", 577, &err), 0);
+    cr_assert_eq(check("{\"format\": \"int4\"}", 0, &err), QP_ERR_INPUT);
+}
+
+Test(scheme, group_of_a_spec_is_in_the_terms_of_the_kernels)
+{
+    cr_assert_eq(qp_spec_group(&(struct qp_quant_spec){.granularity = QP_PER_TENSOR}, 96), 0);
+    cr_assert_eq(qp_spec_group(&(struct qp_quant_spec){.granularity = QP_PER_CHANNEL}, 96), 96);
+    cr_assert_eq(qp_spec_group(&(struct qp_quant_spec){.granularity = QP_PER_TOKEN}, 96), 96);
+    cr_assert_eq(qp_spec_group(&(struct qp_quant_spec){.granularity = QP_PER_GROUP, .group = 32}, 96), 32);
+    cr_assert_eq(qp_spec_group(&(struct qp_quant_spec){.granularity = QP_PER_GROUP, .group = 128}, 96), 96);
+}
