@@ -15,12 +15,11 @@ static bool same_activations(const struct qp_quant_spec *a, const struct qp_quan
            a->dynamic == b->dynamic;
 }
 
-static int check_simulated(const struct qp_quant_spec *spec, const char *module, struct qp_error *err)
+static int check_dynamic(const struct qp_quant_spec *spec, const char *module, struct qp_error *err)
 {
-    if (spec->enabled && (!spec->dynamic || spec->granularity == QP_PER_TENSOR))
-        return qp_fail(err, QP_ERR_INPUT,
-                       "%s: activations quantized %s are not supported; use `granularity: token, dynamic: true`",
-                       module, spec->dynamic ? "per tensor" : "with static ranges");
+    if (spec->enabled && !spec->dynamic)
+        return qp_fail(err, QP_ERR_INPUT, "%s: activations with static ranges are not supported; use `dynamic: true`",
+                       module);
     return 0;
 }
 
@@ -37,7 +36,7 @@ static int site_spec(const struct qp_arch *arch, int64_t layer, enum qp_site sit
         qp_module_name(arch, layer, l, module, sizeof module);
         const struct qp_linear_scheme *linear = qp_scheme_for(scheme, module);
         const struct qp_quant_spec *spec = linear ? &linear->activations : &off;
-        int r = check_simulated(spec, module, err);
+        int r = check_dynamic(spec, module, err);
         if (r < 0)
             return r;
         if (first[0] && !same_activations(out, spec))

@@ -128,11 +128,9 @@ int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp
     if (d->fold == QP_FOLD_ROWS && block->arch->family->linears[d->fold_target].out == QP_DIM_KV)
         share_heads(block->arch, s);
     memcpy(whole, s, (size_t)n * sizeof *whole);
-    if (d->fold == QP_FOLD_NORM)
-        r = fold_into_norm(block, d->fold_target, before, whole, err);
-    else
-        for (int64_t i = 0; i < n; i++)
-            whole[i] *= before[i];
+    for (int64_t i = 0; d->fold == QP_FOLD_ROWS && i < n; i++)
+        whole[i] *= before[i];
+    r = d->fold == QP_FOLD_NORM ? fold_into_norm(block, d->fold_target, before, whole, err) : 0;
     if (r == 0)
         r = check_scale(d, n, whole, err);
     if (r == 0)

@@ -77,15 +77,22 @@ static struct buffers buffers_in(float *memory, const struct qp_arch *arch, int6
     };
 }
 
-/* The site's input is complete: show it, then quantize it as the engine would. */
+/* As an engine does it; with one range a tensor, a sequence is a tensor, so that chunks make no difference. */
+static void quantize_activations(const struct chunk *c, const struct qp_quant_spec *spec, int64_t n, float *x)
+{
+    int64_t group = qp_spec_group(spec, n), step = group ? c->rows : c->length;
+    for (int64_t row = 0; row < c->rows; row += step)
+        c->layer->kernels->fake_quantize(&spec->grid, step, n, group, x + row * n);
+}
+
+/* The site's input is complete: show it, then quantize it. */
 static int reach_site(const struct chunk *c, enum qp_site site, float *x, struct qp_error *err)
 {
     const struct qp_layer *layer = c->layer;
     int64_t n = qp_arch_dim(layer->arch, layer->arch->family->sites[site].dim);
     int r = c->site ? c->site(c->context, site, x, c->rows, n, err) : 0;
-    const struct qp_quant_spec *spec = &layer->activations[site];
-    if (r == 0 && spec->enabled)
-        layer->kernels->fake_quantize(&spec->grid, c->rows, n, qp_spec_group(spec, n), x);
+    if (r == 0 && layer->activations[site].enabled)
+        quantize_activations(c, &layer->activations[site], n, x);
     return r;
 }
 

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,14 +116,15 @@ static int round_by_hand(void *context, enum qp_site site, const float *x, int64
     (void)site;
     (void)err;
     const struct qp_quant_spec *spec = context;
-    float *row = (float *)x; /* the forward's own buffer: what quantization would change */
-    for (int64_t r = 0; spec && r < rows; r++, row += in) {
-        float scale;
-        int8_t codes[TINY_FFN];
-        qp_qparams_ref(&spec->grid, 1, in, in, row, &scale, NULL);
-        qp_quantize_ref(&spec->grid, 1, in, in, row, &scale, NULL, (uint8_t *)codes);
-        for (int64_t i = 0; i < in; i++)
-            row[i] = (float)codes[i] * scale;
+    float *values = (float *)x; /* the forward's own buffer: what quantization would change */
+    int64_t span = !spec ? rows * in : spec->granularity == QP_PER_TENSOR ? rows / 2 * in : in; /* 2 sequences */
+    for (int64_t at = 0; spec && at < rows * in; at += span) {
+        float largest = 0.0f;
+        for (int64_t i = 0; i < span; i++)
+            largest = fmaxf(largest, fabsf(values[at + i]));
+        float scale = largest / 127.5f;
+        for (int64_t i = 0; i < span; i++)
+            values[at + i] = rintf(fminf(fmaxf(values[at + i] / scale, -128.0f), 127.0f)) * scale;
     }
     return 0;
 }
@@ -175,6 +177,13 @@ Test(forward, quantized_activations)
     quantized_is_dequantized("\"int8\"", true);
 }
 
+Test(forward, quantized_activations_with_a_range_for_each_sequence)
+{
+    quantized_is_dequantized("{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, \"activations\": "
+                             "{\"format\": \"int8\", \"granularity\": \"tensor\"}}",
+                             true);
+}
+
 Test(forward, activations_stay_where_nothing_is_quantized)
 {
     struct qp_error err;
@@ -197,7 +206,8 @@ Test(forward, activations_that_differ_at_a_site_are_refused)
     tiny_open(&t,
               "{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, \"activations\": {\"format\": "
               "\"int8\", \"granularity\": \"token\", \"dynamic\": true}, \"rules\": [{\"match\": \"*.up_proj\", "
-              "\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, \"activations\": null}]}",
+              "\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}, \"activations\": {\"format\": "
+              "\"fp8_e4m3\", \"granularity\": \"token\", \"dynamic\": true}}]}",
               8);
     for (int l = 0; l < QP_LINEARS; l++)
         quantize(&t, l);
