@@ -36,6 +36,9 @@ int qp_fail_errno(struct qp_error *err, int code, const char *format, ...)
         return qp_fail(err, QP_ERR_ROOM, "%s: %s; free some space and run again", text, strerror(cause));
     if (cause == ENOMEM)
         return qp_fail(err, QP_ERR_ROOM, "%s: %s; run where more memory is free", text, strerror(cause));
+    if (cause == EFBIG)
+        return qp_fail(err, QP_ERR_ROOM, "%s: %s; raise the file size limit, or write to another file system", text,
+                       strerror(cause));
     return qp_fail(err, code, "%s: %s", text, strerror(cause));
 }
 

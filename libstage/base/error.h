@@ -28,8 +28,8 @@ struct qp_error {
 int qp_fail(struct qp_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int qp_vfail(struct qp_error *err, int code, const char *format, va_list args) __attribute__((format(printf, 3, 0)));
 
-/* Describes a failed system call: "FORMAT: strerror(errno)"; ENOSPC, EDQUOT and ENOMEM give QP_ERR_ROOM with what to
- * do, anything else gives `code`. Reads errno first. */
+/* Describes a failed system call: "FORMAT: strerror(errno)"; ENOSPC, EDQUOT, EFBIG and ENOMEM give QP_ERR_ROOM
+ * with what to do, anything else gives `code`. Reads errno first. */
 int qp_fail_errno(struct qp_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts "FORMAT: " before the message of an error that is already described; returns err->code. */
