@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 
 struct file {
@@ -30,12 +31,9 @@ int qp_references_new(const char *run, const char *const *roots, struct qp_refer
         count++;
     struct qp_references *r = calloc(1, sizeof *r);
     bool good = r && (r->prefix = qp_format("/qp-%s-", run)) && (r->roots = calloc(count + 1, sizeof(char *)));
-    for (size_t i = 0; good && i < count; i++) {
-        size_t n = strlen(roots[i]);
-        while (n > 1 && roots[i][n - 1] == '/')
-            n--;
-        good = (r->roots[i] = strndup(roots[i], n)) != NULL;
-    }
+    for (size_t i = 0, n = 0; good && i < count; i++)
+        if ((r->roots[n] = realpath(roots[i], NULL)))
+            n++; /* nothing lies below a folder that is not there */
     if (!good) {
         qp_references_free(r);
         return qp_fail_memory(err, sizeof *r, "references");
@@ -61,25 +59,11 @@ void qp_references_free(struct qp_references *references)
     free(references);
 }
 
-/* Whether a path is absolute and has no empty, "." or ".." part. */
-static bool is_plain(const char *path)
-{
-    if (path[0] != '/')
-        return false;
-    while (*path) {
-        size_t n = strcspn(++path, "/");
-        if (n == 0 || (n == 1 && path[0] == '.') || (n == 2 && path[0] == '.' && path[1] == '.'))
-            return false;
-        path += n;
-    }
-    return true;
-}
-
-/* A symbolic link below a root may lead out of it: whoever made it could as well have written the file. */
+/* Whether a path without symbolic links lies below a root. */
 static bool below_a_root(const struct qp_references *references, const char *path)
 {
     for (char **root = references->roots; *root; root++) {
-        size_t n = strlen(*root);
+        size_t n = strcmp(*root, "/") == 0 ? 0 : strlen(*root);
         if (strncmp(path, *root, n) == 0 && path[n] == '/')
             return true;
     }
@@ -93,8 +77,9 @@ static int open_file(struct qp_references *references, const char *path, struct 
             *out = qp_storage_ref(file->storage);
             return 0;
         }
-    if (!is_plain(path) || !below_a_root(references, path))
-        return qp_fail(err, QP_ERR_STAGE, "%s: refused, this file lies under none of the run's folders", path);
+    qp_auto_free char *real = path[0] == '/' ? realpath(path, NULL) : NULL;
+    if (!real || !below_a_root(references, real))
+        return qp_fail(err, QP_ERR_STAGE, "%s: refused, there is no such file in the run's folders", path);
     struct file *file = calloc(1, sizeof *file);
     if (!file)
         return qp_fail_memory(err, sizeof *file, path);

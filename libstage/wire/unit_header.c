@@ -1,7 +1,9 @@
 #include "libstage/wire/unit_header.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/wire/codec.h"
 #include "libstage/wire/message.h"
 
@@ -32,7 +34,22 @@ static void pack_shape(const struct qp_tensor *tensor, msgpack_packer *packer)
         msgpack_pack_int64(packer, tensor->shape[i]);
 }
 
-static void pack_tensor(const struct qp_tensor *tensor, enum qp_where where, msgpack_packer *packer)
+static int pack_path(const struct qp_tensor *tensor, enum qp_where where, msgpack_packer *packer, struct qp_error *err)
+{
+    const char *path = tensor->storage->path;
+    qp_auto_free char *absolute = where == QP_WHERE_FILE && path[0] != '/' ? realpath(path, NULL) : NULL;
+    qp_codec_pack_string(packer, "path");
+    if (where == QP_WHERE_INLINE)
+        msgpack_pack_nil(packer);
+    else if (absolute || path[0] == '/')
+        qp_codec_pack_string(packer, absolute ? absolute : path);
+    else
+        return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot refer to %s", tensor->name, path);
+    return 0;
+}
+
+static int pack_tensor(const struct qp_tensor *tensor, enum qp_where where, msgpack_packer *packer,
+                       struct qp_error *err)
 {
     msgpack_pack_map(packer, 7);
     qp_codec_pack_string(packer, "name");
@@ -43,15 +60,11 @@ static void pack_tensor(const struct qp_tensor *tensor, enum qp_where where, msg
     pack_shape(tensor, packer);
     qp_codec_pack_string(packer, "where");
     qp_codec_pack_string(packer, where_names[where]);
-    qp_codec_pack_string(packer, "path");
-    if (where == QP_WHERE_INLINE)
-        msgpack_pack_nil(packer);
-    else
-        qp_codec_pack_string(packer, tensor->storage->path);
     qp_codec_pack_string(packer, "offset");
     msgpack_pack_uint64(packer, where == QP_WHERE_INLINE ? 0 : tensor->offset);
     qp_codec_pack_string(packer, "bytes");
     msgpack_pack_uint64(packer, tensor->bytes);
+    return pack_path(tensor, where, packer, err);
 }
 
 static void begin(msgpack_packer *packer, msgpack_sbuffer *out, const char *kind, size_t keys)
@@ -83,19 +96,14 @@ int qp_unit_header_pack(const struct qp_unit *unit, const msgpack_sbuffer *attrs
     msgpack_sbuffer_write(out, attrs->data, attrs->size);
     qp_codec_pack_string(&packer, "tensors");
     msgpack_pack_array(&packer, unit->count);
-    for (size_t i = 0; i < unit->count; i++) {
-        const struct qp_tensor *tensor = unit->tensors[i];
-        enum qp_where where = qp_travels(tensor, same_host);
-        if (where == QP_WHERE_FILE && tensor->storage->path[0] != '/')
-            return qp_fail(err, QP_ERR_INPUT, "%s: cannot refer to %s: expected an absolute path", tensor->name,
-                           tensor->storage->path);
-        pack_tensor(tensor, where, &packer);
-    }
-    if (out->size > QP_HEADER_LIMIT)
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < unit->count; i++)
+        r = pack_tensor(unit->tensors[i], qp_travels(unit->tensors[i], same_host), &packer, err);
+    if (r == 0 && out->size > QP_HEADER_LIMIT)
         return qp_fail(err, QP_ERR_INPUT,
                        "the header of %s unit %lld has %zu bytes; at most %d can be sent: make its attributes smaller",
                        qp_unit_kind_name(unit->kind), (long long)unit->seq, out->size, QP_HEADER_LIMIT);
-    return 0;
+    return r;
 }
 
 void qp_chunk_header_pack(int64_t seq, size_t tensor, uint64_t offset, msgpack_sbuffer *out)

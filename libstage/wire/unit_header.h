@@ -19,8 +19,7 @@ struct qp_unit_size {
 };
 struct qp_unit_size qp_unit_size(const struct qp_unit *unit, bool same_host);
 
-/* Appends a unit's header; `attrs` holds its attributes, packed. QP_ERR_INPUT when it becomes too large, or a file's
- * path is not absolute. */
+/* Appends a unit's header; `attrs` holds its attributes, packed. QP_ERR_INPUT when it becomes too large. */
 int qp_unit_header_pack(const struct qp_unit *unit, const msgpack_sbuffer *attrs, int64_t units, bool same_host,
                         msgpack_sbuffer *out, struct qp_error *err);
 

@@ -1,0 +1,348 @@
+#include "libstage/stage/link.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "libstage/stage/link_internal.h"
+#include "libstage/wire/control.h"
+#include "libstage/wire/control_client.h"
+#include "libstage/wire/host.h"
+#include "libstage/wire/message.h"
+#include "libstage/wire/socket.h"
+
+#define CONFIG_SECONDS 60 /* a runner that refuses us is silent */
+#define BYE_SECONDS 60
+
+/* Beside the control socket where that is a file; else on the interface that reaches the runner. */
+static char *port_endpoint(const struct link *link, const char *control, const char *port, struct qp_error *err)
+{
+    if (strncmp(control, "tcp://", 6) == 0) {
+        char address[128];
+        if (qp_host_address_towards(control, address, sizeof address, err) < 0)
+            return NULL;
+        return qp_format(strchr(address, ':') ? "tcp://[%s]:*" : "tcp://%s:*", address);
+    }
+    qp_auto_free char *folder = qp_folder_of(control);
+    return folder ? qp_format("%s/%s.%d.%s", folder, link->instance, link->replica, port) : NULL;
+}
+
+static int open_ports(struct link *link, const char *control, struct qp_error *err)
+{
+    size_t count = qp_port_count(link->desc->outputs);
+    if (count > LINK_MOST)
+        return qp_fail(err, QP_ERR_STAGE, "%zu output ports; at most %d", count, LINK_MOST);
+    for (; link->out_count < count; link->out_count++) {
+        qp_fail(err, QP_ERR_ROOM, "no memory for an endpoint");
+        qp_auto_free char *endpoint = port_endpoint(link, control, link->desc->outputs[link->out_count].name, err);
+        int r = endpoint ? qp_out_open(link->context, endpoint, &link->outs[link->out_count], err) : err->code;
+        if (r < 0)
+            return r;
+    }
+    err->code = 0;
+    return 0;
+}
+
+static json_t *greeting(const struct link *link)
+{
+    char hostname[256] = "";
+    gethostname(hostname, sizeof hostname - 1);
+    json_t *endpoints = json_object();
+    for (size_t i = 0; i < link->out_count; i++)
+        json_object_set_new(endpoints, link->desc->outputs[i].name, json_string(qp_out_endpoint(link->outs[i])));
+    return json_pack("{s:i, s:s, s:i, s:i, s:s, s:s, s:o, s:[]}", "protocol", QP_PROTOCOL_VERSION, "stage",
+                     link->desc->name, "version", link->desc->version, "pid", (int)getpid(), "host", link->host,
+                     "hostname", hostname, "endpoints", endpoints, "gpus");
+}
+
+static int open_all(struct link *link, const char *control, struct qp_error *err)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    link->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    link->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (link->wake < 0 || link->signals < 0)
+        return qp_fail_errno(err, QP_ERR_STAGE, "cannot wait for events");
+    int r = qp_context_new(&link->context, err);
+    if (r == 0)
+        r = qp_client_open(link->context, control, link->instance, link->replica, &link->control, err);
+    if (r == 0)
+        r = open_ports(link, control, err);
+    if (r == 0)
+        r = link_say(link, "hello", greeting(link), err);
+    return r;
+}
+
+static void free_all(struct link *link)
+{
+    for (size_t i = 0; i < link->out_count; i++)
+        qp_out_close_socket(link->outs[i]);
+    for (size_t i = 0; i < link->in_count; i++)
+        qp_in_close_socket(link->ins[i]);
+    if (link->control)
+        zmq_close(link->control);
+    if (link->context)
+        zmq_ctx_term(link->context);
+    for (size_t i = 0; i < link->out_count; i++)
+        qp_out_free(link->outs[i]);
+    for (size_t i = 0; i < link->in_count; i++)
+        qp_in_free(link->ins[i]);
+    qp_references_free(link->references);
+    qp_pool_free(link->pool);
+    while (link->first) {
+        struct outgoing *message = link->first;
+        link->first = message->next;
+        msgpack_sbuffer_destroy(&message->data);
+        free(message);
+    }
+    json_decref(link->config);
+    qp_cleanup_close(&link->wake);
+    qp_cleanup_close(&link->signals);
+    pthread_mutex_destroy(&link->lock);
+    pthread_cond_destroy(&link->changed);
+    free(link);
+}
+
+int link_open(const struct qp_stage_desc *desc, const char *control, const char *instance, int replica,
+              struct link **out, struct qp_error *err)
+{
+    struct link *link = calloc(1, sizeof *link);
+    if (!link)
+        return qp_fail_memory(err, sizeof *link, "a stage");
+    link->desc = desc;
+    link->instance = instance;
+    link->replica = replica;
+    link->wake = link->signals = -1;
+    link->last = &link->first;
+    qp_host_identity(link->host, sizeof link->host);
+    pthread_mutex_init(&link->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&link->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    int r = open_all(link, control, err);
+    if (r == 0 && pthread_create(&link->thread, NULL, link_thread, link) != 0)
+        r = qp_fail(err, QP_ERR_ROOM, "cannot start a thread");
+    if (r < 0) {
+        free_all(link);
+        return r;
+    }
+    *out = link;
+    return 0;
+}
+
+void link_close(struct link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    link->quit = true;
+    pthread_mutex_unlock(&link->lock);
+    link_wake(link);
+    pthread_join(link->thread, NULL);
+    free_all(link);
+}
+
+/* Waits for a change, at most until `deadline` (0: none); the lock is held. Returns false when that has passed. */
+static bool wait_until(struct link *link, double deadline)
+{
+    if (deadline == 0) {
+        pthread_cond_wait(&link->changed, &link->lock);
+        return true;
+    }
+    struct timespec t = {(time_t)deadline, (long)(1e9 * (deadline - (double)(time_t)deadline))};
+    return pthread_cond_timedwait(&link->changed, &link->lock, &t) == 0;
+}
+
+static int failure(const struct link *link, struct qp_error *err)
+{
+    return link->error.code ? qp_fail(err, link->error.code, "%s", link->error.message) : 0;
+}
+
+int link_wait_config(struct link *link, json_t **config, struct qp_error *err)
+{
+    double deadline = qp_wall_seconds() + CONFIG_SECONDS;
+    pthread_mutex_lock(&link->lock);
+    while (!link->config && link->error.code == 0 && wait_until(link, deadline))
+        ;
+    int r = failure(link, err);
+    if (r == 0 && !link->config)
+        r = qp_fail(err, QP_ERR_STAGE, "no config from the runner within %d seconds", CONFIG_SECONDS);
+    if (r == 0)
+        *config = json_incref(link->config);
+    pthread_mutex_unlock(&link->lock);
+    return r;
+}
+
+struct qp_pool *link_pool(const struct link *link)
+{
+    return link->pool;
+}
+
+/* The input whose next unit has the lowest seq; -1 while one that has not ended has none, in_count when all ended. */
+static int choose_input(const struct link *link)
+{
+    int best = (int)link->in_count;
+    for (int i = 0; i < (int)link->in_count; i++) {
+        const struct qp_unit *unit = qp_in_next(link->ins[i]);
+        if (!unit && !qp_in_ended(link->ins[i]))
+            return -1;
+        if (unit && (best == (int)link->in_count || unit->seq < qp_in_next(link->ins[best])->seq))
+            best = i;
+    }
+    return best;
+}
+
+int link_next(struct link *link, struct link_unit *next, struct qp_error *err)
+{
+    int input = -1;
+    pthread_mutex_lock(&link->lock);
+    while (link->error.code == 0 && (input = choose_input(link)) < 0)
+        wait_until(link, 0);
+    int r = failure(link, err);
+    *next = (struct link_unit){0};
+    if (r == 0 && input < (int)link->in_count) {
+        next->input = (size_t)input;
+        next->unit = qp_in_take(link->ins[input], &next->receipt);
+    }
+    pthread_mutex_unlock(&link->lock);
+    return r;
+}
+
+void link_processed(struct link *link, const struct link_unit *unit)
+{
+    pthread_mutex_lock(&link->lock);
+    qp_in_processed(link->ins[unit->input], unit->receipt);
+    link_sample(link);
+    pthread_mutex_unlock(&link->lock);
+    qp_receipt_release(unit->receipt);
+    link_wake(link);
+}
+
+void link_abandon(struct link *link, const struct link_unit *unit, const struct qp_error *err)
+{
+    pthread_mutex_lock(&link->lock);
+    link_fail(link, err);
+    pthread_mutex_unlock(&link->lock);
+    qp_receipt_release(unit->receipt);
+}
+
+static bool all_acknowledged(const struct link *link)
+{
+    for (size_t i = 0; i < link->out_count; i++)
+        if (!qp_out_empty(link->outs[i]))
+            return false;
+    return true;
+}
+
+/* One unit a port may wait to be sent, so that the next can be computed meanwhile. */
+static bool has_room(const struct link *link, size_t port)
+{
+    return qp_out_sent(link->outs[port]) && (qp_pool_in_use(link->pool) <= link->own_budget || all_acknowledged(link));
+}
+
+int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
+{
+    double start = qp_wall_seconds();
+    pthread_mutex_lock(&link->lock);
+    while (link->error.code == 0 && !has_room(link, port))
+        wait_until(link, 0);
+    link_sample(link);
+    link->waited += qp_wall_seconds() - start;
+    int r = failure(link, err);
+    if (r == 0 && link->ended[port])
+        r = qp_fail(err, QP_ERR_STAGE, "unit %lld emitted after the end unit", (long long)unit->seq);
+    if (r < 0) {
+        qp_unit_free(unit);
+    } else {
+        link->ended[port] = unit->kind == QP_UNIT_END;
+        r = qp_out_push(link->outs[port], unit, origin, err);
+    }
+    pthread_mutex_unlock(&link->lock);
+    link_wake(link);
+    return r;
+}
+
+int link_drain(struct link *link, struct qp_error *err)
+{
+    int r = 0;
+    pthread_mutex_lock(&link->lock);
+    for (size_t i = 0; r == 0 && i < link->out_count; i++)
+        if (link->has_edges[i] && !link->ended[i])
+            r = qp_fail(err, QP_ERR_STAGE, "the stage finished without an end unit for its output port %s",
+                        link->desc->outputs[i].name);
+    while (r == 0 && link->error.code == 0 && !all_acknowledged(link))
+        wait_until(link, 0);
+    if (r == 0)
+        r = failure(link, err);
+    pthread_mutex_unlock(&link->lock);
+    return r;
+}
+
+void link_wait_bye(struct link *link)
+{
+    double deadline = qp_wall_seconds() + BYE_SECONDS;
+    pthread_mutex_lock(&link->lock);
+    while (!link->bye && link->error.code == 0 && wait_until(link, deadline))
+        ;
+    pthread_mutex_unlock(&link->lock);
+}
+
+int link_say(struct link *link, const char *kind, json_t *body, struct qp_error *err)
+{
+    qp_auto_json json_t *owned = body;
+    struct outgoing *message = calloc(1, sizeof *message);
+    if (!owned || !message) {
+        free(message);
+        return qp_fail_memory(err, sizeof *message, "a message");
+    }
+    int r = qp_message_pack(kind, owned, &message->data, err);
+    if (r < 0) {
+        msgpack_sbuffer_destroy(&message->data);
+        free(message);
+        return r;
+    }
+    pthread_mutex_lock(&link->lock);
+    *link->last = message;
+    link->last = &message->next;
+    pthread_mutex_unlock(&link->lock);
+    link_wake(link);
+    return 0;
+}
+
+bool link_cancelled(const struct link *link)
+{
+    return atomic_load(&link->cancelled);
+}
+
+json_t *link_statistics(struct link *link)
+{
+    json_t *records = json_array();
+    pthread_mutex_lock(&link->lock);
+    for (size_t i = 0; i < link->out_count; i++)
+        qp_out_statistics(link->outs[i], records);
+    for (size_t i = 0; i < link->in_count; i++)
+        qp_in_statistics(link->ins[i], records);
+    pthread_mutex_unlock(&link->lock);
+    return records;
+}
+
+double link_waited(const struct link *link)
+{
+    return link->waited;
+}
+
+int64_t link_peak_anonymous(struct link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    link_sample(link);
+    int64_t peak = link->peak_anonymous;
+    pthread_mutex_unlock(&link->lock);
+    return peak;
+}

@@ -1,0 +1,60 @@
+/* Shared by link.c (the main thread's side), link_thread.c (the other side) and link_config.c. */
+#ifndef QUANTPIPE_STAGE_LINK_INTERNAL_H
+#define QUANTPIPE_STAGE_LINK_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <msgpack/sbuffer.h>
+
+#include "libstage/stage/link.h"
+#include "libstage/wire/edge_in.h"
+#include "libstage/wire/edge_out.h"
+
+#define LINK_MOST 16 /* input edges of a stage; output ports of a stage */
+
+/* A message for the runner that waits for the thread. */
+struct outgoing {
+    struct outgoing *next;
+    msgpack_sbuffer data;
+};
+
+struct link {
+    const struct qp_stage_desc *desc;
+    const char *instance;
+    int replica;
+    char host[64]; /* identity */
+
+    pthread_t thread;
+    int wake, signals; /* eventfd, signalfd */
+    atomic_bool cancelled;
+
+    pthread_mutex_t lock; /* guards all that follows, and what it points to */
+    pthread_cond_t changed;
+    bool quit, connected, bye;
+    struct qp_error error; /* what the thread met, or a stop; code 0: nothing */
+    json_t *config;
+    void *context, *control; /* ZeroMQ's */
+    struct outgoing *first, **last;
+    struct qp_out *outs[LINK_MOST];
+    bool has_edges[LINK_MOST], ended[LINK_MOST]; /* of outs */
+    long rejected[LINK_MOST];                    /* as far as told */
+    size_t out_count;
+    struct qp_in *ins[LINK_MOST];
+    size_t in_count;
+    struct qp_references *references;
+    struct qp_pool *pool;
+    size_t own_budget; /* bytes of its own shared memory that may be unacknowledged */
+    double waited;
+    int64_t peak_anonymous;
+};
+
+void *link_thread(void *link);
+void link_wake(struct link *link);
+
+/* Notes why the stage cannot go on (the first reason stays) and wakes the main thread. The lock is held. */
+void link_fail(struct link *link, const struct qp_error *err);
+
+/* Samples memory; the lock is held. Returns the resident set. */
+int64_t link_sample(struct link *link);
+
+#endif

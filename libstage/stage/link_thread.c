@@ -1,0 +1,190 @@
+/* The thread that owns the sockets. */
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/stage/link_internal.h"
+#include "libstage/wire/control_client.h"
+#include "libstage/wire/message.h"
+#include "libstage/wire/socket.h"
+
+#define SAMPLE_MS 200
+#define HEARTBEAT_SECONDS 1.0
+
+void link_wake(struct link *link)
+{
+    eventfd_write(link->wake, 1);
+}
+
+void link_fail(struct link *link, const struct qp_error *err)
+{
+    if (link->error.code == 0)
+        link->error = *err;
+    atomic_store(&link->cancelled, true);
+    pthread_cond_broadcast(&link->changed);
+}
+
+static void interrupt(struct link *link, const char *why)
+{
+    struct qp_error err;
+    qp_fail(&err, QP_ERR_INTERRUPTED, "%s", why);
+    link_fail(link, &err);
+}
+
+int64_t link_sample(struct link *link)
+{
+    struct qp_usage usage;
+    qp_usage_read(&usage);
+    int64_t own = usage.anonymous + (link->pool ? (int64_t)qp_pool_size(link->pool) : 0);
+    if (own > link->peak_anonymous)
+        link->peak_anonymous = own;
+    return usage.rss;
+}
+
+static void obey(struct link *link, const char *kind, json_t *body)
+{
+    if (strcmp(kind, "stop") == 0)
+        interrupt(link, "stopped by the runner");
+    else if (strcmp(kind, "bye") == 0)
+        link->bye = true;
+    else if (!link->config)
+        link->config = json_incref(body);
+}
+
+static int listen_to_runner(struct link *link, struct qp_error *err)
+{
+    for (;;) {
+        const char *kind;
+        qp_auto_json json_t *body = NULL;
+        int r = qp_client_receive(link->control, &kind, &body, err);
+        if (r <= 0)
+            return r < 0 ? qp_wrap(err, "from the runner") : 0;
+        obey(link, kind, body);
+        pthread_cond_broadcast(&link->changed);
+    }
+}
+
+static void talk_to_runner(struct link *link)
+{
+    while (link->first) {
+        struct outgoing *message = link->first;
+        link->first = message->next;
+        qp_frame_send(link->control, NULL, message->data.data, message->data.size, false, NULL);
+        msgpack_sbuffer_destroy(&message->data);
+        free(message);
+    }
+    link->last = &link->first;
+}
+
+/* Strangers at a port are no reason to stop, but somebody should know. */
+static void tell_rejected(struct link *link, size_t i)
+{
+    const char *why;
+    long rejected = qp_out_rejected(link->outs[i], &why);
+    if (rejected == link->rejected[i])
+        return;
+    link->rejected[i] = rejected;
+    qp_auto_json json_t *body =
+        json_pack("{s:s, s:s, s:s}", "code", "refused-message", "where", link->desc->outputs[i].name, "message", why);
+    if (body)
+        qp_client_send(link->control, "warning", body, NULL);
+}
+
+static int serve_edges(struct link *link, struct qp_error *err)
+{
+    int happened = 0;
+    bool local = false;
+    for (size_t i = 0; i < link->out_count; i++) {
+        int r = qp_out_turn(link->outs[i], err);
+        if (r < 0)
+            return r;
+        happened |= r;
+        local = local || qp_out_local(link->outs[i]);
+        tell_rejected(link, i);
+    }
+    for (size_t i = 0; i < link->in_count; i++) {
+        int r = qp_in_turn(link->ins[i], err);
+        if (r < 0)
+            return r;
+        happened |= r;
+    }
+    if (link->connected)
+        qp_pool_switch(link->pool, local);
+    return happened;
+}
+
+/* One round with the lock held. Returns 1 when there may be more to do at once. */
+static int turn(struct link *link)
+{
+    struct qp_error err = {0};
+    int r = listen_to_runner(link, &err);
+    if (r == 0)
+        talk_to_runner(link);
+    if (r == 0 && link->connected && link->error.code == 0)
+        r = serve_edges(link, &err);
+    if (r < 0)
+        link_fail(link, &err);
+    pthread_cond_broadcast(&link->changed);
+    return r > 0;
+}
+
+static void beat(struct link *link, double *last)
+{
+    int64_t rss = link_sample(link);
+    double now = qp_wall_seconds();
+    if (now - *last < HEARTBEAT_SECONDS)
+        return;
+    *last = now;
+    qp_auto_json json_t *body = json_pack("{s:I}", "rss_bytes", (json_int_t)rss);
+    if (body)
+        qp_client_send(link->control, "heartbeat", body, NULL);
+}
+
+/* What to wait for: descriptors first, then the sockets. The lock is held. */
+static int list_items(const struct link *link, zmq_pollitem_t *items)
+{
+    int count = 0;
+    items[count++] = (zmq_pollitem_t){.fd = link->wake, .events = ZMQ_POLLIN};
+    items[count++] = (zmq_pollitem_t){.fd = link->signals, .events = ZMQ_POLLIN};
+    items[count++] = (zmq_pollitem_t){.socket = link->control, .events = ZMQ_POLLIN};
+    bool edges = link->connected && link->error.code == 0;
+    for (size_t i = 0; edges && i < link->out_count; i++)
+        items[count++] = (zmq_pollitem_t){.socket = qp_out_socket(link->outs[i]), .events = ZMQ_POLLIN};
+    for (size_t i = 0; edges && i < link->in_count; i++)
+        items[count++] = (zmq_pollitem_t){.socket = qp_in_socket(link->ins[i]), .events = ZMQ_POLLIN};
+    return count;
+}
+
+static void hear(struct link *link, const zmq_pollitem_t *items)
+{
+    eventfd_t ignored;
+    struct signalfd_siginfo signal;
+    if (items[0].revents)
+        eventfd_read(link->wake, &ignored);
+    if (items[1].revents && read(link->signals, &signal, sizeof signal) == sizeof signal)
+        interrupt(link, signal.ssi_signo == SIGINT ? "interrupted by SIGINT" : "interrupted by SIGTERM");
+}
+
+void *link_thread(void *argument)
+{
+    struct link *link = argument;
+    double last_beat = 0;
+    pthread_mutex_lock(&link->lock);
+    bool busy = true;
+    while (!link->quit) {
+        zmq_pollitem_t items[3 + 2 * LINK_MOST];
+        int count = list_items(link, items);
+        pthread_mutex_unlock(&link->lock);
+        zmq_poll(items, count, busy ? 0 : SAMPLE_MS);
+        pthread_mutex_lock(&link->lock);
+        hear(link, items);
+        busy = turn(link);
+        beat(link, &last_beat);
+    }
+    turn(link);
+    pthread_mutex_unlock(&link->lock);
+    return NULL;
+}

@@ -1,0 +1,87 @@
+/* The command line of a stage. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/stage/internal.h"
+
+struct command {
+    const char *control, *instance, *replica;
+};
+
+static int usage(const struct qp_stage_desc *desc, const char *what, const char *value)
+{
+    fprintf(stderr, "%s: %s%s; see %s --help\n", desc->name, what, value, desc->name);
+    return -QP_ERR_USAGE;
+}
+
+static int print_description(const struct qp_stage_desc *desc)
+{
+    json_t *description = qp_stage_describe(desc);
+    bool good = description && json_dumpf(description, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0;
+    printf("\n");
+    json_decref(description);
+    return good && fflush(stdout) == 0 ? 0 : -QP_ERR_STAGE;
+}
+
+/* Names become routing ids, file names and parts of messages. */
+static bool is_name(const char *text)
+{
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+    return n > 0 && n < 64 && !text[n];
+}
+
+static int live(const struct qp_stage_desc *desc, const struct command *command)
+{
+    if (!command->control || !command->instance || !command->replica)
+        return usage(desc, "--control, --instance and --replica are needed", "");
+    if (!is_name(command->instance))
+        return usage(desc, "not an instance name: ", command->instance);
+    char *end;
+    errno = 0;
+    long replica = strtol(command->replica, &end, 10);
+    if (errno != 0 || *end || end == command->replica || replica < 0 || replica > 9999)
+        return usage(desc, "not the number of a replica: ", command->replica);
+    return qp_stage_live(desc, command->control, command->instance, (int)replica);
+}
+
+int qp_stage_main(const struct qp_stage_desc *desc, int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"control", required_argument, NULL, 'c'},
+        {"instance", required_argument, NULL, 'i'},
+        {"replica", required_argument, NULL, 'r'},
+        {"help", no_argument, NULL, 'h'},
+        {"describe", no_argument, NULL, 'd'},
+        {"version", no_argument, NULL, 'v'},
+        {NULL, 0, NULL, 0},
+    };
+    struct command command = {0};
+    int option;
+    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        switch (option) {
+        case 'c':
+            command.control = optarg;
+            break;
+        case 'i':
+            command.instance = optarg;
+            break;
+        case 'r':
+            command.replica = optarg;
+            break;
+        case 'h':
+            qp_stage_print_help(desc);
+            return 0;
+        case 'd':
+            return print_description(desc);
+        case 'v':
+            printf("%s %d (quantpipe %s)\n", desc->name, desc->version, QUANTPIPE_VERSION);
+            return 0;
+        default:
+            return -QP_ERR_USAGE;
+        }
+    }
+    return optind < argc ? usage(desc, "not an option: ", argv[optind]) : live(desc, &command);
+}

@@ -1,0 +1,182 @@
+#include "libstage/stage/pool.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "libstage/wire/unit_header.h"
+
+#define GRAIN ((size_t)64 << 10)
+
+/* The owner of a segment's storage. */
+struct segment {
+    struct segment *next; /* among the free */
+    struct qp_pool *pool;
+    struct qp_storage *storage;
+    void (*destroy)(struct qp_storage *);
+};
+
+struct qp_pool {
+    pthread_mutex_t lock;
+    char *run;
+    size_t keep;
+    long made;
+    struct segment *free;
+    size_t free_bytes;
+    atomic_size_t in_use, size;
+    atomic_bool on;
+    struct qp_allocator allocator;
+};
+
+/* Sizes are rounded up by at most an eighth, so that segments of blocks that differ a little can be swapped. */
+static size_t size_class(size_t bytes)
+{
+    size_t step = GRAIN;
+    while (step < bytes / 16)
+        step *= 2;
+    return (bytes + step - 1) / step * step;
+}
+
+static void destroy(struct segment *segment)
+{
+    struct qp_storage *storage = segment->storage;
+    atomic_fetch_sub(&segment->pool->size, storage->size);
+    segment->destroy(storage);
+    free(segment);
+}
+
+/* The last reference is gone: the segment goes back, or away when enough are kept. */
+static void release(struct qp_storage *storage)
+{
+    struct segment *segment = storage->owner;
+    struct qp_pool *pool = segment->pool;
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_sub(&pool->in_use, storage->size);
+    bool kept = atomic_load(&pool->on) && storage->size <= pool->keep && pool->free_bytes <= pool->keep - storage->size;
+    if (kept) {
+        segment->next = pool->free;
+        pool->free = segment;
+        pool->free_bytes += storage->size;
+    } else {
+        destroy(segment);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static struct segment *take_free(struct qp_pool *pool, size_t size)
+{
+    struct segment **link = &pool->free;
+    while (*link && (*link)->storage->size != size)
+        link = &(*link)->next;
+    struct segment *segment = *link;
+    if (!segment)
+        return NULL;
+    *link = segment->next;
+    pool->free_bytes -= size;
+    atomic_store(&segment->storage->references, 1);
+    return segment;
+}
+
+static int make(struct qp_pool *pool, size_t size, struct segment **out, struct qp_error *err)
+{
+    qp_auto_free char *name = qp_format("/qp-%s-%ld-%ld", pool->run, (long)getpid(), pool->made++);
+    struct segment *segment = calloc(1, sizeof *segment);
+    int r = name && segment ? qp_storage_create_shm(name, size, &segment->storage, err)
+                            : qp_fail_memory(err, sizeof *segment, "a segment");
+    if (r < 0) {
+        free(segment);
+        return r;
+    }
+    segment->pool = pool;
+    segment->destroy = segment->storage->release;
+    segment->storage->release = release;
+    segment->storage->owner = segment;
+    atomic_fetch_add(&pool->size, size);
+    *out = segment;
+    return 0;
+}
+
+static int take(struct qp_pool *pool, size_t bytes, struct qp_storage **out, struct qp_error *err)
+{
+    size_t size = size_class(bytes);
+    pthread_mutex_lock(&pool->lock);
+    struct segment *segment = take_free(pool, size);
+    int r = segment ? 0 : make(pool, size, &segment, err);
+    if (r == 0) {
+        atomic_fetch_add(&pool->in_use, size);
+        *out = segment->storage;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return r;
+}
+
+static int allocate(void *context, const char *name, enum qp_dtype dtype, int rank, const int64_t *shape,
+                    struct qp_tensor **out, struct qp_error *err)
+{
+    struct qp_pool *pool = context;
+    int64_t elements;
+    size_t bytes;
+    int r = qp_tensor_size(dtype, rank, shape, &elements, &bytes, err);
+    if (r < 0)
+        return qp_wrap(err, "%s", name);
+    struct qp_storage *storage;
+    if (bytes <= QP_ALWAYS_INLINE || bytes > SIZE_MAX / 2 || !atomic_load(&pool->on) ||
+        take(pool, bytes, &storage, err) < 0)
+        return qp_tensor_new(name, dtype, rank, shape, out, err);
+    r = qp_tensor_view(name, dtype, rank, shape, storage, 0, out, err);
+    qp_storage_unref(storage);
+    return r;
+}
+
+int qp_pool_new(const char *run, size_t keep, struct qp_pool **out, struct qp_error *err)
+{
+    struct qp_pool *pool = calloc(1, sizeof *pool);
+    if (!pool || !(pool->run = qp_format("%s", run))) {
+        free(pool);
+        return qp_fail_memory(err, sizeof *pool, "shared memory");
+    }
+    pthread_mutex_init(&pool->lock, NULL);
+    pool->keep = keep;
+    atomic_init(&pool->in_use, 0);
+    atomic_init(&pool->size, 0);
+    atomic_init(&pool->on, true);
+    pool->allocator = (struct qp_allocator){allocate, pool};
+    *out = pool;
+    return 0;
+}
+
+void qp_pool_free(struct qp_pool *pool)
+{
+    if (!pool)
+        return;
+    while (pool->free) {
+        struct segment *segment = pool->free;
+        pool->free = segment->next;
+        destroy(segment);
+    }
+    pthread_mutex_destroy(&pool->lock);
+    free(pool->run);
+    free(pool);
+}
+
+const struct qp_allocator *qp_pool_allocator(struct qp_pool *pool)
+{
+    return &pool->allocator;
+}
+
+void qp_pool_switch(struct qp_pool *pool, bool on)
+{
+    atomic_store(&pool->on, on);
+}
+
+size_t qp_pool_in_use(const struct qp_pool *pool)
+{
+    return atomic_load(&pool->in_use);
+}
+
+size_t qp_pool_size(const struct qp_pool *pool)
+{
+    return atomic_load(&pool->size);
+}

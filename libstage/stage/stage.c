@@ -1,0 +1,142 @@
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/stage/internal.h"
+
+size_t qp_port_count(const struct qp_port *ports)
+{
+    size_t count = 0;
+    while (ports && ports[count].name)
+        count++;
+    return count;
+}
+
+int qp_port_index(const struct qp_port *ports, const char *name)
+{
+    size_t count = qp_port_count(ports);
+    if (!name)
+        return count == 1 ? 0 : -1;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(ports[i].name, name) == 0)
+            return (int)i;
+    return -1;
+}
+
+const char *qp_level_name(enum qp_level level)
+{
+    return level == QP_DEBUG ? "debug" : level == QP_INFO ? "info" : "warning";
+}
+
+int qp_stage_begin(struct qp_stage *stage, const json_t *params, struct qp_error *err)
+{
+    size_t size = stage->desc->state_size;
+    void *state = calloc(1, size ? size : 1);
+    if (!state)
+        return qp_fail_memory(err, size, "the stage's state");
+    int r = qp_params_parse(stage->desc->params, params, state, err);
+    if (r < 0) {
+        free(state);
+        return r;
+    }
+    stage->state = state;
+    return stage->desc->open ? stage->desc->open(stage, state, err) : 0;
+}
+
+void qp_stage_end(struct qp_stage *stage)
+{
+    if (stage->state && stage->desc->close)
+        stage->desc->close(stage, stage->state);
+    free(stage->state);
+    stage->state = NULL;
+}
+
+int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err)
+{
+    int index = qp_port_index(stage->desc->outputs, port);
+    if (index < 0) {
+        qp_unit_free(unit);
+        return qp_fail(err, QP_ERR_STAGE, "stage %s has no output port %s", stage->desc->name,
+                       port ? port : "that is the only one");
+    }
+    return stage->around->emit(stage->around_context, (size_t)index, unit, err);
+}
+
+int qp_stage_pass(struct qp_stage *stage, struct qp_unit *unit, int r, struct qp_error *err)
+{
+    if (r == 0)
+        return qp_stage_emit(stage, NULL, unit, err);
+    qp_unit_free(unit);
+    return r;
+}
+
+const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage)
+{
+    return stage->allocator;
+}
+
+const struct qp_kernels *qp_stage_kernels(struct qp_stage *stage)
+{
+    return stage->kernels;
+}
+
+int qp_stage_threads(const struct qp_stage *stage)
+{
+    return stage->threads;
+}
+
+bool qp_stage_wants(const struct qp_stage *stage, const char *what)
+{
+    for (size_t i = 0; i < json_array_size(stage->wants); i++) {
+        const char *wanted = json_string_value(json_array_get(stage->wants, i));
+        if (wanted && strcmp(wanted, what) == 0)
+            return true;
+    }
+    return false;
+}
+
+const json_t *qp_stage_context(const struct qp_stage *stage)
+{
+    return stage->context;
+}
+
+const char *qp_stage_scratch(const struct qp_stage *stage)
+{
+    return stage->scratch;
+}
+
+bool qp_stage_cancelled(const struct qp_stage *stage)
+{
+    return stage->around->cancelled(stage->around_context);
+}
+
+void qp_stage_progress(struct qp_stage *stage, int64_t done, int64_t total)
+{
+    stage->around->progress(stage->around_context, done, total);
+}
+
+void qp_stage_report(struct qp_stage *stage, const char *key, json_t *value)
+{
+    stage->around->report(stage->around_context, key, value);
+}
+
+void qp_stage_warn(struct qp_stage *stage, const char *code, const char *where, const char *format, ...)
+{
+    char message[QP_ERROR_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    stage->around->warn(stage->around_context, code, where ? where : "", message);
+}
+
+void qp_stage_log(struct qp_stage *stage, enum qp_level level, const char *format, ...)
+{
+    char message[QP_ERROR_SIZE];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    stage->around->log(stage->around_context, level, message);
+}
