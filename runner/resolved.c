@@ -1,6 +1,21 @@
 /* The pipeline as it will run, for people and for whoever runs it again. */
-#include "libstage/base/cleanup.h"
+#include <string.h>
+
 #include "runner/pipeline.h"
+#include "runner/yaml.h"
+
+/* A descriptor has defaults as a user would write them. */
+static json_t *default_of(const json_t *param)
+{
+    const char *text = json_string_value(json_object_get(param, "default"));
+    const char *type = json_string_value(json_object_get(param, "type"));
+    json_t *value = NULL;
+    if (text && strcmp(type, "string") == 0)
+        value = json_string(text);
+    else if (text)
+        qp_yaml_scalar(text, &value);
+    return value;
+}
 
 static json_t *params_of(const struct qp_instance *in)
 {
@@ -8,9 +23,9 @@ static json_t *params_of(const struct qp_instance *in)
     size_t i;
     json_t *param;
     json_array_foreach(json_object_get(in->descriptor, "params"), i, param) {
-        json_t *fallback = json_object_get(param, "default");
-        if (fallback && !json_is_null(fallback))
-            json_object_set(params, json_string_value(json_object_get(param, "name")), fallback);
+        json_t *fallback = default_of(param);
+        if (fallback)
+            json_object_set_new(params, json_string_value(json_object_get(param, "name")), fallback);
     }
     json_object_update(params, in->params);
     return params;

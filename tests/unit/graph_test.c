@@ -1,0 +1,171 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "runner/pipeline.h"
+#include "tests/support/scratch.h"
+
+#define HEAD "quantpipe: 1\nmodel: m\noutput: o\nscheme: int4\nstages:\n"
+#define DATA "data: {calibration: {text: t}}\n"
+
+TestSuite(graph, .init = scratch_make, .fini = scratch_drop);
+
+/* A stage is described by its `use`. */
+static const struct {
+    const char *use, *descriptor;
+} kinds[] = {
+    {"source", "{'name': 'source', 'outputs': [{'name': 'out', 'provides': ['weights']}]}"},
+    {"collect", "{'name': 'collect', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': [{'name': 'out', "
+                "'provides': ['statistics']}], 'collects': ['moment', 'peak'], 'data': 'calibration'}"},
+    {"method", "{'name': 'method', 'inputs': [{'name': 'in', 'needs': ['weights', 'statistics']}], 'outputs': "
+               "[{'name': 'out', 'provides': ['quantized']}], 'params': [{'name': 'method', 'type': 'string', "
+               "'default': 'gptq'}], 'needs': [{'what': 'moment', 'param': 'method', 'value': 'gptq'}, {'what': "
+               "'peak', 'param': 'method', 'value': 'smooth'}]}"},
+    {"pass", "{'name': 'pass', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}]}"},
+    {"reader", "{'name': 'reader', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}], 'data': 'evaluation'}"},
+    {"maybe", "{'name': 'maybe', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}], 'data': 'evaluation', "
+              "'data_optional': true}"},
+    {"always", "{'name': 'always', 'inputs': [{'name': 'in'}], 'outputs': null, 'needs': [{'what': 'peak', 'param': "
+               "null, 'value': null}]}"},
+    {"sink", "{'name': 'sink', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': null}"},
+    {"strict", "{'name': 'strict', 'inputs': [{'name': 'in', 'needs': ['quantized']}], 'outputs': []}"},
+    {"two", "{'name': 'two', 'inputs': [{'name': 'a'}, {'name': 'b'}], 'outputs': [{'name': 'x'}, {'name': 'y'}]}"},
+};
+
+static json_t *descriptor_of(const char *use)
+{
+    char text[1024];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(kinds[i].use, use) == 0) {
+            snprintf(text, sizeof text, "%s", kinds[i].descriptor);
+            for (char *p = text; *p; p++)
+                *p = *p == '\'' ? '"' : *p;
+            json_t *value = json_loads(text, 0, NULL);
+            cr_assert_not_null(value, "%s", text);
+            return value;
+        }
+    cr_assert_fail("%s", use);
+    return NULL;
+}
+
+static int build(const char *yaml, struct qp_pipeline **out, struct qp_error *err)
+{
+    struct qp_document *d = NULL;
+    cr_assert_eq(qp_document_load(scratch_text("p.yaml", yaml), &d, err), 0, "%s", err->message);
+    cr_assert_eq(qp_pipeline_parse(d, out, err), 0, "%s", err->message);
+    for (size_t i = 0; i < (*out)->count; i++)
+        (*out)->instances[i].descriptor = descriptor_of((*out)->instances[i].use);
+    return qp_graph_build(*out, err);
+}
+
+static void expect_failure(const char *yaml, const char *at, const char *message)
+{
+    struct qp_pipeline *p = NULL;
+    struct qp_error err = {0};
+    char start[300];
+    snprintf(start, sizeof start, "%s%s: ", scratch("p.yaml"), at);
+    cr_expect_eq(build(yaml, &p, &err), QP_ERR_INPUT, "%s", yaml);
+    cr_expect(strncmp(err.message, start, strlen(start)) == 0 && strstr(err.message, message), "%s\n%s", yaml,
+              err.message);
+    qp_pipeline_free(p);
+}
+
+static struct qp_pipeline *built(const char *yaml)
+{
+    struct qp_pipeline *p = NULL;
+    struct qp_error err = {0};
+    cr_assert_eq(build(yaml, &p, &err), 0, "%s\n%s", yaml, err.message);
+    return p;
+}
+
+Test(graph, order_follows_the_edges_and_else_the_file)
+{
+    struct qp_pipeline *p = built(HEAD "  sink: {from: b}\n  b: {use: pass, from: a}\n  c: {use: sink, from: a}\n"
+                                       "  a: {use: source}\n");
+    static const char *const expected[] = {"a", "b", "sink", "c"};
+    for (size_t i = 0; i < 4; i++)
+        cr_expect_str_eq(p->instances[p->order[i]].name, expected[i]);
+    cr_assert_eq(p->edge_count, 3);
+    cr_expect_str_eq(p->edges[0].id, "0.b-sink");
+    cr_expect_str_eq(p->edges[0].output, "out");
+    cr_expect_str_eq(p->edges[0].input, "in");
+    qp_pipeline_free(p);
+}
+
+Test(graph, ports_are_named_where_there_are_several)
+{
+    qp_pipeline_free(built(HEAD
+                           "  source: {}\n  two: {from: {a: source.out, b: source}}\n  s: {use: sink, from: two.x}\n"
+                           "  t: {use: sink, from: two.y}\n"));
+    expect_failure(HEAD "  source: {}\n  two: {from: source}\n", ":7:15", "stage `two` has several inputs");
+    expect_failure(HEAD "  source: {}\n  two: {from: {a: source, c: source}}\n", ":7:30",
+                   "has no input `c`; it has: a, b");
+    expect_failure(HEAD "  source: {}\n  two: {from: {a: source}}\n", ":7:3", "gets nothing at its input `b`");
+    expect_failure(HEAD "  source: {}\n  two: {from: {a: source, b: source}}\n  sink: {from: two}\n", ":8:16",
+                   "stage `two` has several outputs");
+    expect_failure(HEAD "  source: {}\n  sink: {from: source.up}\n", ":7:16", "has no output `up`; it has: out");
+    expect_failure(HEAD "  source: {}\n  two: {from: {a: source, b: source}}\n  sink: {from: two.x}\n", ":7:3",
+                   "output `y` of stage `two` goes nowhere");
+}
+
+Test(graph, loose_ends_are_refused)
+{
+    expect_failure(HEAD "  source: {}\n", ":6:3", "output `out` of stage `source` goes nowhere");
+    expect_failure(HEAD "  sink: {}\n", ":6:3", "stage `sink` gets nothing at its input `in`; add `from: STAGE`");
+    expect_failure(HEAD "  source: {}\n  sink: {from: sourc}\n", ":7:16",
+                   "there is no stage `sourc` in this pipeline; did you mean `source`?");
+    expect_failure(HEAD "  source: {from: sink}\n  sink: {from: source}\n", ":6:18", "stage `sink` has no output");
+    expect_failure(HEAD "  source: {}\n  b: {use: source, from: source}\n", ":7:26", "stage `b` has no input");
+}
+
+Test(graph, a_cycle_is_printed)
+{
+    expect_failure(HEAD "  end: {use: sink, from: c}\n  a: {use: pass, from: c}\n  b: {use: pass, from: a}\n"
+                        "  c: {use: pass, from: b}\n",
+                   ":9:24", "the stages go round in a circle: c -> a -> b -> c");
+    expect_failure(HEAD "  a: {use: pass, from: a}\n", ":6:24", "a -> a;");
+}
+
+Test(graph, features_accumulate_along_the_path)
+{
+    qp_pipeline_free(built(HEAD "  source: {}\n  collect: {from: source}\n  pass: {from: collect}\n"
+                                "  method: {from: pass, with: {method: rtn}}\n  strict: {from: method}\n"));
+    expect_failure(HEAD "  source: {}\n  strict: {from: source}\n", ":7:18",
+                   "strict.in needs [quantized], but source.out provides [weights]: the first that is missing is "
+                   "`quantized`");
+    expect_failure(HEAD "  source: {}\n  method: {from: source, with: {method: rtn}}\n  strict: {from: method}\n",
+                   ":7:18", "the first that is missing is `statistics`");
+}
+
+Test(graph, needs_travel_to_the_nearest_collector)
+{
+    struct qp_pipeline *p =
+        built(HEAD "  source: {}\n  far: {use: collect, from: source}\n  near: {use: collect, from: "
+                   "far}\n  method: {from: near}\n  m2: {use: method, from: method}\n"
+                   "  sink: {from: m2}\n" DATA);
+    cr_expect_eq(json_array_size(qp_pipeline_find(p, "far")->wants), 0);
+    const json_t *wants = qp_pipeline_find(p, "near")->wants;
+    cr_assert_eq(json_array_size(wants), 1, "asked for once, however many need it");
+    cr_expect_str_eq(json_string_value(json_array_get(wants, 0)), "moment");
+    qp_pipeline_free(p);
+    p = built(HEAD "  source: {}\n  collect: {from: source}\n  method: {from: collect, with: {method: rtn}}\n"
+                   "  sink: {from: method}\n");
+    cr_expect_eq(json_array_size(qp_pipeline_find(p, "collect")->wants), 0, "nothing needs it, so no data is needed");
+    qp_pipeline_free(p);
+    p = built(HEAD "  source: {}\n  collect: {from: source}\n  always: {from: collect}\n" DATA);
+    cr_expect_str_eq(json_string_value(json_array_get(qp_pipeline_find(p, "collect")->wants, 0)), "peak");
+    qp_pipeline_free(p);
+    expect_failure(HEAD "  source: {}\n  always: {from: source}\n", ":7:3", "no stage upstream collects it");
+}
+
+Test(graph, data_is_there_where_it_is_needed)
+{
+    expect_failure(HEAD "  source: {}\n  collect: {from: source}\n  method: {from: collect}\n  sink: {from: method}\n",
+                   ":7:3",
+                   "`method: gptq` of stage `method` needs data, which stage `collect` reads from "
+                   "`data.calibration`");
+    expect_failure(HEAD "  source: {}\n  reader: {from: source}\n  sink: {from: reader}\n" DATA, ":7:3",
+                   "stage `reader` needs data, which stage `reader` reads from `data.evaluation`");
+    qp_pipeline_free(built(HEAD "  source: {}\n  maybe: {from: source}\n  sink: {from: maybe}\n"));
+}
