@@ -10,6 +10,7 @@ enum { QP_PARALLEL_ELEMENTS = 16384 };
 
 /* oneDNN and OpenBLAS, threads of OpenMP. */
 qp_gemm_fn qp_gemm_cpu;
+qp_gemm_fn qp_gemm_alone; /* on the calling thread; m, n and k are not 0 */
 qp_second_moment_fn qp_second_moment_cpu;
 qp_mirror_fn qp_mirror_cpu;
 qp_cholesky_fn qp_inverse_factor_cpu;

@@ -1,20 +1,31 @@
 #include "kernels/cpu/cpu.h"
 
-/* Only the panels on and above the diagonal: with `panels` of them (panels + 1) / 2 / panels of a full product. */
-static int64_t panel_width(int64_t n)
+/* A tile of columns, and how many tiles stand above each other in one product: the tile on the diagonal computes its
+ * lower half for nothing, so tiles are a small part of n; one product is tall, because tall ones are fast. */
+enum { LEAST = 96, MOST = 512, PARTS = 8, TALL = 4 };
+
+static int64_t tile_width(int64_t n)
 {
-    int64_t width = (n / 8 + 63) / 64 * 64;
-    return width < 128 ? 128 : width;
+    int64_t width = (n / PARTS + 47) / 48 * 48;
+    return width < LEAST ? LEAST : width > MOST ? MOST : width;
 }
 
+/* Column tile j in products of up to TALL tiles of rows, for as many threads as there are products. */
 void qp_second_moment_cpu(int64_t rows, int64_t n, const float *x, float *h)
 {
-    int64_t width = panel_width(n);
+    int64_t width = tile_width(n), tall = width * TALL, across = (n + width - 1) / width;
 
-    for (int64_t j = 0; j < n; j += width) {
-        int64_t columns = n - j < width ? n - j : width;
-        qp_gemm_cpu(true, false, j + columns, columns, rows, 1, x, n, x + j, n, 1, h + j, n);
-    }
+    if (rows == 0)
+        return;
+#pragma omp parallel for collapse(2) schedule(dynamic, 1)
+    for (int64_t column = across - 1; column >= 0; column--)
+        for (int64_t row = 0; row < (across + TALL - 1) / TALL; row++) {
+            int64_t i = row * tall, j = column * width;
+            int64_t columns = n - j < width ? n - j : width, end = j + columns;
+            if (i < end)
+                qp_gemm_alone(true, false, end - i < tall ? end - i : tall, columns, rows, 1, x + i, n, x + j, n, 1,
+                              h + i * n + j, n);
+        }
 }
 
 /* In tiles, so that neither side runs across memory column by column. */

@@ -1,0 +1,166 @@
+#include "tests/kernel/harness.h"
+
+/* A block with scales from the weights themselves and u upper triangular with ones near the diagonal. */
+struct sample {
+    struct qp_gptq_block b;
+    struct qp_grid grid;
+    float *w, *u, *scale;
+    int8_t *zero;
+    int32_t *group_of;
+};
+
+static struct sample make(struct qp_grid grid, int64_t rows, int64_t count, int64_t group, bool identity, uint64_t seed)
+{
+    struct sample s = {.grid = grid};
+    int64_t groups = count == 0 ? 1 : qp_groups(count, group);
+
+    s.w = random_floats(rows * count, 0.05f, seed);
+    s.u = random_floats(count * (count + 3), identity ? 0 : 0.2f, seed + 1);
+    s.scale = fresh(rows * groups, sizeof *s.scale);
+    s.zero = grid.symmetric ? NULL : fresh(rows * groups, 1);
+    s.group_of = fresh(count, sizeof *s.group_of);
+    for (int64_t i = 0; i < count; i++) {
+        s.group_of[i] = (int32_t)(i / group);
+        s.u[i * (count + 3) + i] = identity ? 1 : 0.5f + 0.01f * (float)(i % 50);
+    }
+    reference()->qparams(&grid, rows, count, group, s.w, s.scale, s.zero);
+    s.b = (struct qp_gptq_block){.rows = rows,
+                                 .count = count,
+                                 .groups = groups,
+                                 .w_stride = count + 2,
+                                 .u = s.u,
+                                 .u_stride = count + 3,
+                                 .scale = s.scale,
+                                 .zero = s.zero,
+                                 .group_of = s.group_of,
+                                 .codes_stride = count + 1};
+    return s;
+}
+
+/* Runs a copy of the sample; outputs are allocated here, to their exact size. */
+static struct qp_gptq_block run_on(const struct qp_kernels *k, const struct sample *s)
+{
+    struct qp_gptq_block b = s->b;
+
+    b.grid = &s->grid;
+    b.w = fresh(b.rows * b.w_stride, sizeof(float));
+    b.codes = fresh(b.rows * b.codes_stride, 1);
+    b.error = fresh(b.rows * b.count, sizeof(float));
+    for (int64_t r = 0; r < b.rows && b.count > 0; r++)
+        memcpy(b.w + r * b.w_stride, s->w + r * b.count, (size_t)b.count * sizeof(float));
+    k->gptq_block(&b);
+    return b;
+}
+
+static void release_block(struct qp_gptq_block *b)
+{
+    free(b->w);
+    free(b->codes);
+    free(b->error);
+}
+
+static void release(struct sample *s)
+{
+    free(s->w);
+    free(s->u);
+    free(s->scale);
+    free(s->zero);
+    free(s->group_of);
+}
+
+static void compare(struct qp_grid grid, int64_t rows, int64_t count, int64_t group, bool edges)
+{
+    struct sample s = make(grid, rows, count, group, false, 7);
+    if (edges)
+        sprinkle(rows * count, s.w, 3, 41);
+    struct qp_gptq_block want = run_on(reference(), &s);
+
+    EACH_RUN(run)
+    {
+        struct qp_gptq_block got = run_on(run.k, &s);
+        char label[128];
+        snprintf(label, sizeof label, "%s, %s %d bits, %lld x %lld by %lld", run.name, qp_dtype_name(grid.codes),
+                 grid.bits, (long long)rows, (long long)count, (long long)group);
+        EXPECT_SAME_FLOATS(got.w, want.w, rows * got.w_stride, "%s: weights", label);
+        EXPECT_SAME_BYTES(got.codes, want.codes, rows * got.codes_stride, "%s: codes", label);
+        EXPECT_SAME_FLOATS(got.error, want.error, rows * count, "%s: errors", label);
+        release_block(&got);
+    }
+    release_block(&want);
+    release(&s);
+}
+
+Test(gptq, every_backend_gives_the_reference_s_bits)
+{
+    static const struct qp_grid grids[] = {{QP_I8, 4, true, QP_BF16},
+                                           {QP_I8, 4, false, QP_F32},
+                                           {QP_I8, 8, false, QP_F16},
+                                           {QP_F8_E4M3, 8, true, QP_F32},
+                                           {QP_F8_E5M2, 8, true, QP_F32}};
+    static const struct {
+        int64_t rows, count, group;
+    } shapes[] = {{0, 8, 8},  {1, 1, 1},     {5, 0, 1},      {3, 7, 2},     {16, 8, 8},
+                  {17, 9, 4}, {40, 128, 32}, {31, 127, 128}, {100, 100, 30}};
+
+    for (int g = 0; g < COUNT(grids); g++)
+        for (int s = 0; s < COUNT(shapes); s++)
+            for (int edges = 0; edges < 2; edges++)
+                compare(grids[g], shapes[s].rows, shapes[s].count, shapes[s].group, edges);
+}
+
+Test(gptq, with_an_identity_is_rounding_to_nearest)
+{
+    const struct qp_grid grid = {QP_I8, 4, false, QP_BF16};
+    struct sample s = make(grid, 37, 96, 32, true, 11);
+    uint8_t *codes = fresh(37 * 96, 1);
+
+    reference()->quantize(&grid, 37, 96, 32, s.w, s.scale, s.zero, codes);
+    EACH_RUN(run)
+    {
+        struct qp_gptq_block b = run_on(run.k, &s);
+        for (int r = 0; r < 37; r++) {
+            EXPECT_SAME_BYTES(b.codes + r * b.codes_stride, codes + r * 96, 96, "%s: row %d", run.name, r);
+            EXPECT_SAME_FLOATS(b.w + r * b.w_stride, s.w + r * 96, 96, "%s: row %d", run.name, r);
+        }
+        release_block(&b);
+    }
+    free(codes);
+    release(&s);
+}
+
+/* Two columns by hand: w = (0.75, 1), scale 0.5. Code 2 (1.5 is a tie) leaves e = (0.75 - 1) / 2 = -0.125, so the
+ * second weight becomes 1 + 0.125 * 4 = 1.5 and its code 3. */
+Test(gptq, two_columns_by_hand)
+{
+    const struct qp_grid grid = {QP_I8, 4, true, QP_F32};
+    float u[] = {2, 4, 0, 1}, scale = 0.5f;
+    int32_t group_of[] = {0, 0};
+
+    EACH_RUN(run)
+    {
+        float w[] = {0.75f, 1}, error[2];
+        uint8_t codes[2];
+        struct qp_gptq_block b = {&grid, 1, 2, 1, w, 2, u, 2, &scale, NULL, group_of, codes, 2, error};
+        run.k->gptq_block(&b);
+        EXPECT_SAME_BYTES(codes, ((uint8_t[]){2, 3}), 2, "%s", run.name);
+        EXPECT_SAME_FLOATS(error, ((float[]){-0.125f, 0}), 2, "%s", run.name);
+        EXPECT_SAME_FLOATS(w, ((float[]){0.75f, 1.5f}), 2, "%s", run.name);
+    }
+}
+
+Test(gptq, takes_groups_in_any_order)
+{
+    struct sample s = make((struct qp_grid){QP_I8, 4, false, QP_F32}, 20, 64, 16, false, 5);
+    for (int i = 0; i < 64; i++)
+        s.group_of[i] = i * 7 % 4;
+    struct qp_gptq_block want = run_on(reference(), &s);
+
+    EACH_RUN(run)
+    {
+        struct qp_gptq_block got = run_on(run.k, &s);
+        EXPECT_SAME_BYTES(got.codes, want.codes, 20 * got.codes_stride, "%s", run.name);
+        release_block(&got);
+    }
+    release_block(&want);
+    release(&s);
+}

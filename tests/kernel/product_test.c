@@ -1,0 +1,131 @@
+#include "tests/kernel/harness.h"
+
+/* Bound of a float32 sum of k products, each of size 1, in any order. */
+static double sum_bound(int64_t k)
+{
+    return 4e-7 * sqrt((double)k + 1) * (4 + sqrt((double)k));
+}
+
+static void compare(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, float beta, int64_t gap)
+{
+    int64_t lda = (ta ? m : k) + gap, ldb = (tb ? k : n) + 2 * gap, ldc = n + 3 * gap;
+    float *a = random_floats((ta ? k : m) * lda, 1, 1), *b = random_floats((tb ? n : k) * ldb, 1, 2);
+    float *c = random_floats(m * ldc, 1, 3), *want;
+
+    for (int64_t i = 0; beta == 0 && i < m * ldc; i++)
+        c[i] = i % ldc < n ? NAN : c[i]; /* must not be read */
+    want = copy_of(c, m * ldc, 4);
+    reference()->gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, want, ldc);
+    EACH_RUN(run)
+    {
+        float *got = copy_of(c, m * ldc, 4);
+        run.k->gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, got, ldc);
+        EXPECT_NEAR(got, want, m * ldc, sum_bound(k), "%s: %d%d %lld x %lld x %lld", run.name, ta, tb, (long long)m,
+                    (long long)n, (long long)k);
+        free(got);
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(want);
+}
+
+Test(gemm, agrees_with_the_reference)
+{
+    static const int64_t sizes[][3] = {{1, 1, 1},    {1, 33, 17},    {17, 1, 5}, {7, 9, 0}, {64, 64, 64},
+                                       {48, 96, 31}, {130, 67, 129}, {0, 5, 3},  {5, 0, 3}, {600, 33, 40}};
+
+    for (int s = 0; s < COUNT(sizes); s++)
+        for (int t = 0; t < 4; t++) {
+            compare(t & 1, t & 2, sizes[s][0], sizes[s][1], sizes[s][2], 1, 0, 0);
+            compare(t & 1, t & 2, sizes[s][0], sizes[s][1], sizes[s][2], -0.5f, 1, 3);
+            compare(t & 1, t & 2, sizes[s][0], sizes[s][1], sizes[s][2], 2, 0.25f, 1);
+        }
+}
+
+Test(gemm, is_the_same_for_any_number_of_threads)
+{
+    float *x = random_floats(700 * 900, 1, 1), *w = random_floats(500 * 900, 1, 2);
+    float *first = fresh(700 * 500, 4), *y = fresh(700 * 500, 4);
+    const struct qp_kernels *k = qp_kernels_open("cpu");
+
+    qp_kernels_set_threads(1);
+    k->gemm(false, true, 700, 500, 900, 1, x, 900, w, 900, 0, first, 500);
+    for (int threads = 2; threads < 6; threads++) {
+        qp_kernels_set_threads(threads);
+        k->gemm(false, true, 700, 500, 900, 1, x, 900, w, 900, 0, y, 500);
+        EXPECT_SAME_FLOATS(y, first, 700 * 500, "%d threads", threads);
+    }
+    free(x);
+    free(w);
+    free(first);
+    free(y);
+}
+
+static void second_moment(int64_t rows, int64_t n)
+{
+    float *x = random_floats(rows * n, 1, 1), *h = random_floats(n * n, 1, 2), *want = copy_of(h, n * n, 4);
+
+    reference()->second_moment(rows, n, x, want);
+    reference()->mirror(n, want);
+    EACH_RUN(run)
+    {
+        float *got = copy_of(h, n * n, 4);
+        run.k->second_moment(rows, n, x, got);
+        run.k->mirror(n, got);
+        EXPECT_NEAR(got, want, n * n, sum_bound(rows), "%s: %lld rows, %lld columns", run.name, (long long)rows,
+                    (long long)n);
+        free(got);
+    }
+    free(x);
+    free(h);
+    free(want);
+}
+
+Test(second_moment, agrees_with_the_reference)
+{
+    static const int64_t columns[] = {1, 7, 64, 127, 128, 129, 300}, rows[] = {0, 1, 5, 70};
+
+    for (int c = 0; c < COUNT(columns); c++)
+        for (int r = 0; r < COUNT(rows); r++)
+            second_moment(rows[r], columns[c]);
+    second_moment(40, 1100);
+}
+
+Test(second_moment, is_the_same_for_any_number_of_threads)
+{
+    const int64_t rows = 700, n = 500;
+    float *x = random_floats(rows * n, 1, 1), *first = fresh(n * n, 4);
+    const struct qp_kernels *k = qp_kernels_open("cpu");
+
+    for (int threads = 1; threads < 6; threads++) {
+        float *h = threads == 1 ? first : fresh(n * n, 4);
+        qp_kernels_set_threads(threads);
+        k->second_moment(rows, n, x, h);
+        k->mirror(n, h);
+        EXPECT_SAME_FLOATS(h, first, n * n, "%d threads", threads);
+        if (h != first)
+            free(h);
+    }
+    free(x);
+    free(first);
+}
+
+Test(mirror, copies_the_upper_triangle)
+{
+    static const int64_t sizes[] = {0, 1, 2, 31, 32, 33, 200};
+
+    for (int s = 0; s < COUNT(sizes); s++)
+        EACH_RUN(run)
+        {
+            int64_t n = sizes[s];
+            float *h = random_floats(n * n, 1, 1), *want = copy_of(h, n * n, 4);
+            run.k->mirror(n, h);
+            reference()->mirror(n, want);
+            EXPECT_SAME_FLOATS(h, want, n * n, "%s: %lld", run.name, (long long)n);
+            for (int64_t i = 0; i < n * n; i++)
+                cr_assert(h[i] == h[i % n * n + i / n]);
+            free(h);
+            free(want);
+        }
+}
