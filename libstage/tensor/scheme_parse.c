@@ -44,8 +44,9 @@ static int check_mapping(const json_t *value, const char *path, const char *cons
         return wrong_type(value, path, "", "a mapping", err);
     const char *key;
     json_t *member;
-    json_object_foreach((json_t *)value, key, member) if (!qp_known(key, known)) return qp_fail_unknown(
-        err, QP_ERR_INPUT, path, "key", key, known);
+    json_object_foreach((json_t *)value, key, member)
+        if (!qp_known(key, known))
+            return qp_fail_unknown(err, QP_ERR_INPUT, path, "key", key, known);
     return 0;
 }
 
