@@ -16,7 +16,6 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-import yaml
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
@@ -103,15 +102,10 @@ def compare(model, rows, name, what, reported):
           f"({difference:+.4%}), {rows.shape[0]} windows of {rows.shape[1]}")
 
 
-def resolved(run):
-    """The pipeline as it ran (JSON is YAML)."""
-    return yaml.safe_load((run / "pipeline.yaml").read_text())
-
-
 def inspect(output, prompt, original):
     name, run = output.name, output.with_name(output.name + ".run")
     entry = json.loads((run / "report.json").read_text())["outputs"][0]["perplexity"]
-    pipeline = resolved(run)
+    pipeline = json.loads((run / "pipeline.json").read_text())  # as it ran
     tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
     model = load(output, name)
     if model is not None:
