@@ -79,7 +79,10 @@ struct qp_layer {
     void *memory;
 };
 
-/* `scheme` is needed for QP_QUANTIZED alone: linears without codes are taken transformed. */
+/* QP_QUANTIZED is what a reader of the exported checkpoint computes: linears without codes are taken transformed and,
+ * if a fold changed them, rounded to the model's dtype. It alone needs `scheme`: the activations of a site are
+ * quantized when one of its linears has codes; linears of a site that have codes have to agree on them (QP_ERR_INPUT).
+ */
 int qp_layer_load(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,
                   struct qp_layer *out, struct qp_error *err);
 void qp_layer_free(struct qp_layer *layer);
@@ -93,8 +96,8 @@ int qp_workspace_new(struct qp_workspace **out, struct qp_error *err);
 void qp_workspace_free(struct qp_workspace *workspace);
 
 /* One decoder layer in place on x[sequences * length, hidden], each sequence from position 0. cos, sin: tables of at
- * least `length` rows (qp_rope_tables). Computed in chunks of whole sequences of about 2048 tokens. `site` may be
- * NULL. */
+ * least `length` rows (qp_rope_tables). Computed in chunks of whole sequences of about 2048 tokens; activations that
+ * have one range a tensor get one a sequence. `site` may be NULL. */
 int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
                      const float *sin, float *x, struct qp_workspace *workspace, qp_site_fn *site, void *context,
                      struct qp_error *err);

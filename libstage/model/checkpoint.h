@@ -18,7 +18,8 @@ struct qp_checkpoint {
 };
 
 /* Opens a Hugging Face folder (config.json and safetensors) or a .gguf file and checks that every tensor that the
- * architecture needs is there with the right shape and a known dtype. GGUF: arch.dtype is BF16 unless all its matrices
+ * architecture needs is there with the right shape and a known dtype. The dtype that the embedding is stored in becomes
+ * arch.dtype and the config's, whatever config.json says. GGUF: arch.dtype is BF16 unless all its matrices
  * are F16 or F32. */
 int qp_checkpoint_open(const char *path, struct qp_checkpoint **out, struct qp_error *err);
 void qp_checkpoint_close(struct qp_checkpoint *checkpoint); /* NULL is accepted */
@@ -39,7 +40,8 @@ int qp_checkpoint_block(struct qp_checkpoint *checkpoint, int64_t index, const s
 int qp_checkpoint_model(struct qp_checkpoint *checkpoint, const struct qp_scheme *scheme, struct qp_unit **out,
                         struct qp_error *err);
 
-/* Checks a scheme against every linear of an architecture (qp_scheme_check), so that nothing fails halfway. */
+/* Checks a scheme against every linear of an architecture (qp_scheme_check), that linears of one site agree on its
+ * activations, and that the head is ignored, so that nothing fails halfway. */
 int qp_scheme_check_model(const struct qp_scheme *scheme, const struct qp_arch *arch, struct qp_error *err);
 
 #endif

@@ -152,6 +152,50 @@ static void refused(const char *path, const char *message)
     cr_assert_not_null(strstr(err.message, message), "%s", err.message);
 }
 
+/* A GGUF in which the first occurrence of `from` after `offset` is overwritten. */
+static void gguf_is_refused(const char *name, uint64_t offset, const void *from, const void *to, size_t size,
+                            const char *message)
+{
+    char *bytes;
+    size_t total;
+    struct qp_error err;
+    char *folder = strdup(tiny_folder());
+    qp_auto_free char *path = qp_join(folder, "model.gguf");
+    cr_assert_eq(qp_read_file(golden_path(name), 1 << 20, &bytes, &total, &err), 0, "%s", err.message);
+    char *at = memmem(bytes + offset, total - offset, from, size);
+    cr_assert_not_null(at);
+    memcpy(at, to, size);
+    cr_assert_eq(qp_write_file(path, bytes, total, &err), 0);
+    refused(path, message);
+    qp_remove_tree(folder, &err);
+    free(bytes);
+    free(folder);
+}
+
+Test(checkpoint, gguf_metadata_must_be_there_and_known)
+{
+    const char *g = "biased.gguf";
+    gguf_is_refused(g, 0, "\5\0\0\0\0\0\0\0llama", "\5\0\0\0\0\0\0\0mamba", 13,
+                    "general.architecture: mamba is not supported; supported: llama");
+    gguf_is_refused(g, 0, "llama.block_count", "llama.block_cound", 17,
+                    "llama.block_count: found nothing, expected one number");
+    gguf_is_refused(g, 0, "token_embd.weight", "token_embs.weight", 17, "token_embd.weight: expected a matrix");
+    gguf_is_refused(g, 0, "blk.1.attn_q.bias", "blk.1.attn_x.bias", 17, "blk.1.attn_q.bias is missing, expected [32]");
+    gguf_is_refused(g, 0, "attention.head_count_kv\4\0\0\0\2", "attention.head_count_kv\4\0\0\0\4", 28,
+                    "blk.0.attn_k.weight: found shape [16, 24], expected [32, 24] from the metadata");
+}
+
+Test(checkpoint, rope_factors_must_be_those_of_llama3)
+{
+    struct qp_error err;
+    struct qp_gguf *file;
+    cr_assert_eq(qp_gguf_open(golden_path("llama3.gguf"), &file, &err), 0, "%s", err.message);
+    uint64_t at = qp_gguf_find(file, "rope_freqs.weight")->offset;
+    qp_gguf_close(file);
+    float one = 1.0f, two = 2.0f;
+    gguf_is_refused("llama3.gguf", at, &one, &two, sizeof one, "rope_freqs.weight: factor 0 is 2");
+}
+
 /* A copy of the golden model "plain" with one key of its config changed; the caller removes it. */
 static char *changed(const char *key, json_t *value)
 {

@@ -184,6 +184,38 @@ Test(forward, quantized_activations_with_a_range_for_each_sequence)
                              true);
 }
 
+/* What is folded but not quantized is exported in the model's dtype. */
+Test(forward, folded_weights_are_rounded_as_they_are_exported)
+{
+    struct qp_error err;
+    float s[40];
+    struct qp_layer transformed, exported;
+    struct qp_checkpoint *checkpoint = golden_open("biased");
+    struct qp_block block = golden_block(checkpoint, 1);
+    struct qp_scheme *scheme;
+    json_t *preset = json_string("int8");
+    cr_assert_eq(qp_scheme_parse(preset, &scheme, &err), 0);
+    tiny_random(1, 40, 0.1f, s);
+    for (int i = 0; i < 40; i++)
+        s[i] += 1.0f;
+    cr_assert_eq(qp_block_fold(&block, QP_SITE_MLP_OUT, s, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_layer_load(&block, QP_TRANSFORMED, NULL, &transformed, &err), 0);
+    cr_assert_eq(qp_layer_load(&block, QP_QUANTIZED, scheme, &exported, &err), 0);
+    for (int l = 0; l < QP_LINEARS; l++) {
+        bool folded = l == QP_UP || l == QP_DOWN;
+        double worst = largest_difference(24 * 16, transformed.weight[l], exported.weight[l]);
+        cr_assert_eq(worst > 0.0, folded, "linear %d", l);
+        cr_assert_leq(worst, 2e-3);
+        cr_assert_eq(largest_difference(16, transformed.bias[l], exported.bias[l]) > 0.0, l == QP_UP);
+    }
+    qp_layer_free(&transformed);
+    qp_layer_free(&exported);
+    qp_scheme_free(scheme);
+    json_decref(preset);
+    qp_unit_free(block.unit);
+    qp_checkpoint_close(checkpoint);
+}
+
 Test(forward, activations_stay_where_nothing_is_quantized)
 {
     struct qp_error err;
