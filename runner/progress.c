@@ -85,15 +85,17 @@ static double whole(struct qp_progress *progress, const struct qp_supervisor *s)
 /* "calibrate 3/8, quantize 2/8": the stages that are at work. */
 static void stages_text(const struct qp_supervisor *s, char *text, size_t size)
 {
+    bool done = true;
     text[0] = '\0';
     for (size_t i = 0; i < s->count; i++) {
         const struct qp_child *c = &s->children[s->run->plan->pipeline->order[i]];
+        done &= c->done;
         if (c->units_total > 0 && !c->done)
             snprintf(text + strlen(text), size - strlen(text), "%s%s %lld/%lld", text[0] ? ", " : "", c->instance->name,
                      (long long)c->units_done, (long long)c->units_total);
     }
     if (!text[0])
-        snprintf(text, size, "%s", s->configured ? "finishing" : "starting");
+        snprintf(text, size, "%s", done ? "finishing" : "starting");
 }
 
 static int terminal_width(void)
