@@ -18,10 +18,7 @@ static json_t *validate(const char *scheme, bool moments, const char *params, co
     tiny_units(scheme, moments, units);
     tiny_quantize(units);
     out = tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, expected, &count, &report);
-    if (expected == 0)
-        cr_expect_eq(count, TINY_UNITS);
-    else
-        cr_expect_lt(count, TINY_UNITS, "a failed run sent its end");
+    cr_expect_eq(count, expected == 0 ? TINY_UNITS : 0);
     tiny_free(out, count);
     free(out);
     return report;
@@ -66,10 +63,9 @@ Test(validate, activation_quantization_is_simulated)
 
 Test(validate, the_gate_stops_the_run_before_its_end)
 {
-    json_t *report = validate("{\"weights\": {\"format\": \"int2\", \"granularity\": \"channel\"}}", false,
+    json_t *report = validate("{\"weights\": {\"format\": \"int4\", \"granularity\": \"channel\"}}", false,
                               "{\"max_perplexity_increase\": \"0.001%\"}", CONTEXT, QP_ERR_GATE);
     cr_expect(strstr(tiny_message, "perplexity rose"), "%s", tiny_message);
-    cr_expect_gt(perplexity(report, "quantized"), perplexity(report, "original"));
     json_decref(report);
 }
 

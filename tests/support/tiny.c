@@ -224,6 +224,7 @@ struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params,
     struct qp_error err = {0};
     struct qp_unit **out = NULL;
     json_error_t at;
+    *count = 0;
     qp_auto_json json_t *parameters = json_loads(params ? params : "{}", 0, &at);
     qp_auto_json json_t *surroundings = json_loads(context ? context : "{}", 0, &at);
     cr_assert(parameters && surroundings, "%s", at.text);

@@ -30,7 +30,8 @@ void tiny_write(const char *folder);
 const char *tiny_folder(void);
 
 /* Calls a stage on units (taken over); fails the test unless it returns `expected`. params and context are JSON text or
- * NULL. *out and *count as qp_stage_call; the message of the last error is in tiny_message. */
+ * NULL. Returns what it emitted, *count
+ * units (NULL and 0 after a failure); the message of the last error is in tiny_message. */
 struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params, const char *context,
                            const char *const *wants, struct qp_unit **units, size_t unit_count, int expected,
                            size_t *count, json_t **report);
