@@ -1,0 +1,339 @@
+/* Peers that break the protocol: raw sockets against each end of an edge. */
+#include <criterion/criterion.h>
+#include <stdarg.h>
+#include <string.h>
+#include <zmq.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "libstage/wire/codec.h"
+#include "libstage/wire/message.h"
+#include "libstage/wire/socket.h"
+#include "tests/support/edges.h"
+#include "tests/support/scratch.h"
+
+static struct edges edges;
+static void *raw; /* the peer's socket */
+
+static void setup_consumer(void)
+{
+    struct qp_error err;
+    scratch_make();
+    qp_auto_free char *endpoint = qp_format("ipc://%s", scratch("port"));
+    edges_open(&edges, endpoint, scratch(""));
+    cr_assert_eq(qp_socket_new(edges.context, ZMQ_DEALER, "a->b/0", &raw, &err), 0);
+    cr_assert_eq(qp_socket_dial(raw, endpoint, &err), 0);
+}
+
+/* A new consumer of the raw router. */
+static void dial_again(void)
+{
+    struct qp_error err;
+    char endpoint[128];
+    size_t size = sizeof endpoint;
+    zmq_getsockopt(raw, ZMQ_LAST_ENDPOINT, endpoint, &size);
+    if (edges.in) {
+        qp_in_close_socket(edges.in);
+        qp_in_free(edges.in);
+    }
+    struct qp_in_config config = {.run = EDGES_RUN,
+                                  .edge = "a->b",
+                                  .instance = "b",
+                                  .host = "h",
+                                  .endpoint = endpoint,
+                                  .local = true,
+                                  .window_units = 3,
+                                  .window_bytes = 1000,
+                                  .references = edges.references,
+                                  .wake = edges.wake};
+    cr_assert_eq(qp_in_open(edges.context, &config, &edges.in, &err), 0, "%s", err.message);
+}
+
+/* The port is a raw router; edges.out exists, but nobody dials it. */
+static void setup_producer(void)
+{
+    struct qp_error err;
+    char bound[128];
+    scratch_make();
+    qp_auto_free char *unused = qp_format("ipc://%s", scratch("unused"));
+    qp_auto_free char *endpoint = qp_format("ipc://%s", scratch("port"));
+    edges_open(&edges, unused, scratch(""));
+    cr_assert_eq(qp_socket_new(edges.context, ZMQ_ROUTER, NULL, &raw, &err), 0);
+    cr_assert_eq(qp_socket_bind(raw, endpoint, bound, sizeof bound, &err), 0);
+    dial_again();
+}
+
+static void teardown(void)
+{
+    zmq_close(raw);
+    edges_close(&edges);
+    scratch_drop();
+}
+
+TestSuite(strange_consumer, .init = setup_consumer, .fini = teardown, .timeout = 60);
+TestSuite(strange_producer, .init = setup_producer, .fini = teardown, .timeout = 60);
+
+static void pack(const char *text, msgpack_sbuffer *buffer)
+{
+    json_error_t where;
+    qp_auto_json json_t *value = json_loads(text, 0, &where);
+    cr_assert_not_null(value, "%s: %s", text, where.text);
+    msgpack_sbuffer_init(buffer);
+    cr_assert_eq(qp_codec_pack(value, buffer, NULL), 0);
+}
+
+/* ---- against a producer ---- */
+
+static void say(const char *text)
+{
+    qp_auto_sbuffer msgpack_sbuffer buffer;
+    pack(text, &buffer);
+    cr_assert_eq(qp_frame_send(raw, NULL, buffer.data, buffer.size, false, NULL), 0);
+}
+
+static long wanted_rejections;
+
+static bool enough_rejected(const struct edges *e)
+{
+    const char *why;
+    return qp_out_rejected(e->out, &why) >= wanted_rejections;
+}
+
+static void expect_rejected(long count, const char *reason)
+{
+    const char *why;
+    wanted_rejections = count;
+    cr_assert(edges_turn(&edges, enough_rejected), "%s was not refused", reason);
+    cr_expect_eq(qp_out_rejected(edges.out, &why), count);
+    cr_expect(strstr(why, reason), "expected '%s' in '%s'", reason, why);
+}
+
+#define HELLO(protocol, run, edge)                                                                          \
+    "{\"kind\": \"hello\", \"body\": {\"protocol\": " #protocol ", \"run\": \"" run "\", \"edge\": \"" edge \
+    "\", \"instance\": \"b\", \"replica\": 0, \"host\": \"x\"}}"
+
+Test(strange_consumer, is_refused_and_counted)
+{
+    say(HELLO(2, "testrun", "a->b"));
+    expect_rejected(1, "protocol version 2");
+    say(HELLO(1, "otherrun", "a->b"));
+    expect_rejected(2, "another run");
+    say(HELLO(1, "testrun", "a->c"));
+    expect_rejected(3, "does not leave here");
+    say("{\"kind\": \"credit\", \"body\": {\"bytes\": 1, \"units\": 1}}");
+    expect_rejected(4, "has not said hello");
+    cr_assert_eq(qp_frame_send(raw, NULL, "garbage", 7, false, NULL), 0);
+    expect_rejected(5, "more bytes after");
+    cr_assert_eq(qp_frame_send(raw, NULL, "", 0, false, NULL), 0);
+    expect_rejected(6, "ends too early");
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(qp_frame_send(raw, NULL, "x", 1, i < 4, NULL), 0);
+    expect_rejected(7, "frames");
+    say(HELLO(1, "testrun", "a->b"));
+    say("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
+    say("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
+    expect_rejected(8, "credit without bounds");
+    cr_expect(strlen(edges.error.message) == 0, "a strange consumer is no reason to fail");
+}
+
+Test(strange_consumer, does_not_keep_a_good_one_out)
+{
+    cr_assert_eq(qp_frame_send(raw, NULL, "garbage", 7, false, NULL), 0);
+    expect_rejected(1, "more bytes after");
+    zmq_close(raw);
+    raw = NULL;
+    edges_dial(&edges, false, 3, 1000);
+    cr_assert_eq(qp_out_push(edges.out, edges_unit(QP_UNIT_MODEL, 0, 10, NULL), NULL, NULL), 0);
+    qp_unit_free(edges_take(&edges, 0));
+    cr_expect(edges_turn(&edges, edges_all_acknowledged));
+    cr_assert_eq(qp_socket_new(edges.context, ZMQ_DEALER, "x", &raw, NULL), 0);
+}
+
+/* ---- against a consumer ---- */
+
+/* What the consumer said next; the text is freed by the caller. */
+static char *heard(void)
+{
+    struct qp_frames frames;
+    zmq_pollitem_t item = {.socket = raw, .events = ZMQ_POLLIN};
+    cr_assert_eq(zmq_poll(&item, 1, 10000), 1, "the consumer is silent");
+    cr_assert_eq(qp_frames_receive(raw, &frames, NULL), 1);
+    cr_assert_eq(frames.count, 2);
+    const char *kind;
+    qp_auto_json json_t *body = NULL;
+    cr_assert_eq(qp_message_unpack(QP_FROM_CONSUMER, zmq_msg_data(&frames.frame[1]), zmq_msg_size(&frames.frame[1]),
+                                   &kind, &body, NULL),
+                 0);
+    qp_frames_close(&frames);
+    qp_auto_free char *text = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
+    return qp_format("%s %s", kind, text);
+}
+
+static void expect_heard(const char *wanted)
+{
+    qp_auto_free char *text = heard();
+    cr_expect(strncmp(text, wanted, strlen(wanted)) == 0, "expected '%s', heard '%s'", wanted, text);
+}
+
+static void tell_bytes(const void *data, size_t size, const char *chunk)
+{
+    cr_assert_eq(qp_frame_send(raw, "a->b/0", data, size, chunk != NULL, NULL), 0);
+    if (chunk)
+        cr_assert_eq(qp_frame_send(raw, NULL, chunk, strlen(chunk), false, NULL), 0);
+}
+
+static void tell(const char *text, const char *chunk)
+{
+    qp_auto_sbuffer msgpack_sbuffer buffer;
+    pack(text, &buffer);
+    tell_bytes(buffer.data, buffer.size, chunk);
+}
+
+/* Hears a new consumer out; what a former one had said is passed over. */
+static void greet(void)
+{
+    bool hello = false;
+    while (!hello) {
+        qp_auto_free char *text = heard();
+        hello = strncmp(text, "hello {\"edge\":\"a->b\"", 20) == 0;
+    }
+    expect_heard("credit {\"bytes\":1000,\"units\":3}");
+}
+
+static void expect_failure(const char *why)
+{
+    cr_assert_not(edges_turn(&edges, edges_has_unit), "'%s' did not happen", why);
+    cr_expect(strstr(edges.error.message, why), "expected '%s' in '%s'", why, edges.error.message);
+    cr_expect_eq(edges.error.code, QP_ERR_STAGE);
+}
+
+#define UNIT(kind, seq, units, tensors)                                                             \
+    "{\"kind\": \"unit\", \"body\": {\"kind\": \"" kind "\", \"seq\": " #seq ", \"units\": " #units \
+    ", \"attrs\": {}, \"tensors\": [" tensors "]}}"
+#define TENSOR(name, dtype, shape, where, path, bytes)                                             \
+    "{\"name\": \"" name "\", \"dtype\": \"" dtype "\", \"shape\": " shape ", \"where\": \"" where \
+    "\", \"path\": " path ", \"offset\": 0, \"bytes\": " #bytes "}"
+#define FOUR_BYTES TENSOR("t", "U8", "[4]", "inline", "null", 4)
+#define CHUNK(seq, tensor, offset) \
+    "{\"kind\": \"chunk\", \"body\": {\"seq\": " #seq ", \"tensor\": " #tensor ", \"offset\": " #offset "}}"
+
+Test(strange_producer, duplicates_are_dropped_and_acknowledged_again)
+{
+    greet();
+    tell(UNIT("model", 0, 0, FOUR_BYTES), NULL);
+    tell(CHUNK(0, 0, 0), "ab");
+    tell(CHUNK(0, 0, 2), "cd");
+    qp_auto_unit struct qp_unit *unit = edges_take(&edges, 0);
+    cr_expect_eq(memcmp(qp_unit_find(unit, "t")->data, "abcd", 4), 0);
+    edges_turn_for(&edges, 20);
+    expect_heard("ack {\"seq\":0}");
+    expect_heard("credit {\"bytes\":4,\"units\":1}");
+    tell(UNIT("model", 0, 1, FOUR_BYTES), NULL);
+    tell(CHUNK(0, 0, 0), "abcd");
+    edges_turn_for(&edges, 50);
+    cr_expect_not(edges_has_unit(&edges));
+    cr_expect_eq(edges_count(&edges, false, "duplicates"), 1);
+    expect_heard("ack {\"seq\":0}");
+    expect_heard("credit {\"bytes\":4,\"units\":1}");
+}
+
+Test(strange_producer, a_lost_unit_is_noticed)
+{
+    greet();
+    tell(UNIT("model", 0, 0, ""), NULL);
+    qp_unit_free(edges_take(&edges, 0));
+    tell(UNIT("end", 2, 2, ""), NULL);
+    expect_failure("2 units were sent before it, 1 have come: some are lost");
+}
+
+Test(strange_producer, chunks_have_an_order)
+{
+    greet();
+    tell(UNIT("model", 0, 0, FOUR_BYTES), NULL);
+    tell(CHUNK(0, 0, 2), "cd");
+    expect_failure("not the next one");
+}
+
+Test(strange_producer, chunks_without_a_unit)
+{
+    greet();
+    tell(CHUNK(0, 0, 0), "cd");
+    expect_failure("not the next one");
+}
+
+Test(strange_producer, chunks_stay_inside_their_tensor)
+{
+    greet();
+    tell(UNIT("model", 0, 0, FOUR_BYTES), NULL);
+    tell(CHUNK(0, 0, 0), "abcde");
+    expect_failure("a chunk of 5 bytes at byte 0 of 4");
+}
+
+Test(strange_producer, units_do_not_overlap)
+{
+    greet();
+    tell(UNIT("model", 0, 0, FOUR_BYTES), NULL);
+    tell(UNIT("block", 1, 1, FOUR_BYTES), NULL);
+    expect_failure("before all bytes of unit 0");
+}
+
+Test(strange_producer, credit_is_kept)
+{
+    greet();
+    tell(UNIT("model", 0, 0, FOUR_BYTES), NULL);
+    tell(CHUNK(0, 0, 0), "abcd");
+    tell(UNIT("block", 1, 1, TENSOR("t", "F64", "[1000]", "inline", "null", 8000)), NULL);
+    cr_assert(edges_turn(&edges, edges_has_unit) || edges.error.code);
+    edges_turn_for(&edges, 50);
+    cr_expect(strstr(edges.error.message, "without credit"), "%s", edges.error.message);
+}
+
+struct wrong {
+    const char *header, *why;
+};
+
+Test(strange_producer, headers)
+{
+    static const struct wrong wrong[] = {
+        {UNIT("blob", 0, 0, ""), "neither model, block nor end"},
+        {UNIT("model", 0, 0, "3"), "a tensor that is not a map"},
+        {UNIT("model", 0, 0, FOUR_BYTES "," FOUR_BYTES), "there twice"},
+        {UNIT("model", 0, 0, TENSOR("t", "U9", "[4]", "inline", "null", 4)), "unknown element type"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[5]", "inline", "null", 4)), "its shape takes 5"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[-4]", "inline", "null", 4)), "negative"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4611686018427387904, 4]", "inline", "null", 4)), "too large"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "mail", "null", 4)), "is no place"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "inline", "\"/etc/passwd\"", 4)), "is no place"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "file", "null", 4)), "is no place"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "file", "\"/etc/passwd\"", 4)), "refused"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "file", "\"weights\"", 4)), "refused"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "shm", "\"/qp-testrun-../x\"", 4)), "refused"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[4]", "shm", "\"/qp-testrun-none\"", 4)), "cannot open"},
+        {UNIT("model", 0, 0, TENSOR("t", "U8", "[1,1,1,1,1,1,1,1,4]", "inline", "null", 4)), "rank 9"},
+        {"{\"kind\": \"hello\", \"body\": {}}", "unknown kind"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        greet();
+        tell(wrong[i].header, NULL);
+        expect_failure(wrong[i].why);
+        dial_again();
+    }
+}
+
+/* A real header with bytes changed: the consumer reads it or fails, and nothing worse. */
+Test(strange_producer, mutated_headers)
+{
+    unsigned seed = 7;
+    qp_auto_sbuffer msgpack_sbuffer buffer;
+    pack(UNIT("model", 0, 0, FOUR_BYTES "," TENSOR("u", "F16", "[3, 5]", "inline", "null", 30)), &buffer);
+    for (int i = 0; i < 300; i++) {
+        char bytes[1024];
+        memcpy(bytes, buffer.data, buffer.size);
+        for (int j = rand_r(&seed) % 3; j >= 0; j--)
+            bytes[(unsigned)rand_r(&seed) % buffer.size] = (char)rand_r(&seed);
+        greet();
+        tell_bytes(bytes, buffer.size, NULL);
+        edges_turn_for(&edges, 2);
+        dial_again();
+    }
+}
