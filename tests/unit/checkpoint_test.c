@@ -358,12 +358,16 @@ static void reads_quantized(const char *text)
     cr_assert_eq(t->dtype, QP_F32);
     cr_assert_eq(memcmp(t->data, expected, t->bytes), 0);
     qp_tensor_unref(t);
-    struct qp_metrics plain, quantized;
+    struct qp_metrics plain, quantized, weights_only;
     struct qp_checkpoint *original = golden_open("plain");
     const struct qp_kernels *k = qp_kernels_open("cpu");
     cr_assert_eq(qp_evaluate(original, golden_windows(), k, NULL, NULL, &plain, &err), 0, "%s", err.message);
     cr_assert_eq(qp_evaluate(checkpoint, golden_windows(), k, NULL, NULL, &quantized, &err), 0, "%s", err.message);
     cr_assert_neq(plain.perplexity, quantized.perplexity);
+    bool activations = checkpoint->scheme->base.activations.enabled;
+    checkpoint->scheme->base.activations.enabled = false;
+    cr_assert_eq(qp_evaluate(checkpoint, golden_windows(), k, NULL, NULL, &weights_only, &err), 0);
+    cr_assert_eq(weights_only.perplexity != quantized.perplexity, activations);
     cr_assert_float_eq(quantized.perplexity / plain.perplexity, 1.0, 0.3, "%g %g", quantized.perplexity,
                        plain.perplexity);
     qp_checkpoint_close(original);
