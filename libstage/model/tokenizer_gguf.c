@@ -70,9 +70,9 @@ static int get_token(const struct source *in, const char *key, json_int_t missin
 static bool has_name(const char *names, const char *name)
 {
     size_t n = strlen(name);
-    for (const char *at = names; (at = strstr(at, name)); at += n)
+    for (const char *at = names; n > 0 && (at = strstr(at, name)); at += n)
         if ((at == names || at[-1] == ' ') && (at[n] == ' ' || at[n] == '\0'))
-            return n > 0;
+            return true;
     return false;
 }
 
