@@ -89,25 +89,38 @@ struct tile {
     float *q, *out; /* [QUERIES, dim] scaled, [QUERIES, padded] */
 };
 
-/* Turns a row of scores into weights, those behind the row's own token into 0. */
-static void soften(struct tile *t, int i, int64_t visible)
+/* Hides what lies behind a row's own token and moves the row's maximum. */
+static float raise(float *scores, int64_t visible, float max)
 {
-    float *s = t->scores + i * KEYS;
-    vf max = v_set(t->max[i]), sum = v_set(0);
+    vf most = v_set(max);
 
     for (int64_t j = visible < 0 ? 0 : visible; j < KEYS; j++)
-        s[j] = -INFINITY;
+        scores[j] = -INFINITY;
     for (int j = 0; j < KEYS; j += LANES)
-        max = v_max(v_load(s + j), max);
-    float most = v_largest(max);
-    for (int j = 0; j < KEYS; j += LANES) {
-        vf e = v_exp(v_load(s + j) - v_set(most));
-        v_store(s + j, e);
-        sum += e;
+        most = v_max(v_load(scores + j), most);
+    return v_largest(most);
+}
+
+/* Turns scores into weights relative to the new maxima; keep: what old sums and outputs are worth under them. Row i
+ * sees the first `visible` + i keys of the tile. */
+static void soften(struct tile *t, int64_t visible)
+{
+    float most[QUERIES];
+
+    for (int i = 0; i < QUERIES; i++)
+        most[i] = raise(t->scores + i * KEYS, visible + i, t->max[i]);
+    for (int i = 0; i < QUERIES; i += LANES)
+        v_store(t->keep + i, v_exp(v_load(t->max + i) - v_load(most + i)));
+    for (int i = 0; i < QUERIES; i++) {
+        vf sum = v_set(0);
+        for (int j = 0; j < KEYS; j += LANES) {
+            vf e = v_exp(v_load(t->scores + i * KEYS + j) - v_set(most[i]));
+            v_store(t->scores + i * KEYS + j, e);
+            sum += e;
+        }
+        t->sum[i] = t->sum[i] * t->keep[i] + v_sum(sum);
+        t->max[i] = most[i];
     }
-    t->keep[i] = expf(t->max[i] - most);
-    t->sum[i] = t->sum[i] * t->keep[i] + v_sum(sum);
-    t->max[i] = most;
 }
 
 static void load_queries(const struct qp_attention *a, int64_t count, const float *q, struct tile *t)
@@ -130,8 +143,7 @@ static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t
     memset(t->out, 0, (size_t)(QUERIES * p->padded) * sizeof *t->out);
     for (int64_t k = 0; k * KEYS < first + count; k++) {
         product(KEYS, a->dim, t->q, a->dim, keys_of(p, kv, k), NULL, t->scores);
-        for (int i = 0; i < QUERIES; i++)
-            soften(t, i, first + i + 1 - k * KEYS);
+        soften(t, first + 1 - k * KEYS);
         product(p->padded, KEYS, t->scores, KEYS, values_of(p, kv, k), t->keep, t->out);
     }
     for (int64_t i = 0; i < count; i++)

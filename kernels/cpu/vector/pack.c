@@ -27,9 +27,32 @@ static void flip8(int64_t count, const uint8_t *restrict in, uint8_t *restrict o
         out[i] = in[i] ^ 0x80; /* + 128 and - 128 alike */
 }
 
+/* Eight elements of any width fill whole bytes. */
+static void pack_any(int bits, int64_t count, const int8_t *codes, uint8_t *out)
+{
+    for (int64_t i = 0; i < count; i += 8, out += bits) {
+        int64_t n = count - i < 8 ? count - i : 8;
+        uint64_t u = 0;
+        for (int64_t j = 0; j < n; j++)
+            u |= (uint64_t)(codes[i + j] + (1 << (bits - 1))) << (j * bits);
+        memcpy(out, &u, (size_t)((n * bits + 7) / 8));
+    }
+}
+
+static void unpack_any(int bits, int64_t count, const uint8_t *in, int8_t *codes)
+{
+    for (int64_t i = 0; i < count; i += 8, in += bits) {
+        int64_t n = count - i < 8 ? count - i : 8;
+        uint64_t u = 0;
+        memcpy(&u, in, (size_t)((n * bits + 7) / 8));
+        for (int64_t j = 0; j < n; j++)
+            codes[i + j] = (int8_t)((int)(u >> (j * bits) & ((1u << bits) - 1)) - (1 << (bits - 1)));
+    }
+}
+
 void QP_NAME(qp_pack)(int bits, int64_t rows, int64_t cols, const int8_t *codes, int32_t *words)
 {
-    int64_t width = qp_packed_words(bits, cols), used = bits == 4 ? (cols + 1) / 2 : cols;
+    int64_t width = qp_packed_words(bits, cols), used = (cols * bits + 7) / 8;
 
 #pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
@@ -40,9 +63,8 @@ void QP_NAME(qp_pack)(int bits, int64_t rows, int64_t cols, const int8_t *codes,
         else if (bits == 8)
             flip8(cols, (const uint8_t *)in, out);
         else
-            qp_pack_ref(bits, 1, cols, in, words + r * width);
-        if (bits == 4 || bits == 8)
-            memset(out + used, 0, (size_t)(width * 4 - used));
+            pack_any(bits, cols, in, out);
+        memset(out + used, 0, (size_t)(width * 4 - used));
     }
 }
 
@@ -58,6 +80,6 @@ void QP_NAME(qp_unpack)(int bits, int64_t rows, int64_t cols, const int32_t *wor
         else if (bits == 8)
             flip8(cols, in, (uint8_t *)(codes + r * cols));
         else
-            qp_unpack_ref(bits, 1, cols, words + r * width, codes + r * cols);
+            unpack_any(bits, cols, in, codes + r * cols);
     }
 }

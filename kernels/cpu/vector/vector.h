@@ -180,29 +180,25 @@ static inline void v_store_part(float *p, int64_t n, vf x)
         p[i] = lanes[i];
 }
 
-static inline float v_smallest(vf x)
-{
-    float lanes[LANES], least;
-    v_store(lanes, x);
-    least = lanes[0];
-    for (int i = 1; i < LANES; i++)
-        least = lanes[i] < least ? lanes[i] : least;
-    return least;
-}
+/* Halves the register until one lane is left. */
+#ifdef __AVX512F__
+#define V_FOLD(operation, x) \
+    __m256 eight = _mm256_##operation##_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1))
+#else
+#define V_FOLD(operation, x) __m256 eight = x
+#endif
+#define V_REDUCE(name, operation)                                                                           \
+    static inline float name(vf x)                                                                          \
+    {                                                                                                       \
+        V_FOLD(operation, x);                                                                               \
+        __m128 four = _mm_##operation##_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)); \
+        __m128 two = _mm_##operation##_ps(four, _mm_movehl_ps(four, four));                                 \
+        return _mm_cvtss_f32(_mm_##operation##_ss(two, _mm_movehdup_ps(two)));                              \
+    }
 
-static inline float v_largest(vf x)
-{
-    return -v_smallest(-x);
-}
-
-static inline float v_sum(vf x)
-{
-    float lanes[LANES], sum = 0;
-    v_store(lanes, x);
-    for (int i = 0; i < LANES; i++)
-        sum += lanes[i];
-    return sum;
-}
+V_REDUCE(v_smallest, min)
+V_REDUCE(v_largest, max)
+V_REDUCE(v_sum, add)
 
 static inline double v_sum_double(vd x)
 {

@@ -1,0 +1,344 @@
+/* How fast the kernels are, and what share that is of two peaks measured beside them: multiply-adds in registers, and
+ * memcpy. Usage: bench_kernels [BACKEND [THREADS [FILTER]]]; defaults: cpu, all cores, everything.
+ * Each figure is the best of several runs, so that other work on the machine does harm only when it never pauses. */
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/kernels.h"
+
+static const struct qp_kernels *k;
+static const char *filter = "";
+static double peak_flops, peak_bytes;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void *array(int64_t count, size_t size)
+{
+    void *memory = aligned_alloc(64, ((size_t)count * size + 127) / 64 * 64);
+    if (memory == NULL) {
+        fputs("bench_kernels: out of memory\n", stderr);
+        exit(6);
+    }
+    memset(memory, 0, (size_t)count * size);
+    return memory;
+}
+
+static float *numbers(int64_t count)
+{
+    float *x = array(count, sizeof *x);
+    uint32_t state = 1;
+    for (int64_t i = 0; i < count; i++) {
+        state = state * 1664525 + 1013904223;
+        x[i] = (float)(int32_t)state * 0x1p-31f;
+    }
+    return x;
+}
+
+/* ---- peaks ---- */
+
+#define MULTIPLY_ADDS(name, attribute, bytes)                                              \
+    attribute static float name(int64_t rounds)                                            \
+    {                                                                                      \
+        typedef float vector __attribute__((vector_size(bytes)));                          \
+        vector sum[12], x = (vector){0} + 1e-7f, total = {0};                              \
+        for (int i = 0; i < 12; i++)                                                       \
+            sum[i] = x * (float)(i + 1);                                                   \
+        for (int64_t r = 0; r < rounds; r++)                                               \
+            _Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) sum[i] = sum[i] * x + x; \
+        for (int i = 0; i < 12; i++)                                                       \
+            total += sum[i];                                                               \
+        return total[0];                                                                   \
+    }
+
+#ifdef __x86_64__
+MULTIPLY_ADDS(multiply_adds_512, __attribute__((target("avx512f"), optimize("fp-contract=fast"))), 64)
+MULTIPLY_ADDS(multiply_adds_256, __attribute__((target("avx2,fma"), optimize("fp-contract=fast"))), 32)
+#endif
+MULTIPLY_ADDS(multiply_adds_128, , 16)
+
+static double measure_flops(void)
+{
+    const int64_t rounds = 4000000;
+    float (*loop)(int64_t) = multiply_adds_128;
+    int lanes = 4;
+    double best = 0;
+    float sink = 0;
+
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512f"))
+        loop = multiply_adds_512, lanes = 16;
+    else if (__builtin_cpu_supports("fma"))
+        loop = multiply_adds_256, lanes = 8;
+#endif
+    for (int run = 0; run < 7; run++) {
+        double start = now();
+#pragma omp parallel reduction(+ : sink)
+        sink += loop(rounds);
+        double rate = 2.0 * 12 * lanes * (double)rounds * omp_get_max_threads() / (now() - start);
+        best = rate > best ? rate : best;
+    }
+    return sink == 12345 ? 0 : best;
+}
+
+static double measure_copy(void)
+{
+    const int64_t bytes = 64 << 20;
+    char *from = array(bytes, 1), *to = array(bytes, 1);
+    double best = 0;
+
+    for (int run = 0; run < 9; run++) {
+        double start = now();
+#pragma omp parallel for
+        for (int64_t i = 0; i < bytes; i += 1 << 20)
+            memcpy(to + i, from + i, 1 << 20);
+        double rate = 2.0 * (double)bytes / (now() - start);
+        best = rate > best ? rate : best;
+    }
+    free(from);
+    free(to);
+    return best;
+}
+
+/* ---- one measurement ---- */
+
+/* Runs `statement` for about half a second and reports `work` (operations, or bytes moved) a second. */
+#define MEASURE(name, work, peak, unit, statement)                                                           \
+    do {                                                                                                     \
+        if (strstr(name, filter) == NULL)                                                                    \
+            break;                                                                                           \
+        double best_ = INFINITY, begin_ = now();                                                             \
+        for (int run_ = 0; run_ < 5 || (now() - begin_ < 0.5 && run_ < 1000); run_++) {                      \
+            double start_ = now();                                                                           \
+            statement;                                                                                       \
+            double took_ = now() - start_;                                                                   \
+            best_ = took_ < best_ ? took_ : best_;                                                           \
+        }                                                                                                    \
+        printf("%-46s %9.3f ms %8.1f %s %4.0f %%\n", name, 1e3 * best_, (double)(work) / best_ * 1e-9, unit, \
+               100 * (double)(work) / best_ / (peak));                                                       \
+    } while (0)
+
+#define FLOPS(name, work, statement) MEASURE(name, work, peak_flops, "GFLOP/s", statement)
+#define BYTES(name, work, statement) MEASURE(name, work, peak_bytes, "GB/s   ", statement)
+
+static void bench_gemm(void)
+{
+    static const struct {
+        int64_t m, n, k;
+    } shapes[] = {{512, 576, 576},  {512, 1536, 576},  {512, 576, 1536},  {512, 192, 576},
+                  {2048, 576, 576}, {2048, 1536, 576}, {2048, 576, 1536}, {2048, 192, 576},
+                  {512, 8192, 576}, {512, 4096, 4096}, {2048, 4096, 4096}};
+    char name[64];
+
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        int64_t m = shapes[s].m, n = shapes[s].n, d = shapes[s].k;
+        float *x = numbers(m * d), *w = numbers(n * d), *y = array(m * n, 4);
+        snprintf(name, sizeof name, "gemm x[%d, %d] w[%d]T", (int)m, (int)d, (int)n);
+        FLOPS(name, 2.0 * (double)(m * n * d), k->gemm(false, true, m, n, d, 1, x, d, w, d, 0, y, n));
+        free(x);
+        free(w);
+        free(y);
+    }
+    float *e = numbers(4096 * 128), *u = numbers(128 * 2048), *w = numbers(4096 * 2048);
+    FLOPS("gemm e[4096, 128] u[2048] (GPTQ, lazy)", 2.0 * 4096 * 2048 * 128,
+          k->gemm(false, false, 4096, 2048, 128, -1, e, 128, u, 2048, 1, w, 2048));
+    free(e);
+    free(u);
+    free(w);
+}
+
+static void bench_second_moment(void)
+{
+    static const int64_t sizes[] = {576, 1536, 4096};
+    char name[64];
+
+    for (int s = 0; s < 3; s++) {
+        int64_t n = sizes[s], rows = 2048;
+        float *x = numbers(rows * n), *h = array(n * n, 4), *copy = array(n * n, 4);
+        snprintf(name, sizeof name, "second_moment x[2048, %d]", (int)n);
+        FLOPS(name, (double)(n * (n + 1) * rows), k->second_moment(rows, n, x, h));
+        snprintf(name, sizeof name, "mirror [%d]", (int)n);
+        BYTES(name, 4.0 * (double)(n * n), k->mirror(n, h));
+        for (int64_t i = 0; i < n; i++)
+            h[i * n + i] *= 1.5f;
+        snprintf(name, sizeof name, "inverse_factor [%d] (2/3 n^3)", (int)n);
+        FLOPS(name, 2.0 / 3 * pow((double)n, 3), (memcpy(copy, h, (size_t)(n * n) * 4), k->inverse_factor(n, copy)));
+        free(x);
+        free(h);
+        free(copy);
+    }
+}
+
+static void bench_attention(void)
+{
+    static const struct {
+        int64_t sequences, length;
+        int heads, kv_heads, dim;
+    } shapes[] = {
+        {4, 512, 9, 3, 64}, {1, 512, 9, 3, 64}, {1, 2048, 9, 3, 64}, {1, 2048, 32, 8, 128}, {8, 128, 4, 4, 32}};
+    char name[64];
+
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        int64_t tokens = shapes[s].sequences * shapes[s].length;
+        int heads = shapes[s].heads, kv_heads = shapes[s].kv_heads, dim = shapes[s].dim;
+        float *q = numbers(tokens * heads * dim), *keys = numbers(tokens * kv_heads * dim);
+        float *v = numbers(tokens * kv_heads * dim), *out = array(tokens * heads * dim, 4);
+        struct qp_attention a = {shapes[s].sequences,
+                                 shapes[s].length,
+                                 heads,
+                                 kv_heads,
+                                 dim,
+                                 1 / sqrtf((float)dim),
+                                 q,
+                                 keys,
+                                 v,
+                                 heads * dim,
+                                 kv_heads * dim,
+                                 kv_heads * dim,
+                                 out,
+                                 heads * dim};
+        snprintf(name, sizeof name, "attention %d x %d, %d/%d heads of %d (causal)", (int)a.sequences, (int)a.length,
+                 heads, kv_heads, dim);
+        FLOPS(name, 2.0 * (double)(tokens * (a.length + 1) * heads * dim), k->attention(&a));
+        free(q);
+        free(keys);
+        free(v);
+        free(out);
+    }
+}
+
+static void bench_rows(void)
+{
+    const int64_t rows = 2048, n = 1536, vocab = 49152, few = 64;
+    float *x = numbers(rows * n), *y = numbers(rows * n), *gain = numbers(n), *p = numbers(few * vocab),
+          *q = numbers(few * vocab), *absmax = array(n, 4), *min = array(n, 4), *max = array(n, 4);
+    double *abssum = array(n, 8), *nll = array(few, 8), *kl = array(few, 8);
+    int32_t *target = array(few, 4), *top = array(few, 4);
+    double bytes = 4.0 * (double)(rows * n);
+
+    BYTES("rms_norm [2048, 1536]", 2 * bytes, k->rms_norm(rows, n, x, gain, 1e-5f, y));
+    BYTES("rope 2048 tokens, 24 heads of 64", 2 * bytes, k->rope(rows, 1024, 24, 64, n, x, y, y));
+    BYTES("swiglu [2048, 1536]", 3 * bytes, k->swiglu(rows * n, x, y, y));
+    BYTES("column_stats [2048, 1536]", bytes, k->column_stats(rows, n, x, absmax, abssum, min, max));
+    BYTES("logits [64, 49152]: nll, top", 4.0 * (double)(few * vocab),
+          k->logits(
+              &(struct qp_logits){.rows = few, .vocab = vocab, .p = p, .target = target, .nll_p = nll, .top_p = top}));
+    BYTES("logits [64, 49152] x 2: nll, top, kl", 8.0 * (double)(few * vocab),
+          k->logits(&(struct qp_logits){few, vocab, p, q, target, nll, nll, kl, top, top}));
+    free(x), free(y), free(gain), free(p), free(q), free(absmax), free(min), free(max);
+    free(abssum), free(nll), free(kl), free(target), free(top);
+}
+
+static void bench_quantize(void)
+{
+    static const struct {
+        const char *name;
+        struct qp_grid grid;
+        int64_t group;
+    } cases[] = {{"int4 g128", {QP_I8, 4, true, QP_BF16}, 128},
+                 {"int4 g128 asymmetric", {QP_I8, 4, false, QP_BF16}, 128},
+                 {"int8 channel", {QP_I8, 8, true, QP_F32}, 4096},
+                 {"fp8 channel", {QP_F8_E4M3, 8, true, QP_F32}, 4096}};
+    const int64_t rows = 1024, cols = 4096, count = rows * cols;
+    float *w = numbers(count), *scale = array(count / 128, 4);
+    int8_t *zero = array(count / 128, 1);
+    uint8_t *codes = array(count, 1);
+    int32_t *words = array(count / 4, 4);
+    char name[64];
+
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        const struct qp_grid *grid = &cases[c].grid;
+        int64_t group = cases[c].group;
+        snprintf(name, sizeof name, "qparams %s", cases[c].name);
+        BYTES(name, 4.0 * (double)count, k->qparams(grid, rows, cols, group, w, scale, zero));
+        snprintf(name, sizeof name, "quantize %s", cases[c].name);
+        BYTES(name, 5.0 * (double)count, k->quantize(grid, rows, cols, group, w, scale, zero, codes));
+        snprintf(name, sizeof name, "dequantize %s", cases[c].name);
+        BYTES(name, 5.0 * (double)count, k->dequantize(grid, rows, cols, group, codes, scale, zero, w));
+        snprintf(name, sizeof name, "fake_quantize %s", cases[c].name);
+        BYTES(name, 8.0 * (double)count, k->fake_quantize(grid, rows, cols, group, w));
+    }
+    for (int bits = 3; bits <= 8; bits++) {
+        if (bits > 4 && bits < 8)
+            continue;
+        snprintf(name, sizeof name, "pack %d bits", bits);
+        BYTES(name, (1 + bits / 8.0) * (double)count, k->pack(bits, rows, cols, (int8_t *)codes, words));
+        snprintf(name, sizeof name, "unpack %d bits", bits);
+        BYTES(name, (1 + bits / 8.0) * (double)count, k->unpack(bits, rows, cols, words, (int8_t *)codes));
+    }
+    free(w), free(scale), free(zero), free(codes), free(words);
+}
+
+static void bench_convert(void)
+{
+    static const enum qp_dtype dtypes[] = {QP_BF16, QP_F16, QP_F8_E4M3, QP_F8_E5M2};
+    const int64_t count = 4 << 20;
+    float *x = numbers(count);
+    void *codes = array(count, 2);
+    char name[64];
+
+    for (int d = 0; d < 4; d++) {
+        double bytes = (4 + qp_dtype_bits(dtypes[d]) / 8) * (double)count;
+        snprintf(name, sizeof name, "from_f32 %s", qp_dtype_name(dtypes[d]));
+        BYTES(name, bytes, k->from_f32(dtypes[d], count, x, codes));
+        snprintf(name, sizeof name, "to_f32 %s", qp_dtype_name(dtypes[d]));
+        BYTES(name, bytes, k->to_f32(dtypes[d], count, codes, x));
+    }
+    free(x);
+    free(codes);
+}
+
+static void bench_gptq(void)
+{
+    const struct qp_grid grids[] = {{QP_I8, 4, true, QP_BF16}, {QP_F8_E4M3, 8, true, QP_F32}};
+    const int64_t rows = 4096, count = 128;
+    float *w = numbers(rows * count), *u = numbers(count * count), *scale = array(rows, 4);
+    float *error = array(rows * count, 4);
+    uint8_t *codes = array(rows * count, 1);
+    int32_t *group_of = array(count, 4);
+    char name[64];
+
+    for (int64_t i = 0; i < count * count; i++)
+        u[i] = i % (count + 1) == 0 ? 1 : 1e-3f * u[i];
+    for (int64_t r = 0; r < rows; r++)
+        scale[r] = 0.1f;
+    for (int g = 0; g < 2; g++) {
+        struct qp_gptq_block b = {&grids[g], rows,  count, 1,        w,     count, u,
+                                  count,     scale, NULL,  group_of, codes, count, error};
+        snprintf(name, sizeof name, "gptq_block [4096, 128] %s", qp_dtype_name(grids[g].codes));
+        FLOPS(name, (double)(rows * count * count), k->gptq_block(&b));
+    }
+    free(w), free(u), free(scale), free(error), free(codes), free(group_of);
+}
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    k = qp_kernels_open(argc > 1 ? argv[1] : "cpu");
+    if (k == NULL) {
+        fprintf(stderr, "bench_kernels: no backend '%s' on this CPU (there are ref, cpu, avx2, avx512)\n", argv[1]);
+        return 2;
+    }
+    qp_kernels_set_threads(argc > 2 ? atoi(argv[2]) : omp_get_num_procs());
+    filter = argc > 3 ? argv[3] : "";
+    peak_flops = measure_flops();
+    peak_bytes = measure_copy();
+    printf("%s: %s; %d threads; peaks %.0f GFLOP/s, %.1f GB/s (read + written)\n", k->backend, qp_kernels_description(),
+           omp_get_max_threads(), peak_flops * 1e-9, peak_bytes * 1e-9);
+    bench_gemm();
+    bench_second_moment();
+    bench_attention();
+    bench_rows();
+    bench_quantize();
+    bench_convert();
+    bench_gptq();
+    return 0;
+}
