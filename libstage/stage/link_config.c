@@ -94,6 +94,8 @@ static int connect_all(struct link *link, const json_t *config, struct qp_error 
     int r = qp_pool_new(run, (size_t)half, &link->pool, err);
     if (r == 0)
         r = make_references(link, run, json_object_get(config, "roots"), err);
+    for (size_t port = 0; r == 0 && port < link->out_count; port++)
+        r = qp_out_configure(link->outs[port], run, link->host, err);
     json_array_foreach(outputs, i, item) {
         if (r == 0)
             r = connect_output(link, item, err);
