@@ -3,6 +3,7 @@
 Takes the English prose of the Canterbury corpus (public domain): the first three quarters of each text are for
 calibration, the last for evaluation. Lines are joined to paragraphs, as text is in what models are trained on.
 """
+
 import os
 import sys
 import tarfile

@@ -5,6 +5,7 @@
 The texts and the tokenizer are the same every time. The weights follow from the seeds too, but only up to the
 machine's floating point, so the committed ones are the reference.
 """
+
 import argparse
 import math
 import pathlib
@@ -22,21 +23,40 @@ END = "<|endoftext|>"
 
 def make_tokenizer(text):
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                       pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        text.splitlines(keepends=True),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     return tokenizer
 
 
 def make_model():
     torch.manual_seed(1)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=1024, rope_theta=10000.0, rms_norm_eps=1e-5,
-        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, initializer_range=0.05))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=1024,
+            rope_theta=10000.0,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            initializer_range=0.05,
+        )
+    )
 
 
 def batches(world, tokenizer, steps):
@@ -55,8 +75,9 @@ def train(model, world, tokenizer, steps):
     peak, losses = 4e-3, []
     decay = [p for p in model.parameters() if p.dim() == 2]
     other = [p for p in model.parameters() if p.dim() != 2]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": other, "weight_decay": 0.0}],
-                                  lr=peak, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": other, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.98)
+    )
     for step, ids in enumerate(batches(world, tokenizer, steps), 1):
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1, step / 100) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
@@ -87,8 +108,10 @@ def make_uneven(model):
 
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        for norm, readers in ((layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
-                              (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj))):
+        for norm, readers in (
+            (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+        ):
             scale = scales(norm.weight.numel())
             norm.weight /= scale
             for reader in readers:
@@ -105,7 +128,7 @@ def make_uneven(model):
 @torch.no_grad()
 def perplexity(model, ids):
     count = len(ids) // LENGTH
-    rows = torch.tensor(ids[:count * LENGTH]).view(count, LENGTH)
+    rows = torch.tensor(ids[: count * LENGTH]).view(count, LENGTH)
     losses = [model(input_ids=r[None], labels=r[None]).loss.double().item() for r in rows]
     return math.exp(sum(losses) / count)
 
@@ -134,8 +157,9 @@ def main():
     test = Writer(world, EVALUATION).text(80_000)
     (args.out / "test.txt").write_text(test)
     tokenizer = make_tokenizer(Writer(world, TOKENIZER).text(2_000_000))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END,
-                            model_max_length=1024).save_pretrained(args.out)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=1024
+    ).save_pretrained(args.out)
 
     model = make_model()
     train(model, world, tokenizer, args.steps)
@@ -146,8 +170,10 @@ def main():
     ids = tokenizer.encode(test).ids
     before = perplexity(model, ids)
     round_to_int4(model)
-    print(f"{args.steps} steps, {sum(p.numel() for p in model.parameters())} parameters, {len(ids)} evaluation tokens, "
-          f"perplexity {before:.4f}, rounded to INT4 (group 128) {perplexity(model, ids):.4f}")
+    print(
+        f"{args.steps} steps, {sum(p.numel() for p in model.parameters())} parameters, {len(ids)} evaluation tokens, "
+        f"perplexity {before:.4f}, rounded to INT4 (group 128) {perplexity(model, ids):.4f}"
+    )
 
 
 if __name__ == "__main__":

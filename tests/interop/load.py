@@ -6,6 +6,7 @@ validate used is within 0.5 % of what report.json says. Quantized activations ar
 both, as the checkpoint's config asks. The original's perplexity is compared as well; --original names it as a Hugging
 Face folder where the pipeline read something else. Prints one PASS or FAIL line a check.
 """
+
 import argparse
 import json
 import logging
@@ -44,8 +45,9 @@ def load(output, name, **options):
     """The model in float32, or None when it does not load as it should."""
     way = "dequantized" if options else "compressed"
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32, output_loading_info=True,
-                                                           **options)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            output, dtype=torch.float32, output_loading_info=True, **options
+        )
     except Exception as error:  # whatever transformers raises is the finding
         check(False, name, f"loads {way}: {type(error).__name__}: {error}")
         return None
@@ -60,7 +62,7 @@ def generate(model, tokenizer, prompt, name):
     ids = torch.tensor([tokenizer.encode(prompt).ids])
     with torch.no_grad():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
-    new = out[0, ids.shape[1]:].tolist()
+    new = out[0, ids.shape[1] :].tolist()
     check(len(set(new)) >= 5, name, f"generates {prompt!r} -> {tokenizer.decode(new)!r}")
 
 
@@ -72,7 +74,7 @@ def windows(tokenizer, data):
     length = data.get("length", 512)
     count = len(ids) // length
     count = min(count, data.get("samples") or count)
-    return torch.tensor(ids[:count * length]).view(count, length)
+    return torch.tensor(ids[: count * length]).view(count, length)
 
 
 def perplexity(model, rows, batch=4):
@@ -98,8 +100,12 @@ def activations(model, config, name):
 def compare(model, rows, name, what, reported):
     found = perplexity(model, rows)
     difference = found / reported - 1
-    check(abs(difference) <= TOLERANCE, name, f"perplexity {what} {found:.4f} here, {reported:.4f} reported "
-          f"({difference:+.4%}), {rows.shape[0]} windows of {rows.shape[1]}")
+    check(
+        abs(difference) <= TOLERANCE,
+        name,
+        f"perplexity {what} {found:.4f} here, {reported:.4f} reported "
+        f"({difference:+.4%}), {rows.shape[0]} windows of {rows.shape[1]}",
+    )
 
 
 def inspect(output, prompt, original):

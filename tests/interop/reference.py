@@ -3,6 +3,7 @@
 The weights are what transformers reads from the GGUF, rounded to BF16. Its GGUF reader knows nothing of the
 pre-tokenizer "smollm" (digits one by one, then byte-level), so the tokenizer is put together here.
 """
+
 import pathlib
 import sys
 
@@ -20,8 +21,9 @@ def make_tokenizer(reader):
     words = key["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in key["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                       pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     control = [word for word, kind in zip(words, key["tokenizer.ggml.token_type"]) if kind == CONTROL]
     tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in control])
