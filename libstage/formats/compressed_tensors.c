@@ -78,7 +78,7 @@ static int scale_shape(int64_t rows, int64_t cols, int64_t group, int64_t shape[
 static int add_scale(struct packing *p)
 {
     int64_t shape[2];
-    struct qp_tensor *t;
+    struct qp_tensor *t = NULL;
     int rank = scale_shape(p->q->rows, p->q->cols, p->q->group, shape);
     int r = add(p, "weight_scale", p->q->grid.scale_dtype, rank, shape, &t);
     if (r == 0)
@@ -88,7 +88,7 @@ static int add_scale(struct packing *p)
 
 static int add_shape(struct packing *p)
 {
-    struct qp_tensor *t;
+    struct qp_tensor *t = NULL;
     int r = add(p, "weight_shape", QP_I64, 1, (const int64_t[]){2}, &t);
     if (r == 0)
         memcpy(t->data, (const int64_t[]){p->q->rows, p->q->cols}, 2 * sizeof(int64_t));
@@ -98,7 +98,7 @@ static int add_shape(struct packing *p)
 static int add_packed(struct packing *p)
 {
     const struct qp_quantized *q = p->q;
-    struct qp_tensor *t;
+    struct qp_tensor *t = NULL;
     const int64_t shape[] = {q->rows, qp_packed_words(q->grid.bits, q->cols)};
     int r = add(p, "weight_packed", QP_I32, 2, shape, &t);
     if (r == 0)
@@ -110,7 +110,7 @@ static int add_packed(struct packing *p)
 static int add_zero(struct packing *p)
 {
     int64_t shape[2];
-    struct qp_tensor *t;
+    struct qp_tensor *t = NULL;
     int rank = scale_shape(p->q->rows, p->q->cols, p->q->group, shape);
     int r = add(p, "weight_zero_point", QP_I8, rank, shape, &t);
     if (r == 0)
@@ -137,7 +137,7 @@ static int add_packed_zero(struct packing *p)
 {
     const struct qp_quantized *q = p->q;
     const int64_t groups = qp_groups(q->cols, q->group), words = qp_packed_words(q->grid.bits, q->rows);
-    struct qp_tensor *t;
+    struct qp_tensor *t = NULL;
     if (add(p, "weight_zero_point", QP_I32, 2, (const int64_t[]){words, groups}, &t) < 0)
         return p->err->code;
     qp_auto_free int8_t *turned = malloc((size_t)(groups * q->rows));
@@ -161,7 +161,7 @@ static int pack_words(struct packing *p)
 
 static int pack_bytes(struct packing *p)
 {
-    struct qp_tensor *t;
+    struct qp_tensor *t = NULL;
     if (add(p, "weight", p->q->grid.codes, 2, (const int64_t[]){p->q->rows, p->q->cols}, &t) < 0)
         return p->err->code;
     memcpy(t->data, p->q->codes, t->bytes);
