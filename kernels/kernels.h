@@ -4,7 +4,8 @@
  * qp_kernels_open fills a table with the reference functions (NAME_ref.c, the definition of right) and overwrites what
  * the backend has fast versions of, so no entry is ever NULL. All functions are thread-safe, allocate nothing that
  * outlives them and assume arguments that their contract allows; matrices are row-major. Fast CPU functions spread
- * over the threads that qp_kernels_set_threads allows. */
+ * over the threads that qp_kernels_set_threads allows; their results do not depend on how many those are,
+ * inverse_factor aside. */
 #ifndef QUANTPIPE_KERNELS_KERNELS_H
 #define QUANTPIPE_KERNELS_KERNELS_H
 
@@ -23,7 +24,7 @@
 #include "kernels/swiglu.h"
 
 struct qp_kernels {
-    const char *backend; /* "ref" or "cpu" */
+    const char *backend; /* "ref", "cpu", "avx2" or "avx512" */
     qp_convert_fn *to_f32;
     qp_convert_fn *from_f32;
     qp_gemm_fn *gemm;
@@ -45,11 +46,11 @@ struct qp_kernels {
     qp_gptq_block_fn *gptq_block;
 };
 
-/* The table of a backend: "ref", or "cpu" for the best that this CPU has. NULL for an unknown name. The table is
- * static; the first call decides by CPUID. */
+/* The table of a backend: "ref", "cpu" for the best that this CPU has, or "avx2" or "avx512" by name. NULL for an
+ * unknown name and for what this CPU lacks. The table is static; the first call decides by CPUID. */
 const struct qp_kernels *qp_kernels_open(const char *backend);
 
-/* Threads that one operation may use from now on in this process; at least 1. */
+/* Threads that one operation called by this thread may use from now on; at least 1. */
 void qp_kernels_set_threads(int threads);
 
 /* One line for logs: the vector extensions and libraries in use, with the kernel that OpenBLAS chose. Static. */

@@ -8,7 +8,7 @@
 #include "kernels/dtype.h"
 
 /* Codes are one byte an element: two's complement integers of `bits` bits in an int8_t, or FP8 bit patterns.
- * Integers:  code = clamp(rint(x / scale) + zero, qmin, qmax),  value = (code - zero) * scale,  half to even.
+ * Integers:  code = rint(clamp(x / scale + zero, qmin, qmax)),  value = (code - zero) * scale,  half to even.
  * FP8:       code = encode(clamp(x / scale, +-max)),             value = decode(code) * scale. */
 struct qp_grid {
     enum qp_dtype codes;       /* QP_I8 (integers), QP_F8_E4M3 or QP_F8_E5M2 */

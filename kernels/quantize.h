@@ -10,7 +10,8 @@
  *   asymmetric: scale = (max - min) / (qmax - qmin),  zero = rint(clamp(qmin - min / scale, qmin, qmax))
  * scale is rounded to grid->scale_dtype first (then zero is computed from the rounded scale); a scale that is 0 after
  * rounding becomes the epsilon of that dtype (BF16 2^-7, F16 2^-10, F32 2^-23).
- * zero may be NULL when symmetric. NaN in w is ignored. Exact on every backend. */
+ * zero may be NULL when symmetric. NaN in w is ignored; an infinity makes the scale infinite. Exact on every
+ * backend. */
 typedef void qp_qparams_fn(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w,
                            float *scale, int8_t *zero);
 

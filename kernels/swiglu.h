@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-/* y[i] = gate[i] / (1 + exp(-gate[i])) * up[i], count elements; y may be gate or up. Tolerance 1e-6 relative. */
+/* y[i] = gate[i] / (1 + exp(-gate[i])) * up[i], count elements; y may be gate or up. Tolerance 1e-6 relative, and
+ * 1e-35 |up| where the result is that small. */
 typedef void qp_swiglu_fn(int64_t count, const float *gate, const float *up, float *y);
 
 qp_swiglu_fn qp_swiglu_ref;

@@ -22,14 +22,19 @@ static inline __attribute__((always_inline)) void block(int width, int64_t k, co
 #pragma GCC unroll 4
         for (int j = 0; j < width; j++)
             sum[i][j] = keep == NULL ? (vf){0} : (vf)(v_load(c + i * ldc + j * LANES) * v_set(keep[i]));
-    for (int64_t l = 0; l < k; l++)
+    for (int64_t l = 0; l < k; l++) {
+        vf y[WIDTH];
+#pragma GCC unroll 4
+        for (int j = 0; j < width; j++)
+            y[j] = v_load(b + l * ldb + j * LANES);
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++) {
             vf x = v_set(a[i * lda + l]);
 #pragma GCC unroll 4
             for (int j = 0; j < width; j++)
-                sum[i][j] = v_fma(x, v_load(b + l * ldb + j * LANES), sum[i][j]);
+                sum[i][j] = v_fma(x, y[j], sum[i][j]);
         }
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
@@ -37,7 +42,9 @@ static inline __attribute__((always_inline)) void block(int width, int64_t k, co
             v_store(c + i * ldc + j * LANES, sum[i][j]);
 }
 
-static void product(int64_t n, int64_t k, const float *a, int64_t lda, const float *b, const float *keep, float *c)
+/* Not inlined: with the constants of its surroundings the sums would not fit the registers. */
+static __attribute__((noinline)) void product(int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                                              const float *keep, float *c)
 {
     int64_t j = 0;
 
