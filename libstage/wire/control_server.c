@@ -37,8 +37,7 @@ void qp_control_close(struct qp_control *control)
 {
     if (!control)
         return;
-    if (control->socket)
-        zmq_close(control->socket);
+    qp_socket_close(control->socket, control->endpoint);
     if (control->context)
         zmq_ctx_term(control->context);
     free(control);

@@ -83,8 +83,7 @@ int qp_out_open(void *context, const char *endpoint, struct qp_out **out, struct
 
 void qp_out_close_socket(struct qp_out *out)
 {
-    if (out->socket)
-        zmq_close(out->socket);
+    qp_socket_close(out->socket, out->endpoint);
     out->socket = NULL;
 }
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LINGER_MS 2000     /* for the last acknowledgement or word, when the peer has gone */
 #define HANDSHAKE_MS 30000 /* a peer that connects and says nothing is cut off */
@@ -74,6 +75,15 @@ int qp_socket_bind(void *socket, const char *endpoint, char *bound, size_t size,
 int qp_socket_dial(void *socket, const char *endpoint, struct qp_error *err)
 {
     return zmq_connect(socket, endpoint) == 0 ? 0 : fail(err, "connect", endpoint);
+}
+
+void qp_socket_close(void *socket, const char *endpoint)
+{
+    if (!socket)
+        return;
+    zmq_close(socket);
+    if (strncmp(endpoint, "ipc://", 6) == 0)
+        unlink(endpoint + 6);
 }
 
 /* One frame, or -1 with errno; a signal is no reason to give up. */

@@ -22,6 +22,10 @@ int qp_socket_new(void *context, int type, const char *identity, void **socket, 
 int qp_socket_bind(void *socket, const char *endpoint, char *bound, size_t size, struct qp_error *err);
 int qp_socket_dial(void *socket, const char *endpoint, struct qp_error *err);
 
+/* Closes a socket that was bound at `endpoint` ("": nowhere; a NULL socket is accepted), and removes what ZeroMQ leaves
+ * of an ipc endpoint. */
+void qp_socket_close(void *socket, const char *endpoint);
+
 struct qp_frames {
     zmq_msg_t frame[QP_MAX_FRAMES];
     int count; /* frames that came; those past QP_MAX_FRAMES are dropped */
