@@ -186,6 +186,82 @@ Test(stages, same_host_hops_copy_nothing)
         cr_expect_eq(measure(&list[i], "units"), 10);
         cr_expect_gt(measure(&list[i], "peak_rss_bytes"), 1 << 20);
     }
+    cr_expect_eq(traces_entries(scratch("")), 3, "only the scratch folders are left");
+    fake_drop(&run);
+}
+
+Test(stages, bytes_travel_over_tcp)
+{
+    struct fake_stage list[] = {MAKE(.params = "{\"heap\": true, \"bytes\": 3000001}"), PASS(.from = 0),
+                                CHECK(.name = "check", .from = 1, .params = "{\"bytes\": 3000001}")};
+    struct fake_run run = {.stages = list, .count = 3, .tcp = true};
+    run_all(&run);
+    expect_success(&run);
+    cr_expect_eq(fake_edge(&run, 0, 0, 1, "bytes_inline"), 8 * 3000001);
+    cr_expect_eq(strncmp(json_string_value(json_object_get(json_object_get(list[0].hello, "endpoints"), "out")),
+                         "tcp://127.0.0.1:", 16),
+                 0);
+    fake_drop(&run);
+}
+
+/* What comes inline is written to shared memory where the next consumer is local, so the second hop is by reference. */
+Test(stages, bytes_that_came_inline_go_on_by_reference)
+{
+    struct fake_stage list[] = {MAKE(.params = "{\"heap\": true}"), PASS(.from = 0), CHECK(.name = "check", .from = 1)};
+    struct fake_run run = {.stages = list, .count = 3};
+    run_all(&run);
+    expect_success(&run);
+    cr_expect_eq(fake_edge(&run, 0, 0, 1, "bytes_inline"), 800000);
+    cr_expect_eq(fake_edge(&run, 1, 1, 2, "bytes_by_reference"), 800000);
+    fake_drop(&run);
+}
+
+static void slow_consumer(const char *make_params)
+{
+    struct fake_stage list[] = {
+        MAKE(.params = make_params, .memory = 16 << 20), PASS(.from = 0, .memory = 16 << 20),
+        CHECK(.name = "check", .from = 1, .params = "{\"bytes\": 4000000, \"delay_ms\": 20}", .memory = 16 << 20)};
+    struct fake_run run = {.stages = list, .count = 3};
+    run_all(&run);
+    expect_success(&run);
+    for (int i = 0; i < 2; i++) {
+        cr_expect_eq(fake_edge(&run, i, i, i + 1, "acknowledged"), 62);
+        cr_expect_lt(measure(&list[i], "peak_anonymous_bytes"), 120 << 20, "%s holds %ld bytes of 240000000",
+                     list[i].name, measure(&list[i], "peak_anonymous_bytes"));
+    }
+    fake_drop(&run);
+}
+
+Test(stages, a_slow_consumer_bounds_shared_memory)
+{
+    slow_consumer("{\"bytes\": 4000000, \"blocks\": 60}");
+}
+
+Test(stages, a_slow_consumer_bounds_the_heap)
+{
+    slow_consumer("{\"bytes\": 4000000, \"blocks\": 60, \"heap\": true}");
+}
+
+static void kill_the_sink(struct fake_run *run)
+{
+    if (!run->replaced && run->stages[1].progress >= 3)
+        fake_replace(run, 1, 2);
+}
+
+Test(stages, a_killed_consumer_is_replaced_and_nothing_is_lost)
+{
+    struct fake_stage list[] = {MAKE(.params = "{\"blocks\": 20}"),
+                                CHECK(.name = "check", .from = 0, .params = "{\"delay_ms\": 20}"),
+                                CHECK(.name = "check", .from = 0, .params = "{\"delay_ms\": 5}", .spare = true)};
+    struct fake_run run = {.stages = list, .count = 3, .hook = kill_the_sink};
+    run_all(&run);
+    cr_assert(run.replaced);
+    expect_success(&run);
+    cr_expect_eq(list[1].exit_code, 128 + SIGKILL);
+    cr_expect_eq(fake_edge(&run, 0, 0, 1, "sent"), 22);
+    cr_expect_eq(fake_edge(&run, 0, 0, 1, "acknowledged"), 22);
+    cr_expect_geq(fake_edge(&run, 0, 0, 1, "resent"), 1);
+    cr_expect_geq(fake_edge(&run, 2, 0, 1, "received"), 22 - 1 - list[1].progress - 3);
     cr_expect_eq(traces_segments(run.id), 0);
     fake_drop(&run);
 }
