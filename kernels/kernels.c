@@ -63,12 +63,12 @@ static void fill(void)
     __builtin_cpu_init();
     usable[AVX2] = has_avx2();
     usable[AVX512] = usable[AVX2] && has_avx512();
-    qp_kernels_fill_avx2(&tables[AVX2]);
-    qp_kernels_fill_avx512(&tables[AVX512]);
-    if (usable[AVX2])
-        qp_kernels_fill_avx2(&tables[CPU]);
-    if (usable[AVX512])
-        qp_kernels_fill_avx512(&tables[CPU]);
+    for (int i = CPU; i < TABLES; i++) { /* even filling takes instructions of the set */
+        if (usable[AVX2] && i != AVX512)
+            qp_kernels_fill_avx2(&tables[i]);
+        if (usable[AVX512] && i != AVX2)
+            qp_kernels_fill_avx512(&tables[i]);
+    }
     vectors = usable[AVX512] ? "AVX-512" : usable[AVX2] ? "AVX2" : "portable";
 #endif
     snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", vectors, dnnl->major, dnnl->minor,
