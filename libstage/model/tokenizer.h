@@ -1,5 +1,6 @@
 /* Tokenizers: byte-level BPE and SentencePiece-style BPE with byte fallback, from a tokenizer.json or GGUF metadata.
- * Ids are those of the `tokenizers` package. */
+ * Ids are those of the `tokenizers` package, except where Unicode's tables differ: it normalizes by older ones (it
+ * leaves U+32FF alone, for example), and its regular expressions know characters newer than Unicode 14. */
 #ifndef QUANTPIPE_MODEL_TOKENIZER_H
 #define QUANTPIPE_MODEL_TOKENIZER_H
 

@@ -1,10 +1,11 @@
-"""usage: tokens.py [--build BUILD] [--text TEXT] [TOKENIZER[=TOKENIZER2]...]   compares our token ids with the package's
+"""usage: tokens.py [--build BUILD] [--text TEXT] [TOKENIZER[=TOKENIZER2]...]   compares token ids with the package's
 
-TOKENIZER is a tokenizer.json, or a folder with one; TOKENIZER2 is a tokenizer.json or .gguf of the same tokenizer, whose
-ids are compared as well. A SentencePiece-style TOKENIZER (byte fallback) is also written as a GGUF file, with scores in
+TOKENIZER is a tokenizer.json, or a folder with one; TOKENIZER2 is a tokenizer.json or .gguf of the same tokenizer, and
+is compared as well. A SentencePiece-style TOKENIZER (byte fallback) is also written as a GGUF file, with scores in
 place of merges, and compared. Without tokenizers: examples/tiny and examples/smollm2/model where they are there.
 Prints one PASS or FAIL line a tokenizer.
 """
+
 import argparse
 import json
 import os
@@ -43,7 +44,9 @@ def write_gguf(tokenizer, out):
     for i, merge in enumerate(model["merges"]):
         rank.setdefault("".join(merge if isinstance(merge, list) else merge.split(" ")), i)
     special = {t["content"] for t in tokenizer["added_tokens"]}
-    kind = lambda w: UNKNOWN if w == model["unk_token"] else CONTROL if w in special else BYTE if w[:3] == "<0x" else NORMAL
+    kind = lambda w: (
+        UNKNOWN if w == model["unk_token"] else CONTROL if w in special else BYTE if w[:3] == "<0x" else NORMAL
+    )
     writer = gguf.GGUFWriter(out, "llama")
     writer.add_tokenizer_model("llama")
     writer.add_token_list(words)
@@ -81,8 +84,11 @@ def compare(dump, names, text, folder):
         ids, seconds = ours(dump, name, text, folder)
         same = np.array_equal(ids, expected)
         good = good and same
-        print(f"{'PASS' if same else 'FAIL'} tokens {name}: {len(ids)} ids of {text}, {len(expected)} by the tokenizers "
-              f"package; {seconds:.2f} s", flush=True)
+        print(
+            f"{'PASS' if same else 'FAIL'} tokens {name}: {len(ids)} ids of {text}, {len(expected)} by the tokenizers "
+            f"package; {seconds:.2f} s",
+            flush=True,
+        )
         if not same:
             n = min(len(ids), len(expected))
             at = int(np.argmax(ids[:n] != expected[:n])) if not np.array_equal(ids[:n], expected[:n]) else n
