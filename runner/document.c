@@ -269,14 +269,21 @@ int qp_document_fail_key(const struct qp_document *document, const char *path, s
     return qp_wrap(err, "%s", qp_document_key_at(document, path));
 }
 
+/* The position of the key that a message names in quotes below `path`: "unknown key 'gruop'". */
+static const char *quoted_key(const struct qp_document *document, const char *path, const char *message)
+{
+    const char *open = strchr(message, '\''), *close = open ? strchr(open + 1, '\'') : NULL;
+    qp_auto_free char *key = close ? qp_format("%s.%.*s", path, (int)(close - open - 1), open + 1) : NULL;
+    return key ? mark_of(document, QP_YAML_KEY_MARK, key) : NULL;
+}
+
 int qp_document_place(const struct qp_document *document, const char *path, struct qp_error *err)
 {
     const char *colon = strstr(err->message, ": ");
     qp_auto_free char *named = colon ? strndup(err->message, (size_t)(colon - err->message)) : NULL;
     bool known = named && strncmp(named, path, strlen(path)) == 0 && !strchr(named, ' ');
-    const char *key = known ? mark_of(document, QP_YAML_KEY_MARK, named) : NULL;
-    const char *value = known ? mark_of(document, "", named) : NULL;
-    return qp_wrap(err, "%s", value ? value : key ? key : qp_document_at(document, known ? named : path));
+    const char *at = quoted_key(document, known ? named : path, err->message);
+    return qp_wrap(err, "%s", at ? at : qp_document_at(document, known ? named : path));
 }
 
 const char *qp_json_found(const json_t *value, char *text, size_t size)

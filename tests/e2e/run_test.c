@@ -1,0 +1,332 @@
+/* Whole runs of the built programs on the embedded model. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "tests/support/command.h"
+#include "tests/support/scratch.h"
+
+#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
+#define PIPELINE SOURCE_DIR "/pipeline.yaml"
+#define TINY SOURCE_DIR "/examples/tiny"
+
+/* Sockets go to a folder of the test's own, so that what is left behind is seen. */
+static void make(void)
+{
+    struct qp_error err;
+    scratch_make();
+    cr_assert_eq(qp_make_folders(scratch("r"), &err), 0, "%s", err.message);
+    setenv("XDG_RUNTIME_DIR", scratch("r"), 1);
+}
+
+TestSuite(run, .init = make, .fini = scratch_drop);
+
+static bool is_empty(const char *folder)
+{
+    struct command ls = command_run(10, WORDS("ls", "-A", folder));
+    bool empty = ls.code == 0 && !*ls.output;
+    command_free(&ls);
+    return empty;
+}
+
+/* After a run that is over, however it ended: no sockets, no shared memory of it, no half-written output. */
+static void expect_nothing_left(const char *output)
+{
+    struct qp_error err;
+    char path[512];
+    qp_auto_json json_t *marker = NULL;
+    cr_expect(is_empty(scratch("r")), "sockets are left");
+    snprintf(path, sizeof path, "%s.partial", output);
+    cr_expect_not(qp_exists(path), "%s", path);
+    snprintf(path, sizeof path, "%s.run/run.json", output);
+    cr_assert_eq(qp_read_json(path, 1 << 20, &marker, &err), 0, "%s", err.message);
+    snprintf(path, sizeof path, "ls /dev/shm/qp-%s-*", json_string_value(json_object_get(marker, "run")));
+    struct command ls = command_run(10, WORDS("sh", "-c", path));
+    cr_expect_neq(ls.code, 0, "shared memory is left: %s", ls.output);
+    command_free(&ls);
+    snprintf(path, sizeof path, "%s.run/scratch", output);
+    cr_expect_not(qp_exists(path), "%s", path);
+}
+
+static json_t *report_of(const char *output)
+{
+    struct qp_error err;
+    char path[512];
+    json_t *report = NULL;
+    snprintf(path, sizeof path, "%s.run/report.json", output);
+    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
+    return report;
+}
+
+static void expect_status(const char *output, const char *status)
+{
+    qp_auto_json json_t *report = report_of(output);
+    cr_expect_str_eq(json_string_value(json_object_get(report, "status")), status);
+}
+
+static void run_well(const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_assert_eq(c.code, 0, "%d\n%s", c.code, c.errors);
+    command_free(&c);
+}
+
+static void run_badly(const char *const *argv, int code, const char *message)
+{
+    struct command c = command_run(300, argv);
+    cr_expect_eq(c.code, code, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, message), "%s", c.errors);
+    command_free(&c);
+}
+
+static double number(const json_t *object, const char *key, const char *inner)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_number_value(inner ? json_object_get(value, inner) : value);
+}
+
+static void expect_edges(const json_t *report)
+{
+    size_t i;
+    json_t *edge;
+    cr_assert_eq(json_array_size(json_object_get(report, "edges")), 6);
+    json_array_foreach(json_object_get(report, "edges"), i, edge) {
+        cr_expect_eq(number(edge, "sent", NULL), 10, "model, embedding, 6 layers, head, end");
+        cr_expect_eq(number(edge, "received", NULL), 10);
+        cr_expect_eq(number(edge, "acknowledged", NULL), 10);
+        cr_expect_eq(number(edge, "resent", NULL) + number(edge, "duplicates", NULL), 0);
+        cr_expect_gt(number(edge, "bytes_by_reference", NULL), 1e6, "weights travel by reference");
+        cr_expect_lt(number(edge, "bytes_inline", NULL), 1e6);
+    }
+}
+
+static void expect_quality(const json_t *output)
+{
+    double original = number(output, "perplexity", "original"), quantized = number(output, "perplexity", "quantized");
+    cr_expect(original > 1 && original < 10, "%g", original);
+    cr_expect(quantized > 0.98 * original && quantized < 1.1 * original, "%g", quantized);
+    cr_expect(number(output, "kl_divergence", NULL) > 0 && number(output, "kl_divergence", NULL) < 0.1);
+    cr_expect(number(output, "top1_agreement", NULL) > 0.8 && number(output, "top1_agreement", NULL) < 1);
+    cr_expect_gt(number(output, "size_bytes", "original"), 2 * number(output, "size_bytes", "quantized"));
+    size_t i;
+    json_t *linear;
+    cr_expect_eq(json_array_size(json_object_get(output, "linears")), 42);
+    json_array_foreach(json_object_get(output, "linears"), i, linear)
+        cr_expect_gt(number(linear, "sqnr_db", NULL), 5, "%s", json_string_value(json_object_get(linear, "name")));
+}
+
+/* The perplexity of the folder that was written, by a program that knows nothing of the run. */
+static double evaluated(const char *output)
+{
+    struct command c =
+        command_run(300, WORDS(QUANTPIPE, "evaluate", output, "--data", TINY "/test.txt", "--length", "512", "--json"));
+    cr_assert_eq(c.code, 0, "%s", c.errors);
+    qp_auto_json json_t *answer = json_loads(c.output, 0, NULL);
+    command_free(&c);
+    return number(answer, "perplexity", NULL);
+}
+
+Test(run, the_default_pipeline, .timeout = 300)
+{
+    const char *output = scratch("out");
+    struct command c = command_run(300, WORDS(QUANTPIPE, "run", PIPELINE, "--output", output));
+    cr_assert_eq(c.code, 0, "%s", c.errors);
+    cr_expect(strstr(c.output, "perplexity") && strstr(c.output, "calibrate") && strstr(c.output, output), "%s",
+              c.output);
+    command_free(&c);
+    qp_auto_json json_t *report = report_of(output);
+    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    cr_expect_str_eq(json_string_value(json_object_get(report, "status")), "done");
+    cr_expect_eq(json_array_size(json_object_get(report, "stages")), 7);
+    cr_expect_eq(json_array_size(json_object_get(report, "warnings")), 0);
+    cr_expect_str_eq(json_string_value(json_object_get(made, "path")), output);
+    expect_quality(made);
+    expect_edges(report);
+    expect_nothing_left(output);
+    double perplexity = evaluated(output), said = number(made, "perplexity", "quantized");
+    cr_expect(fabs(perplexity / said - 1) < 1e-4, "evaluate says %g, validate said %g", perplexity, said);
+}
+
+/* The resolved pipeline is itself a pipeline, and the same bytes come of it. */
+Test(run, again_from_the_resolved_pipeline, .timeout = 300)
+{
+    const char *first = scratch("first"), *second = scratch("second");
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", first, "--set", "data.calibration.samples=8", "--set",
+                   "data.evaluation.samples=4"));
+    char resolved[512];
+    snprintf(resolved, sizeof resolved, "%s.run/pipeline.json", first);
+    run_well(WORDS(QUANTPIPE, "run", resolved, "--output", second));
+    qp_auto_json json_t *a = report_of(first), *b = report_of(second);
+    const json_t *made_a = json_array_get(json_object_get(a, "outputs"), 0);
+    const json_t *made_b = json_array_get(json_object_get(b, "outputs"), 0);
+    cr_expect_str_eq(json_string_value(json_object_get(made_a, "digest")),
+                     json_string_value(json_object_get(made_b, "digest")));
+    run_well(WORDS("diff", "-r", first, second));
+}
+
+Test(run, every_preset, .timeout = 300)
+{
+    static const char *const schemes[] = {"int8", "int4-asym", "fp8-dynamic"};
+    for (size_t i = 0; i < 3; i++) {
+        const char *output = scratch(schemes[i]);
+        run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--scheme", schemes[i], "--set",
+                       "data.calibration.samples=8", "--set", "data.evaluation.samples=4"));
+        qp_auto_json json_t *report = report_of(output);
+        const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+        double original = number(made, "perplexity", "original"), quantized = number(made, "perplexity", "quantized");
+        cr_expect_str_eq(json_string_value(json_object_get(made, "scheme")), schemes[i]);
+        cr_expect(quantized > 0.9 * original && quantized < 1.2 * original, "%s: %g", schemes[i], quantized);
+    }
+}
+
+Test(run, rounding_to_nearest_needs_no_data, .timeout = 300)
+{
+    const char *output = scratch("out");
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "data=", "--set",
+                   "stages.search.with.method=none", "--set", "stages.quantize.with.method=rtn"));
+    qp_auto_json json_t *report = report_of(output);
+    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    cr_expect(json_is_null(json_object_get(json_object_get(made, "perplexity"), "quantized")), "nothing was measured");
+    cr_expect(json_is_string(json_object_get(made, "digest")));
+    cr_expect_lt(number(json_array_get(json_object_get(report, "stages"), 1), "busy_seconds", NULL), 0.5,
+                 "calibrate runs no forward");
+}
+
+Test(run, events_for_programs, .timeout = 300)
+{
+    struct command c =
+        command_run(300, WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("out"), "--progress", "json", "--set",
+                               "data.calibration.samples=8", "--set", "data.evaluation.samples=4"));
+    cr_assert_eq(c.code, 0, "%s", c.errors);
+    cr_expect_str_eq(c.errors, "");
+    double time = 0, fraction = 0;
+    char last[16] = "";
+    for (char *line = strtok(c.output, "\n"); line; line = strtok(NULL, "\n")) {
+        qp_auto_json json_t *event = json_loads(line, 0, NULL);
+        cr_assert_not_null(event, "%s", line);
+        snprintf(last, sizeof last, "%s", json_string_value(json_object_get(event, "event")));
+        cr_expect_geq(number(event, "time", NULL), time);
+        time = number(event, "time", NULL);
+        if (strcmp(last, "progress") == 0) {
+            cr_expect_geq(number(event, "fraction", NULL), fraction);
+            fraction = number(event, "fraction", NULL);
+        }
+    }
+    cr_expect_str_eq(last, "end");
+    cr_expect_eq(fraction, 1);
+    command_free(&c);
+}
+
+Test(run, a_gate_that_fails, .timeout = 300)
+{
+    const char *output = scratch("out");
+    run_badly(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "data.calibration.samples=8", "--set",
+                    "data.evaluation.samples=8", "--set", "scheme={weights: {format: int2, group: 128}}", "--set",
+                    "stages.validate.with.max_perplexity_increase=1%"),
+              5, "stage `validate`: ");
+    cr_expect_not(qp_exists(output));
+    expect_status(output, "gate");
+    expect_nothing_left(output);
+}
+
+/* ---- runs that are cut short ---- */
+
+/* A script that describes itself as the built-in stage `calibrate`, and otherwise does `body`. */
+static const char *impostor(const char *body)
+{
+    char text[1024];
+    snprintf(text, sizeof text,
+             "#!/bin/sh\n[ \"$1\" = --describe ] && exec %s/libexec/quantpipe/calibrate --describe\n%s\n", BUILD_DIR,
+             body);
+    const char *path = scratch_text("impostor", text);
+    cr_assert_eq(chmod(path, 0700), 0);
+    return path;
+}
+
+static void run_with_impostor(const char *body, int code, const char *message)
+{
+    const char *output = scratch("out");
+    char set[512];
+    snprintf(set, sizeof set, "stages.calibrate={run: %s, from: load}", impostor(body));
+    run_badly(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", set), code, message);
+    cr_expect_not(qp_exists(output));
+    expect_status(output, "failed");
+    expect_nothing_left(output);
+}
+
+Test(run, a_stage_that_dies_is_named, .timeout = 60)
+{
+    run_with_impostor("echo last words >&2; kill -9 $$", 4, "stage `calibrate` ended with signal 9 (Killed)");
+    run_with_impostor("echo last words >&2; exit 3", 4, "and ends with:\nlast words");
+}
+
+Test(run, a_stage_that_never_says_hello_is_named, .timeout = 90)
+{
+    run_with_impostor("exec sleep 1000", 4, "no hello within 20 seconds from: calibrate;");
+}
+
+static void interrupt(int signal, const char *message)
+{
+    const char *output = scratch("out");
+    char when[512];
+    snprintf(when, sizeof when, "%s.run/scratch/export.0", output);
+    struct command c = command_interrupt(60, signal, when,
+                                         WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
+                                               "--set", "data.calibration.samples=100000"));
+    cr_expect_eq(c.code, 130, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, message), "%s", c.errors);
+    command_free(&c);
+    cr_expect_not(qp_exists(output));
+    expect_status(output, "cancelled");
+    expect_nothing_left(output);
+}
+
+Test(run, interrupts_leave_nothing_half_written, .timeout = 120)
+{
+    interrupt(SIGINT, "stopped by SIGINT (Ctrl-C)");
+    interrupt(SIGTERM, "stopped by SIGTERM");
+}
+
+/* ---- run folders ---- */
+
+Test(run, folders_of_runs_are_replaced_and_others_kept, .timeout = 300)
+{
+    const char *output = scratch("out"), *folder = scratch("out.run");
+    struct qp_error err;
+    const char *const argv[] = {QUANTPIPE,
+                                "run",
+                                PIPELINE,
+                                "--output",
+                                output,
+                                "--set",
+                                "data=",
+                                "--set",
+                                "stages.search.with.method=none",
+                                "--set",
+                                "stages.quantize.with.method=rtn",
+                                NULL};
+    cr_assert_eq(qp_make_folders(folder, &err), 0);
+    run_well(argv); /* an empty folder is taken */
+    cr_assert_eq(qp_remove_tree(output, &err), 0);
+    scratch_text("out.run/old", "x");
+    run_well(argv); /* a finished run's is replaced */
+    cr_expect_not(qp_exists(scratch("out.run/old")));
+    cr_assert_eq(qp_remove_tree(output, &err), 0);
+    qp_auto_close int lock = open(scratch("out.run/lock"), O_RDWR | O_CLOEXEC);
+    cr_assert_eq(flock(lock, LOCK_EX | LOCK_NB), 0);
+    run_badly(argv, 3, "a run is going on there"); /* a living run's is left alone */
+    cr_assert_eq(flock(lock, LOCK_UN), 0);
+    cr_assert_eq(qp_remove_tree(folder, &err), 0);
+    cr_assert_eq(qp_make_folders(folder, &err), 0);
+    scratch_text("out.run/mine", "x");
+    run_badly(argv, 3, "exists and is not the folder of a run");
+    cr_expect(qp_exists(scratch("out.run/mine")));
+}
