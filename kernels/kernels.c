@@ -1,5 +1,6 @@
 #include "kernels/kernels.h"
 
+#include <cblas.h>
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
@@ -7,8 +8,6 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-
-const char *openblas_get_corename(void);
 
 #define REFERENCE                                                                                                     \
     .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref, \
