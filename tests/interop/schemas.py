@@ -1,0 +1,60 @@
+"""Holds the programs to the published contracts in schemas/: what every stage says of itself, pipelines, the report and
+the events of a run. Usage: schemas.py [QUANTPIPE [WORK_FOLDER]]. Prints PASS and FAIL lines."""
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jsonschema
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def validator(name):
+    schema = json.loads((ROOT / "schemas" / f"{name}.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check(what, name, values):
+    errors = [f"{e.json_path}: {e.message}" for v in values for e in validator(name).iter_errors(v)]
+    print(f"FAIL {what}: {errors[0][:300]}" if errors else f"PASS {what}")
+    return not errors
+
+
+def run(quantpipe, work, *arguments):
+    """A short run: its events and its report."""
+    output = work / "schemas"
+    for path in (output, output.with_name("schemas.run")):
+        shutil.rmtree(path, ignore_errors=True)
+    done = subprocess.run(
+        [quantpipe, "run", ROOT / "pipeline.yaml", "--output", output, "--progress", "json",
+         "--set", "data.calibration.samples=4", "--set", "data.evaluation.samples=4", *arguments],
+        capture_output=True, text=True)
+    folder = output.with_name("schemas.run")
+    return ([json.loads(line) for line in done.stdout.splitlines()], json.loads((folder / "report.json").read_text()),
+            json.loads((folder / "pipeline.json").read_text()))
+
+
+def main():
+    given = sys.argv[1:]
+    quantpipe = given[0] if given else ROOT / "build/bin/quantpipe"
+    work = pathlib.Path(given[1] if len(given) > 1 else ROOT / "build/interop").resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    stages = json.loads(subprocess.run([quantpipe, "stages", "--json"], capture_output=True, check=True).stdout)
+    good = [check(f"--describe of {s['name']}", "stage", [s]) for s in stages["stages"]]
+    pipelines = [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*/pipeline.yaml"))]
+    good += [check(str(p.relative_to(ROOT)), "pipeline", [yaml.safe_load(p.read_text())]) for p in pipelines]
+    gate = ("--set", "stages.validate.with.max_perplexity_increase=0%",
+            "--set", "scheme={weights: {format: int2, group: 128}}")
+    for name, arguments in (("a good run", ()), ("a gate that fails", gate)):
+        events, report, pipeline = run(quantpipe, work, *arguments)
+        good += [check(f"events of {name}", "events", events), check(f"report of {name}", "report", [report]),
+                 check(f"resolved pipeline of {name}", "pipeline", [pipeline])]
+    sys.exit(0 if all(good) else 1)
+
+
+if __name__ == "__main__":
+    main()
