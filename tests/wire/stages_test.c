@@ -11,6 +11,13 @@
 #include "tests/support/scratch.h"
 #include "tests/support/traces.h"
 
+/* Freed memory that AddressSanitizer keeps would count as held. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "quarantine_size_mb=4";
+}
+
 /* ---- the stages ---- */
 
 struct state {
