@@ -67,10 +67,28 @@ static int open_output(struct state *s, struct qp_error *err)
     return r;
 }
 
+/* What the layout cannot hold is refused before anything is computed. */
+static int check_layout(const struct qp_model *model, struct qp_error *err)
+{
+    for (int64_t layer = 0; layer < model->arch.layers; layer++)
+        for (int i = 0; i < QP_LINEARS; i++) {
+            const struct qp_linear_desc *desc = &model->arch.family->linears[i];
+            const struct qp_linear_scheme *scheme = qp_model_scheme(model, layer, (enum qp_linear)i);
+            char module[256];
+            qp_module_name(&model->arch, layer, (enum qp_linear)i, module, sizeof module);
+            int r = scheme ? qp_compressed_check(scheme, module, qp_arch_dim(&model->arch, desc->out),
+                                                 qp_arch_dim(&model->arch, desc->in), err)
+                           : 0;
+            if (r < 0)
+                return r;
+        }
+    return 0;
+}
+
 static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *unit, struct qp_error *err)
 {
     int r = qp_model_open(unit, &s->model, err);
-    if (r < 0)
+    if (r < 0 || (r = check_layout(&s->model, err)) < 0)
         return r;
     const char *output = json_string_value(json_object_get(qp_stage_context(stage), "output"));
     s->output = output ? strdup(output) : NULL;

@@ -119,22 +119,6 @@ static int allocate_trial(struct trial *t, int64_t rows, struct qp_error *err)
     return 0;
 }
 
-/* Grouped value heads share the rows that absorb a scale, so their channels must get one scale: their geometric mean
- * goes into the statistic that scales are made of. */
-static void share_heads(const struct qp_arch *arch, float *v)
-{
-    int repeat = arch->heads / arch->kv_heads, dim = arch->head_dim;
-    for (int kv = 0; kv < arch->kv_heads; kv++)
-        for (int d = 0; d < dim; d++) {
-            float *first = v + (int64_t)kv * repeat * dim + d;
-            double sum = 0.0;
-            for (int r = 0; r < repeat; r++)
-                sum += log(fmax(first[(int64_t)r * dim], 1e-20));
-            for (int r = 0; r < repeat; r++)
-                first[(int64_t)r * dim] = (float)exp(sum / repeat);
-        }
-}
-
 /* w[j] = mean over rows of |W[:, j]| / (largest of its group + 1e-6), over the quantized linears. */
 static void relative_weights(struct trial *t)
 {
@@ -249,9 +233,9 @@ static int search_site(const struct state *s, struct qp_block *block, enum qp_si
             t.s[j] = 1.0f;
         double identity = try_scales(&t);
         relative_weights(&t);
-        if (block->arch->family->sites[site].fold == QP_FOLD_ROWS && site == QP_SITE_ATTN_OUT) {
-            share_heads(block->arch, t.x);
-            share_heads(block->arch, t.w);
+        if (site == QP_SITE_ATTN_OUT) {
+            qp_share_heads(block->arch, t.x);
+            qp_share_heads(block->arch, t.w);
         }
         if (strcmp(s->form, "duo") != 0)
             try_grid(&t, false, s->grid);

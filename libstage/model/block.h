@@ -56,6 +56,10 @@ int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *s
  * site without fold target or a scale that is not finite and positive. */
 int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp_error *err);
 
+/* Gives the channels of v[heads * head_dim] that come from one row of v_proj, through grouped value heads, their
+ * geometric mean: only such scales can be folded there. Numbers at least 0. */
+void qp_share_heads(const struct qp_arch *arch, float *v);
+
 /* Puts the result of quantization into the unit; copies codes, scale and zero through `allocator`. */
 int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
                            const struct qp_allocator *allocator, struct qp_error *err);

@@ -1,6 +1,7 @@
 /* Exact folds: scaling a site's input channels down where they are made and its weights up. */
 #include "libstage/model/block.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,8 +49,7 @@ void qp_round_to(const struct qp_kernels *kernels, enum qp_dtype dtype, int64_t 
     }
 }
 
-/* Gives all query heads of a group the geometric mean of their scales. */
-static void share_heads(const struct qp_arch *arch, float *s)
+void qp_share_heads(const struct qp_arch *arch, float *s)
 {
     int dim = arch->head_dim, repeat = arch->heads / arch->kv_heads;
     for (int g = 0; g < arch->kv_heads; g++)
@@ -57,7 +57,7 @@ static void share_heads(const struct qp_arch *arch, float *s)
             float *first = s + (int64_t)g * repeat * dim + j;
             double sum = 0.0;
             for (int h = 0; h < repeat; h++)
-                sum += log((double)first[h * dim]);
+                sum += log(fmax((double)first[h * dim], FLT_MIN));
             for (int h = 0; h < repeat; h++)
                 first[h * dim] = (float)exp(sum / repeat);
         }
@@ -126,7 +126,7 @@ int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp
     for (int64_t i = 0; i < n; i++)
         before[i] = stored ? stored[i] : 1.0f;
     if (d->fold == QP_FOLD_ROWS && block->arch->family->linears[d->fold_target].out == QP_DIM_KV)
-        share_heads(block->arch, s);
+        qp_share_heads(block->arch, s);
     memcpy(whole, s, (size_t)n * sizeof *whole);
     for (int64_t i = 0; d->fold == QP_FOLD_ROWS && i < n; i++)
         whole[i] *= before[i];
