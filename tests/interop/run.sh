@@ -73,6 +73,8 @@ if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
             --set stages.search.with.method=none --set stages.quantize.with.method=rtn
         checked "$python" "$here/reference.py" $gguf "$work/smollm2"
         checked "$python" "$here/logits.py" "$work/smollm2=$gguf"
+        checked "$python" "$here/tokens.py" --text "${EVALUATION_TEXT:-examples/smollm2/model/evaluation.txt}" \
+            "$work/smollm2=$gguf"
         checked "$python" "$here/load.py" --prompt "The capital of France is" --original "$work/smollm2" $outputs
     else
         echo "FAIL smollm2: get.sh could not fetch the model" | tee -a "$log"
