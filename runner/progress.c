@@ -90,7 +90,7 @@ static void stages_text(const struct qp_supervisor *s, char *text, size_t size)
     for (size_t i = 0; i < s->count; i++) {
         const struct qp_child *c = &s->children[s->run->plan->pipeline->order[i]];
         done &= c->done;
-        if (c->units_total > 0 && !c->done)
+        if (c->units_done < c->units_total)
             snprintf(text + strlen(text), size - strlen(text), "%s%s %lld/%lld", text[0] ? ", " : "", c->instance->name,
                      (long long)c->units_done, (long long)c->units_total);
     }

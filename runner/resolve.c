@@ -78,8 +78,10 @@ static int find_own(const struct qp_pipeline *p, struct qp_instance *in, struct 
     else
         found = search_path(in->command[0]);
     if (r == 0 && (!found || access(found, X_OK) < 0 || qp_is_folder(found)))
-        r = qp_document_fail(p->document, path, err, "%s: no such executable%s", found ? found : in->command[0],
-                             found ? "; make it executable (chmod +x) or name its interpreter" : " in PATH");
+        r = qp_document_fail(p->document, path, err, "%s: %s", found ? found : in->command[0],
+                             !found             ? "there is no such executable in PATH"
+                             : qp_exists(found) ? "not an executable; make it one (chmod +x), or name its interpreter"
+                                                : "there is no such file");
     if (r < 0) {
         free(found);
         return r;

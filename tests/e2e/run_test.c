@@ -1,6 +1,7 @@
 /* Whole runs of the built programs on the embedded model. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -293,6 +294,45 @@ Test(run, interrupts_leave_nothing_half_written, .timeout = 120)
 {
     interrupt(SIGINT, "stopped by SIGINT (Ctrl-C)");
     interrupt(SIGTERM, "stopped by SIGTERM");
+}
+
+/* Whether any process has the test's socket folder on its command line. */
+static bool is_running(void)
+{
+    glob_t found = {0};
+    bool running = false;
+    const char *sockets = scratch("r");
+    cr_assert_eq(glob("/proc/[0-9]*/cmdline", 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char line[4096];
+        FILE *file = fopen(found.gl_pathv[i], "r");
+        size_t size = file ? fread(line, 1, sizeof line, file) : 0;
+        if (file)
+            fclose(file);
+        running |= memmem(line, size, sockets, strlen(sockets)) != NULL;
+    }
+    globfree(&found);
+    return running;
+}
+
+Test(run, a_killed_runner_takes_its_stages_along, .timeout = 120)
+{
+    const char *output = scratch("out");
+    char when[512];
+    snprintf(when, sizeof when, "%s.run/scratch/export.0", output);
+    struct command c = command_interrupt(60, SIGKILL, when,
+                                         WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
+                                               "--set", "data.calibration.samples=100000"));
+    cr_expect_eq(c.code, 128 + SIGKILL);
+    command_free(&c);
+    cr_expect(is_running(), "stages take a moment to hear of it");
+    for (int i = 0; i < 200 && is_running(); i++)
+        usleep(50000);
+    cr_expect_not(is_running());
+    cr_expect_not(qp_exists(output));
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "data.calibration.samples=4", "--set",
+                   "data.evaluation.samples=4"));
+    expect_nothing_left(output); /* of the killed run neither */
 }
 
 /* ---- run folders ---- */

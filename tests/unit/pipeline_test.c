@@ -236,8 +236,9 @@ Test(stages, executables_that_are_not_there)
 {
     static const struct {
         const char *stage, *message;
-    } rows[] = {{"{run: ./missing}", "missing: no such executable"},
-                {"{run: no-such-program-anywhere}", "no-such-program-anywhere: no such executable in PATH"},
+    } rows[] = {{"{run: ./p.yaml}", "p.yaml: not an executable; make it one (chmod +x)"},
+                {"{run: ./missing}", "missing: there is no such file"},
+                {"{run: no-such-program-anywhere}", "no-such-program-anywhere: there is no such executable in PATH"},
                 {"{use: no-such-stage}", "there is no built-in stage `no-such-stage`"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct qp_error err = {0};
