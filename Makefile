@@ -29,8 +29,10 @@ asan tsan: deps
 	cmake --build --preset $@ --parallel $(JOBS)
 	ctest --preset $@ --output-on-failure
 
-# Times the whole path on a real model; the closing table has the seconds and the peak memory of each stage.
+# Times the kernels, then the whole path on a real model: its closing table has the seconds and memory of each stage.
 bench: build
+	cmake --build --preset release --target bench_kernels
+	build/tests/bench_kernels
 	examples/smollm2/get.sh
 	rm -rf build/bench
 	build/bin/quantpipe run examples/smollm2/pipeline.yaml --output build/bench/smollm2-int4

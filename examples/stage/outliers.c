@@ -1,7 +1,7 @@
-/* outliers: reports linears whose largest weight stands far above the rest, which few bits represent badly.
+/* outliers: warns about linears whose largest weight stands far above the rest, which few bits represent badly.
  *
- * In: blocks with weights; out: the same, untouched. For each linear, max |w| over its root mean square; those above
- * `limit` become a warning, all of them a metric. Memory: one linear's weights. */
+ * In: blocks with weights; out: the same, untouched. A warning for each linear with max |w| above `limit` times its
+ * root mean square. Memory: one linear's weights. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -13,7 +13,6 @@
 struct state {
     double limit;
     struct qp_model model;
-    json_t *found; /* module name -> max |w| / rms */
 };
 
 static const struct qp_param params[] = {{.name = "limit",
@@ -38,26 +37,24 @@ static double peak_over_rms(const float *w, int64_t count)
     return squares > 0.0 ? peak / sqrt(squares / (double)count) : 0.0;
 }
 
-static int measure(struct qp_stage *stage, struct state *s, const struct qp_block *block, enum qp_linear linear,
+static int measure(struct qp_stage *stage, const struct state *s, const struct qp_block *block, enum qp_linear linear,
                    struct qp_error *err)
 {
     const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
     int64_t count = qp_arch_dim(block->arch, desc->out) * qp_arch_dim(block->arch, desc->in);
     float *w = qp_new_floats(count, "a linear's weights", err);
     int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
-    if (r == 0) {
+    double ratio = r == 0 ? peak_over_rms(w, count) : 0.0;
+    if (ratio > s->limit) {
         char name[128];
-        double ratio = peak_over_rms(w, count);
         qp_module_name(block->arch, block->layer, linear, name, sizeof name);
-        json_object_set_new(s->found, name, json_real(ratio));
-        if (ratio > s->limit)
-            qp_stage_warn(stage, "outliers", name, "the largest weight is %.1f times the rms", ratio);
+        qp_stage_warn(stage, "outliers", name, "the largest weight is %.1f times the rms", ratio);
     }
     free(w);
     return r;
 }
 
-static int measure_block(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int measure_block(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
     struct qp_block block;
     int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
@@ -74,35 +71,23 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
         r = qp_model_open(unit, &s->model, err);
     else if (unit->kind == QP_UNIT_BLOCK)
         r = measure_block(stage, s, unit, err);
-    else
-        qp_stage_report(stage, "metrics", json_pack("{s:O}", "outliers", s->found));
     return qp_stage_pass(stage, unit, r, err);
-}
-
-static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
-{
-    (void)stage;
-    ((struct state *)state)->found = json_object();
-    return ((struct state *)state)->found ? 0 : qp_fail_memory(err, 0, "the list of linears");
 }
 
 static void close_(struct qp_stage *stage, void *state)
 {
-    struct state *s = state;
     (void)stage;
-    json_decref(s->found);
-    qp_model_close(&s->model);
+    qp_model_close(&((struct state *)state)->model);
 }
 
 const struct qp_stage_desc qp_stage_desc = {
     .name = "outliers",
-    .summary = "reports linears with weights far above the rest",
+    .summary = "warns about linears with weights far above the rest",
     .version = 1,
     .state_size = sizeof(struct state),
     .params = params,
     .inputs = inputs,
     .outputs = outputs,
-    .open = open_,
     .process = process,
     .close = close_,
 };
