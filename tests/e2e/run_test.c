@@ -278,7 +278,7 @@ static void interrupt(int signal, const char *message)
 {
     const char *output = scratch("out");
     char when[512];
-    snprintf(when, sizeof when, "%s.run/scratch/export.0", output);
+    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", scratch("r"));
     struct command c = command_interrupt(60, signal, when,
                                          WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
                                                "--set", "data.calibration.samples=100000"));
@@ -319,7 +319,7 @@ Test(run, a_killed_runner_takes_its_stages_along, .timeout = 120)
 {
     const char *output = scratch("out");
     char when[512];
-    snprintf(when, sizeof when, "%s.run/scratch/export.0", output);
+    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", scratch("r"));
     struct command c = command_interrupt(60, SIGKILL, when,
                                          WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
                                                "--set", "data.calibration.samples=100000"));

@@ -1,7 +1,9 @@
 #include "tests/support/command.h"
 
 #include <criterion/criterion.h>
+#include <glob.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -36,6 +38,14 @@ static pid_t start(const char *const *argv, FILE *out, FILE *err)
     _exit(127);
 }
 
+static bool exists(const char *pattern)
+{
+    glob_t found = {0};
+    bool any = glob(pattern, GLOB_NOSORT, NULL, &found) == 0;
+    globfree(&found);
+    return any;
+}
+
 static struct command run(int seconds, int signal, const char *when, const char *const *argv)
 {
     FILE *out = tmpfile(), *err = tmpfile();
@@ -47,7 +57,7 @@ static struct command run(int seconds, int signal, const char *when, const char 
     for (long tick = 0; !ended && tick < seconds * (1000000L / TICK_US); tick++) {
         usleep(TICK_US);
         ended = waitpid(pid, &status, WNOHANG);
-        if (!ended && when && access(when, F_OK) == 0) {
+        if (!ended && when && exists(when)) {
             kill(pid, signal);
             when = NULL;
         }

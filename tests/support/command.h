@@ -12,7 +12,7 @@ struct command {
  * changes of the test are seen by it. */
 struct command command_run(int seconds, const char *const *argv);
 
-/* The same, and sends `signal` as soon as the file `when` exists. */
+/* The same, and sends `signal` as soon as a file that matches the pattern `when` exists. */
 struct command command_interrupt(int seconds, int signal, const char *when, const char *const *argv);
 
 void command_free(struct command *command);
