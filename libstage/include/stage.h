@@ -9,7 +9,8 @@
  * run on one thread; none sees a socket. They return 0 or a negative code with `err` described; a failure stops the
  * run. A process callback owns its unit: it passes it on with qp_stage_emit, or frees it. A stage that passes a model
  * unit on must pass on every block and the end unit as well. A unit is acknowledged upstream by itself, when everything
- * that was emitted while it was processed has been acknowledged downstream. */
+ * that was emitted while it was processed has been acknowledged downstream and no reference of its shared tensors is
+ * left: who keeps a tensor of a unit beyond process keeps memory of the stage that made it, and better keeps a copy. */
 #ifndef QUANTPIPE_STAGE_H
 #define QUANTPIPE_STAGE_H
 
