@@ -20,12 +20,15 @@
 #define TINY SOURCE_DIR "/examples/tiny"
 
 /* Sockets go to a folder of the test's own, so that what is left behind is seen. */
+static char sockets[256];
+
 static void make(void)
 {
     struct qp_error err;
     scratch_make();
-    cr_assert_eq(qp_make_folders(scratch("r"), &err), 0, "%s", err.message);
-    setenv("XDG_RUNTIME_DIR", scratch("r"), 1);
+    snprintf(sockets, sizeof sockets, "%s", scratch("r"));
+    cr_assert_eq(qp_make_folders(sockets, &err), 0, "%s", err.message);
+    setenv("XDG_RUNTIME_DIR", sockets, 1);
 }
 
 TestSuite(run, .init = make, .fini = scratch_drop);
@@ -44,7 +47,7 @@ static void expect_nothing_left(const char *output)
     struct qp_error err;
     char path[512];
     qp_auto_json json_t *marker = NULL;
-    cr_expect(is_empty(scratch("r")), "sockets are left");
+    cr_expect(is_empty(sockets), "sockets are left");
     snprintf(path, sizeof path, "%s.partial", output);
     cr_expect_not(qp_exists(path), "%s", path);
     snprintf(path, sizeof path, "%s.run/run.json", output);
@@ -278,7 +281,7 @@ static void interrupt(int signal, const char *message)
 {
     const char *output = scratch("out");
     char when[512];
-    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", scratch("r"));
+    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", sockets);
     struct command c = command_interrupt(60, signal, when,
                                          WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
                                                "--set", "data.calibration.samples=100000"));
@@ -301,7 +304,6 @@ static bool is_running(void)
 {
     glob_t found = {0};
     bool running = false;
-    const char *sockets = scratch("r");
     cr_assert_eq(glob("/proc/[0-9]*/cmdline", 0, NULL, &found), 0);
     for (size_t i = 0; i < found.gl_pathc; i++) {
         char line[4096];
@@ -319,7 +321,7 @@ Test(run, a_killed_runner_takes_its_stages_along, .timeout = 120)
 {
     const char *output = scratch("out");
     char when[512];
-    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", scratch("r"));
+    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", sockets);
     struct command c = command_interrupt(60, SIGKILL, when,
                                          WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
                                                "--set", "data.calibration.samples=100000"));
