@@ -61,7 +61,7 @@ outputs=""
 for scheme in int4 int4-asym int8 fp8-dynamic; do
     quantize "tiny-$scheme" pipeline.yaml --scheme "$scheme"
 done
-checked "$python" "$here/load.py" --prompt "Counting by five: 5, 10, 15," $outputs
+checked "$python" "$here/load.py" --prompt "Counting by five: 5, 10, 15," --expect 20 $outputs
 
 if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
     smollm2=examples/smollm2/pipeline.yaml gguf=examples/smollm2/model/SmolLM2-135M-Instruct.gguf outputs=""
@@ -75,7 +75,8 @@ if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
         checked "$python" "$here/logits.py" "$work/smollm2=$gguf"
         checked "$python" "$here/tokens.py" --text "${EVALUATION_TEXT:-examples/smollm2/model/evaluation.txt}" \
             "$work/smollm2=$gguf"
-        checked "$python" "$here/load.py" --prompt "The capital of France is" --original "$work/smollm2" $outputs
+        checked "$python" "$here/load.py" --prompt "The capital of France is" --expect Paris \
+            --original "$work/smollm2" $outputs
     else
         echo "FAIL smollm2: get.sh could not fetch the model" | tee -a "$log"
     fi
