@@ -9,10 +9,8 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/include/stage.h"
-#include "libstage/model/block.h"
+#include "libstage/include/block_stage.h"
 #include "libstage/model/evaluate.h"
-#include "libstage/model/model_unit.h"
 
 /* Statistics of one site of the block in hand; what nobody wants is NULL. */
 struct site_stats {
@@ -24,10 +22,9 @@ struct site_stats {
 struct state {
     struct qp_model model;
     struct qp_windows windows;
+    struct qp_text text;
     struct qp_stream stream;
-    struct qp_workspace *workspace;
     const struct qp_kernels *kernels;
-    float *cos, *sin;
     bool collecting;
     struct site_stats sites[QP_SITES];
 };
@@ -47,21 +44,19 @@ static bool wants_anything(const struct qp_stage *stage)
     return false;
 }
 
-static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *unit, struct qp_error *err)
+static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {
-    int r = qp_model_open(unit, &s->model, err);
-    if (r < 0)
-        return r;
+    struct state *s = state;
+    s->kernels = qp_stage_kernels(stage);
     s->collecting = wants_anything(stage);
     if (!s->collecting)
         return 0;
-    const json_t *data = json_object_get(qp_stage_context(stage), "data");
-    if ((r = qp_model_windows(&s->model, data, &s->windows, err)) < 0 || (r = qp_workspace_new(&s->workspace, err)) < 0)
-        return r;
-    r = qp_rope_tables(&s->model.arch, s->windows.length, &s->cos, &s->sin, err);
-    if (r < 0)
-        return r;
-    return qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->stream, err);
+    int r = qp_model_windows(&s->model, json_object_get(qp_stage_context(stage), "data"), &s->windows, err);
+    if (r == 0)
+        r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
+    if (r == 0)
+        r = qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->stream, err);
+    return r;
 }
 
 static int new_stat(struct qp_stage *stage, const struct qp_block *block, int site, const char *stat, int rank,
@@ -166,8 +161,7 @@ static int calibrate_layer(struct qp_stage *stage, struct state *s, struct qp_bl
     if (r == 0)
         r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r == 0)
-        r = qp_layer_forward(&layer, s->windows.count, s->windows.length, s->cos, s->sin, s->stream.x, s->workspace,
-                             collect, s, err);
+        r = qp_text_forward(&s->text, &layer, &s->stream, collect, s, err);
     qp_layer_free(&layer);
     for (int i = 0; i < QP_SITES && r == 0; i++)
         r = close_site(s, &s->sites[i], block->unit, err);
@@ -177,29 +171,20 @@ static int calibrate_layer(struct qp_stage *stage, struct state *s, struct qp_bl
     return r;
 }
 
-static int calibrate(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int calibrate(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_block block;
-    int r = qp_block_of(&s->model.arch, s->kernels, unit, &block, err);
-    if (r == 0 && qp_block_is_layer(&block))
-        r = calibrate_layer(stage, s, &block, err);
-    else if (r == 0 && block.layer < 0)
-        r = qp_embed(&block, s->windows.count * s->windows.length, s->windows.ids, s->stream.x, err);
-    if (r == 0)
-        qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
-    return r;
+    struct state *s = state;
+    if (!s->collecting)
+        return 0;
+    if (qp_block_is_layer(block))
+        return calibrate_layer(stage, s, block, err);
+    return block->layer < 0 ? qp_text_embed(&s->text, block, &s->stream, err) : 0;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    int r = 0;
-    s->kernels = qp_stage_kernels(stage);
-    if (unit->kind == QP_UNIT_MODEL)
-        r = start(stage, s, unit, err);
-    else if (unit->kind == QP_UNIT_BLOCK && s->collecting)
-        r = calibrate(stage, s, unit, err);
-    return qp_stage_pass(stage, unit, r, err);
+    return qp_stage_blocks(stage, s, unit, &s->model, start, calibrate, err);
 }
 
 static void close_(struct qp_stage *stage, void *state)
@@ -207,11 +192,9 @@ static void close_(struct qp_stage *stage, void *state)
     (void)stage;
     struct state *s = state;
     qp_stream_close(&s->stream);
+    qp_text_close(&s->text);
     qp_windows_free(&s->windows);
-    qp_workspace_free(s->workspace);
     qp_model_close(&s->model);
-    free(s->cos);
-    free(s->sin);
 }
 
 const struct qp_stage_desc qp_stage_desc = {

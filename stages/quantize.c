@@ -11,9 +11,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/include/block_stage.h"
 #include "stages/quantize/gptq.h"
 
 struct state {
@@ -146,27 +144,18 @@ static int quantize_site(struct qp_stage *stage, const struct state *s, struct q
     return r;
 }
 
-static int quantize(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int quantize(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_block block;
-    int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
-    if (r == 0 && qp_block_is_layer(&block))
-        for (int site = 0; site < QP_SITES && r == 0; site++)
-            r = quantize_site(stage, s, &block, (enum qp_site)site, err);
-    if (r == 0)
-        qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
+    int r = 0;
+    for (int site = 0; site < QP_SITES && r == 0 && qp_block_is_layer(block); site++)
+        r = quantize_site(stage, state, block, (enum qp_site)site, err);
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    int r = 0;
-    if (unit->kind == QP_UNIT_MODEL)
-        r = qp_model_open(unit, &s->model, err);
-    else if (unit->kind == QP_UNIT_BLOCK)
-        r = quantize(stage, s, unit, err);
-    return qp_stage_pass(stage, unit, r, err);
+    return qp_stage_blocks(stage, s, unit, &s->model, NULL, quantize, err);
 }
 
 static void close_(struct qp_stage *stage, void *state)

@@ -11,9 +11,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/include/block_stage.h"
 #include "libstage/model/quality.h"
 
 #define SMALLEST_SCALE 1e-4f /* of the original implementation */
@@ -220,8 +218,8 @@ static int open_trial(const struct state *s, const struct qp_block *block, enum 
     return r;
 }
 
-/* Searches one site and folds the best scales; *gain is the loss kept, as a share of identity's. */
-static int search_site(const struct state *s, struct qp_block *block, enum qp_site site, double *gain,
+/* Searches one site and folds the best scales; *kept is the loss that is left, as a share of identity's. */
+static int search_site(const struct state *s, struct qp_block *block, enum qp_site site, double *kept,
                        struct qp_error *err)
 {
     struct trial t = {.kernels = block->kernels,
@@ -241,7 +239,7 @@ static int search_site(const struct state *s, struct qp_block *block, enum qp_si
             try_grid(&t, false, s->grid);
         if (strcmp(s->form, "plain") != 0)
             try_grid(&t, true, s->grid);
-        *gain = identity > 0.0 ? t.best_loss / identity : 1.0;
+        *kept = identity > 0.0 ? t.best_loss / identity : 1.0;
         if (t.best_loss < identity)
             r = qp_block_fold(block, site, t.best, err);
     }
@@ -249,36 +247,28 @@ static int search_site(const struct state *s, struct qp_block *block, enum qp_si
     return r;
 }
 
-static int search(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int search(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_block block;
-    int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
-    if (r < 0 || !qp_block_is_layer(&block))
-        return r;
-    for (int site = 0; site < QP_SITES && r == 0; site++) {
-        double gain = 1.0;
+    const struct state *s = state;
+    int r = 0;
+    for (int site = 0; site < QP_SITES && r == 0 && qp_block_is_layer(block); site++) {
+        double kept = 1.0;
         if (s->model.arch.family->sites[site].fold == QP_FOLD_NONE ||
-            !qp_model_quantizes_site(&s->model, block.layer, (enum qp_site)site))
+            !qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
             continue;
-        r = search_site(s, &block, (enum qp_site)site, &gain, err);
-        qp_stage_log(stage, QP_DEBUG, "layer %lld %s: loss %.3f of that without scales", (long long)block.layer,
-                     s->model.arch.family->sites[site].name, gain);
+        r = search_site(s, block, (enum qp_site)site, &kept, err);
+        qp_stage_log(stage, QP_DEBUG, "layer %lld %s: loss %.3f of that without scales", (long long)block->layer,
+                     s->model.arch.family->sites[site].name, kept);
     }
-    qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    int r = 0;
     if (strcmp(s->method, "none") == 0)
         return qp_stage_emit(stage, NULL, unit, err);
-    if (unit->kind == QP_UNIT_MODEL)
-        r = qp_model_open(unit, &s->model, err);
-    else if (unit->kind == QP_UNIT_BLOCK)
-        r = search(stage, s, unit, err);
-    return qp_stage_pass(stage, unit, r, err);
+    return qp_stage_blocks(stage, s, unit, &s->model, NULL, search, err);
 }
 
 static void close_(struct qp_stage *stage, void *state)

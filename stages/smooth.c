@@ -8,9 +8,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/include/block_stage.h"
 
 #define SMALLEST_SCALE 1e-5f /* of the original implementation, for scales and for weights' maxima */
 
@@ -83,31 +81,24 @@ static int smooth_site(const struct state *s, struct qp_block *block, enum qp_si
     return r;
 }
 
-static int smooth(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_block block;
-    int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
-    if (r < 0 || !qp_block_is_layer(&block))
-        return r;
-    for (int site = 0; site < QP_SITES && r == 0; site++)
+    (void)stage;
+    const struct state *s = state;
+    int r = 0;
+    for (int site = 0; site < QP_SITES && r == 0 && qp_block_is_layer(block); site++)
         if (s->model.arch.family->sites[site].fold == QP_FOLD_NORM &&
-            qp_model_quantizes_site(&s->model, block.layer, (enum qp_site)site))
-            r = smooth_site(s, &block, (enum qp_site)site, err);
-    qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
+            qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
+            r = smooth_site(s, block, (enum qp_site)site, err);
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    int r = 0;
     if (strcmp(s->method, "none") == 0)
         return qp_stage_emit(stage, NULL, unit, err);
-    if (unit->kind == QP_UNIT_MODEL)
-        r = qp_model_open(unit, &s->model, err);
-    else if (unit->kind == QP_UNIT_BLOCK)
-        r = smooth(stage, s, unit, err);
-    return qp_stage_pass(stage, unit, r, err);
+    return qp_stage_blocks(stage, s, unit, &s->model, NULL, smooth, err);
 }
 
 static void close_(struct qp_stage *stage, void *state)

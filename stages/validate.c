@@ -11,9 +11,8 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/include/stage.h"
+#include "libstage/include/block_stage.h"
 #include "libstage/model/evaluate.h"
-#include "libstage/model/model_unit.h"
 #include "stages/validate/linears.h"
 
 enum { ORIGINAL, QUANTIZED, NETWORKS };
@@ -22,10 +21,8 @@ struct state {
     double max_increase;
     struct qp_model model;
     struct qp_windows windows;
+    struct qp_text text;
     struct qp_stream streams[NETWORKS];
-    struct qp_workspace *workspace;
-    const struct qp_kernels *kernels;
-    float *cos, *sin;
     bool evaluating;
 };
 
@@ -41,20 +38,18 @@ static const char *const provides[] = {"validated", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "quantized blocks"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same"}, {0}};
 
-static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *unit, struct qp_error *err)
+static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {
-    int r = qp_model_open(unit, &s->model, err);
-    if (r < 0)
-        return r;
+    struct state *s = state;
     const json_t *data = json_object_get(qp_stage_context(stage), "data");
     s->evaluating = json_is_object(data);
     if (!s->evaluating && !isnan(s->max_increase))
         return qp_fail(err, QP_ERR_INPUT, "max_perplexity_increase needs evaluation data: add data.evaluation");
     if (!s->evaluating)
         return 0;
-    if ((r = qp_model_windows(&s->model, data, &s->windows, err)) < 0 || (r = qp_workspace_new(&s->workspace, err)) < 0)
-        return r;
-    r = qp_rope_tables(&s->model.arch, s->windows.length, &s->cos, &s->sin, err);
+    int r = qp_model_windows(&s->model, data, &s->windows, err);
+    if (r == 0)
+        r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
     for (int n = 0; n < NETWORKS && r == 0; n++)
         r = qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->streams[n], err);
     return r;
@@ -62,11 +57,9 @@ static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *
 
 static int embed(struct state *s, const struct qp_block *block, struct qp_error *err)
 {
-    int64_t tokens = s->windows.count * s->windows.length;
-    int r = qp_embed(block, tokens, s->windows.ids, s->streams[ORIGINAL].x, err);
+    int r = qp_text_embed(&s->text, block, &s->streams[ORIGINAL], err);
     if (r == 0)
-        memcpy(s->streams[QUANTIZED].x, s->streams[ORIGINAL].x,
-               (size_t)(tokens * s->model.arch.hidden) * sizeof(float));
+        memcpy(s->streams[QUANTIZED].x, s->streams[ORIGINAL].x, s->streams[ORIGINAL].bytes);
     return r;
 }
 
@@ -76,8 +69,7 @@ static int forward(struct state *s, const struct qp_block *block, int network, s
     int r = qp_layer_load(block, network == ORIGINAL ? QP_ORIGINAL : QP_QUANTIZED, s->model.scheme, &layer, err);
     if (r < 0)
         return r;
-    r = qp_layer_forward(&layer, s->windows.count, s->windows.length, s->cos, s->sin, s->streams[network].x,
-                         s->workspace, NULL, NULL, err);
+    r = qp_text_forward(&s->text, &layer, &s->streams[network], NULL, NULL, err);
     qp_layer_free(&layer);
     return r;
 }
@@ -112,36 +104,24 @@ static int score(struct qp_stage *stage, struct state *s, const struct qp_block 
     return r < 0 ? r : judge(stage, s, &metrics, err);
 }
 
-static int validate(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int validate(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_block block;
-    int r = qp_block_of(&s->model.arch, s->kernels, unit, &block, err);
-    if (r < 0)
+    struct state *s = state;
+    bool layer = qp_block_is_layer(block);
+    int r = layer ? qp_judge_linears(stage, &s->model, block, err) : 0;
+    if (r < 0 || !s->evaluating)
         return r;
-    bool layer = qp_block_is_layer(&block);
-    if (layer)
-        r = qp_judge_linears(stage, &s->model, &block, err);
-    if (r == 0 && s->evaluating && block.layer < 0)
-        r = embed(s, &block, err);
-    for (int n = 0; n < NETWORKS && r == 0 && s->evaluating && layer; n++)
-        r = forward(s, &block, n, err);
-    if (r == 0 && s->evaluating && block.layer == s->model.arch.layers)
-        r = score(stage, s, &block, err);
-    if (r == 0)
-        qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));
+    if (!layer)
+        return block->layer < 0 ? embed(s, block, err) : score(stage, s, block, err);
+    for (int n = 0; n < NETWORKS && r == 0; n++)
+        r = forward(s, block, n, err);
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    int r = 0;
-    s->kernels = qp_stage_kernels(stage);
-    if (unit->kind == QP_UNIT_MODEL)
-        r = start(stage, s, unit, err);
-    else if (unit->kind == QP_UNIT_BLOCK)
-        r = validate(stage, s, unit, err);
-    return qp_stage_pass(stage, unit, r, err);
+    return qp_stage_blocks(stage, s, unit, &s->model, start, validate, err);
 }
 
 static void close_(struct qp_stage *stage, void *state)
@@ -150,11 +130,9 @@ static void close_(struct qp_stage *stage, void *state)
     struct state *s = state;
     for (int n = 0; n < NETWORKS; n++)
         qp_stream_close(&s->streams[n]);
+    qp_text_close(&s->text);
     qp_windows_free(&s->windows);
-    qp_workspace_free(s->workspace);
     qp_model_close(&s->model);
-    free(s->cos);
-    free(s->sin);
 }
 
 const struct qp_stage_desc qp_stage_desc = {

@@ -6,9 +6,7 @@
 #include <stdlib.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/include/block_stage.h"
 
 struct state {
     double limit;
@@ -54,24 +52,18 @@ static int measure(struct qp_stage *stage, const struct state *s, const struct q
     return r;
 }
 
-static int measure_block(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
+static int measure_block(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_block block;
-    int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
-    for (int i = 0; r == 0 && qp_block_is_layer(&block) && i < QP_LINEARS; i++)
-        r = measure(stage, s, &block, (enum qp_linear)i, err);
+    int r = 0;
+    for (int i = 0; r == 0 && qp_block_is_layer(block) && i < QP_LINEARS; i++)
+        r = measure(stage, state, block, (enum qp_linear)i, err);
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    int r = 0;
-    if (unit->kind == QP_UNIT_MODEL)
-        r = qp_model_open(unit, &s->model, err);
-    else if (unit->kind == QP_UNIT_BLOCK)
-        r = measure_block(stage, s, unit, err);
-    return qp_stage_pass(stage, unit, r, err);
+    return qp_stage_blocks(stage, s, unit, &s->model, NULL, measure_block, err);
 }
 
 static void close_(struct qp_stage *stage, void *state)

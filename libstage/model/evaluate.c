@@ -10,8 +10,7 @@ struct evaluation {
     struct qp_checkpoint *checkpoint;
     const struct qp_kernels *kernels;
     struct qp_stream stream;
-    struct qp_workspace *workspace;
-    float *cos, *sin;
+    struct qp_text text;
     struct qp_metrics *metrics;
 };
 
@@ -37,7 +36,6 @@ static unsigned stored_quantized(const struct qp_checkpoint *c, int64_t layer)
 static int run_layer(struct evaluation *e, const struct qp_block *block, struct qp_error *err)
 {
     struct qp_layer layer;
-    const struct qp_windows *w = e->stream.windows;
     unsigned quantized = stored_quantized(e->checkpoint, block->layer);
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
@@ -45,7 +43,7 @@ static int run_layer(struct evaluation *e, const struct qp_block *block, struct 
     if (quantized)
         r = qp_site_activations(block->arch, block->layer, e->checkpoint->scheme, quantized, layer.activations, err);
     if (r == 0)
-        r = qp_layer_forward(&layer, w->count, w->length, e->cos, e->sin, e->stream.x, e->workspace, NULL, NULL, err);
+        r = qp_text_forward(&e->text, &layer, &e->stream, NULL, NULL, err);
     qp_layer_free(&layer);
     return r;
 }
@@ -65,7 +63,6 @@ static int run_block(struct evaluation *e, int64_t index, struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *unit = NULL;
     struct qp_block block;
-    const struct qp_windows *w = e->stream.windows;
     int r = qp_checkpoint_block(e->checkpoint, index, NULL, &unit, err);
     if (r == 0)
         r = qp_block_of(&e->checkpoint->arch, e->kernels, unit, &block, err);
@@ -73,8 +70,7 @@ static int run_block(struct evaluation *e, int64_t index, struct qp_error *err)
         return r;
     if (qp_block_is_layer(&block))
         return run_layer(e, &block, err);
-    return block.layer < 0 ? qp_embed(&block, w->count * w->length, w->ids, e->stream.x, err)
-                           : run_head(e, &block, err);
+    return block.layer < 0 ? qp_text_embed(&e->text, &block, &e->stream, err) : run_head(e, &block, err);
 }
 
 int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,
@@ -83,9 +79,7 @@ int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windo
 {
     struct evaluation e = {.checkpoint = checkpoint, .kernels = kernels, .metrics = out};
     int64_t blocks = qp_arch_blocks(&checkpoint->arch);
-    int r = qp_rope_tables(&checkpoint->arch, windows->length, &e.cos, &e.sin, err);
-    if (r == 0)
-        r = qp_workspace_new(&e.workspace, err);
+    int r = qp_text_open(&checkpoint->arch, windows, &e.text, err);
     if (r == 0)
         r = qp_stream_open(windows, checkpoint->arch.hidden, scratch_folder(), &e.stream, err);
     for (int64_t b = 0; r == 0 && b < blocks; b++) {
@@ -94,8 +88,6 @@ int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windo
             progress(context, b + 1, blocks);
     }
     qp_stream_close(&e.stream);
-    qp_workspace_free(e.workspace);
-    free(e.cos);
-    free(e.sin);
+    qp_text_close(&e.text);
     return r;
 }
