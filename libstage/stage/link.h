@@ -58,7 +58,7 @@ bool link_cancelled(const struct link *link);
 
 /* Records of all edges, as `done` carries them; a new reference. */
 json_t *link_statistics(struct link *link);
-double link_waited(const struct link *link);          /* seconds that link_emit waited */
+double link_waited(const struct link *link);    /* seconds that link_emit waited */
 int64_t link_peak_anonymous(struct link *link); /* bytes, as PROTOCOL.md defines them */
 
 #endif
