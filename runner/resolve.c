@@ -21,7 +21,8 @@ static int unknown_builtin(const struct qp_pipeline *p, const struct qp_instance
     size_t i, count = 0;
     json_t *name;
     json_array_foreach(list, i, name)
-        names[count++] = json_string_value(name);
+        if (count < sizeof names / sizeof *names)
+            names[count++] = json_string_value(name);
     const char *near = qp_nearest(in->use, names, count);
     qp_auto_free char *path = qp_format("%s.use", in->path);
     if (!path)
