@@ -1,4 +1,4 @@
-/* Schemes: what to quantize to. A preset by name, or a mapping as DESIGN's `scheme:` shows; per-linear rules. */
+/* Schemes: what to quantize to. A preset by name, or a mapping as in a pipeline's `scheme:`; per-linear rules. */
 #ifndef QUANTPIPE_TENSOR_SCHEME_H
 #define QUANTPIPE_TENSOR_SCHEME_H
 
