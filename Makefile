@@ -1,5 +1,5 @@
 # A thin front door: CMake does the work (CMakePresets.json).
-.PHONY: demo test build bench asan tsan format format-check install interop clean deps
+.PHONY: demo test build bench asan tsan format format-check tidy install interop clean deps
 .DEFAULT_GOAL := build
 
 PREFIX ?= /usr/local
@@ -42,6 +42,9 @@ format:
 
 format-check:
 	clang-format --dry-run --Werror $(SOURCES)
+
+tidy: build
+	clang-tidy -p build --quiet $(shell git ls-files 'libstage/*.c' 'runner/*.c' 'stages/*.c' 'kernels/*.c')
 
 install: build
 	cmake --install build --prefix $(PREFIX)
