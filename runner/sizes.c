@@ -10,21 +10,12 @@ int64_t qp_layer_linear_parameters(const struct qp_arch *arch)
     return sum;
 }
 
-static int64_t layer_parameters(const struct qp_arch *arch)
-{
-    int64_t sum = qp_layer_linear_parameters(arch) + QP_NORMS * arch->hidden;
-    for (int i = 0; i < QP_LINEARS; i++)
-        if (i == QP_GATE || i == QP_UP || i == QP_DOWN ? arch->mlp_bias : arch->attn_bias)
-            sum += qp_arch_dim(arch, arch->family->linears[i].out);
-    return sum;
-}
-
 int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index)
 {
     if (index == 0)
         return arch->vocab * arch->hidden;
     if (index <= arch->layers)
-        return layer_parameters(arch);
+        return qp_arch_layer_parameters(arch);
     return arch->vocab * arch->hidden + arch->hidden;
 }
 

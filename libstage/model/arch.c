@@ -30,7 +30,7 @@ bool qp_arch_has_bias(const struct qp_arch *arch, enum qp_linear linear)
     return linear <= QP_O ? arch->attn_bias : arch->mlp_bias;
 }
 
-int64_t qp_arch_parameters(const struct qp_arch *arch)
+int64_t qp_arch_layer_parameters(const struct qp_arch *arch)
 {
     int64_t layer = QP_NORMS * arch->hidden;
     for (int l = 0; l < QP_LINEARS; l++) {
@@ -38,7 +38,13 @@ int64_t qp_arch_parameters(const struct qp_arch *arch)
         int64_t out = qp_arch_dim(arch, d->out);
         layer += out * qp_arch_dim(arch, d->in) + (qp_arch_has_bias(arch, l) ? out : 0);
     }
-    return arch->layers * layer + arch->hidden + arch->vocab * arch->hidden * (arch->tied ? 1 : 2);
+    return layer;
+}
+
+int64_t qp_arch_parameters(const struct qp_arch *arch)
+{
+    return arch->layers * qp_arch_layer_parameters(arch) + arch->hidden +
+           arch->vocab * arch->hidden * (arch->tied ? 1 : 2);
 }
 
 const char *qp_module_name(const struct qp_arch *arch, int64_t layer, enum qp_linear linear, char *text, size_t size)

@@ -92,6 +92,9 @@ int64_t qp_arch_dim(const struct qp_arch *arch, enum qp_dim dim);
 /* Whether the linear has a bias. */
 bool qp_arch_has_bias(const struct qp_arch *arch, enum qp_linear linear);
 
+/* Number of weights, biases and gains of one decoder layer. */
+int64_t qp_arch_layer_parameters(const struct qp_arch *arch);
+
 /* Number of all weights, biases and gains; a tied head counts once. */
 int64_t qp_arch_parameters(const struct qp_arch *arch);
 

@@ -3,10 +3,10 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 
 static int site_with_target(const struct qp_arch *arch, enum qp_fold_kind kind, int target)
@@ -69,9 +69,9 @@ static int fold_into_norm(const struct qp_block *block, enum qp_norm norm, const
                           struct qp_error *err)
 {
     int64_t n = block->arch->hidden;
-    qp_auto_free float *gain = malloc(2 * (size_t)n * sizeof *gain);
+    qp_auto_free float *gain = qp_new_floats(2 * n, "the gain of a norm", err);
     if (!gain)
-        return qp_fail_memory(err, 2 * (unsigned long long)n * sizeof *gain, "the gain of a norm");
+        return QP_ERR_ROOM;
     float *divided = gain + n;
     int r = qp_block_norm(block, norm, false, gain, err);
     if (r < 0)
@@ -119,9 +119,9 @@ int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp
         r = qp_block_site_fold(block, site, &stored, err);
     if (r < 0)
         return r;
-    qp_auto_free float *before = malloc(2 * (size_t)n * sizeof *before);
+    qp_auto_free float *before = qp_new_floats(2 * n, "a fold", err);
     if (!before)
-        return qp_fail_memory(err, 2 * (unsigned long long)n * sizeof *before, "a fold");
+        return QP_ERR_ROOM;
     float *whole = before + n;
     for (int64_t i = 0; i < n; i++)
         before[i] = stored ? stored[i] : 1.0f;
