@@ -19,7 +19,11 @@ enum qp_dtype {
     QP_U8,
     QP_F64,
     QP_BOOL,
-    QP_I4, /* two's complement nibbles, low nibble first; the number of elements is even */
+    QP_I4,      /* two's complement nibbles, low nibble first; the number of elements is even */
+    QP_F4_E2M1, /* 1.2.1, bias 1, max 6, no infinity, no NaN; two a byte, low nibble first */
+    QP_F6_E2M3, /* 1.2.3, bias 1, max 7.5, no infinity, no NaN */
+    QP_F6_E3M2, /* 1.3.2, bias 3, max 28, no infinity, no NaN */
+    QP_F8_E8M0, /* a power of two 2^(code - 127); NaN 0xff; no zero, no sign */
     QP_DTYPE_COUNT
 };
 

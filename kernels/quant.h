@@ -7,19 +7,36 @@
 
 #include "kernels/dtype.h"
 
-/* Codes are one byte an element: two's complement integers of `bits` bits in an int8_t, or FP8 bit patterns.
+/* How the exponent of an E8M0 scale follows from the largest magnitude `amax` of its block, with `qmax` the largest
+ * element and emax the exponent of qmax (8 for E4M3, 2 for E2M1, 0 for integers in 1/64ths):
+ *   floor: floor(log2 amax) - emax                  OCP MX v1.0; clips amax by up to 25 %
+ *   ceil:  ceil(log2(amax / qmax))                  modelopt, Transformer Engine; never clips
+ *   even:  floor(log2 of amax rounded to the element's mantissa bits) - emax     llm-compressor, for E2M1
+ * The exponent is held in -127 to 127; a block of zeros gets -127. */
+enum qp_scale_rule { QP_SCALE_FLOOR, QP_SCALE_CEIL, QP_SCALE_EVEN };
+
+/* Codes are one byte an element: two's complement integers of `bits` bits, or the bit patterns of small floats, in the
+ * low bits of the byte.
  * Integers:  code = rint(clamp(x / scale + zero, qmin, qmax)),  value = (code - zero) * scale,  half to even.
- * FP8:       code = encode(clamp(x / scale, +-max)),             value = decode(code) * scale. */
+ * Floats:    code = encode(clamp(x / scale, +-max)),            value = decode(code) * scale,   half to even.
+ * Scales as they are computed with are float32 values that scale_dtype can hold:
+ *   F32, F16, BF16   rounded to it
+ *   F8_E4M3          E4M3(scale * global) / global: NVFP4's two levels; the code is at least 2^-9, so never 0
+ *   F8_E8M0          a power of two, by `rule`; MXINT8's elements are 64ths, its scale here is 2^exponent / 64 */
 struct qp_grid {
-    enum qp_dtype codes;       /* QP_I8 (integers), QP_F8_E4M3 or QP_F8_E5M2 */
-    int bits;                  /* 2 to 8; 8 for FP8 */
-    bool symmetric;            /* zero is 0 everywhere; FP8 is always symmetric */
-    enum qp_dtype scale_dtype; /* F32, F16 or BF16: scales are rounded to it before they are used */
+    enum qp_dtype codes;       /* QP_I8 (integers), QP_F8_E4M3, QP_F8_E5M2, QP_F6_E2M3, QP_F6_E3M2 or QP_F4_E2M1 */
+    int bits;                  /* 2 to 8 for integers, else those of the format */
+    bool symmetric;            /* zero is 0 everywhere; floats are always symmetric */
+    bool narrow;               /* symmetric integers: scale = absmax / qmax (7, 127), not absmax / (qmax + 1/2) */
+    enum qp_dtype scale_dtype; /* F32, F16, BF16, F8_E4M3 or F8_E8M0 */
+    enum qp_scale_rule rule;   /* of E8M0 */
+    float global;              /* of E4M3 scales: 448 * 6 / absmax of the matrix; 0 elsewhere */
 };
 
 /* Where scales change in a [rows, cols] matrix: every `group` columns (the last group may be short), and every row,
  * or one scale for all (group = 0). group = cols is "per channel" for weights and "per token" for activations.
- * Scales are [rows, qp_groups(cols, group)], or one. */
+ * Scales are [rows, qp_groups(cols, group)], or one. Two-dimensional blocks (FP8's 128x128) have the same scales in
+ * each of their rows. */
 static inline int64_t qp_groups(int64_t cols, int64_t group)
 {
     return group == 0 ? 1 : (cols + group - 1) / group;
@@ -30,8 +47,11 @@ static inline int64_t qp_scale_count(int64_t rows, int64_t cols, int64_t group)
     return group == 0 ? 1 : rows * qp_groups(cols, group);
 }
 
-/* Smallest and largest code; for FP8 minus and plus the largest finite value. */
+/* Smallest and largest code; for floats minus and plus the largest finite value. */
 float qp_grid_min(const struct qp_grid *grid);
 float qp_grid_max(const struct qp_grid *grid);
+
+/* The dtype of a tensor that holds one code a byte: I8, F8_E4M3, F8_E5M2, or U8 for narrower floats. */
+enum qp_dtype qp_grid_storage(const struct qp_grid *grid);
 
 #endif

@@ -4,10 +4,19 @@
  *   B.M.weight, B.M.bias, B.NORM.weight    the checkpoint's own tensors, never changed on the way
  *   B.S.second_moment F32 [in, in]         sum of xᵀx over the tokens that calibrate saw, both triangles
  *   B.S.absmax, .min, .max F32 [in]; .absmean F32 [in]  mean of |x|;  attribute `tokens`: how many tokens
+ *   B.S.drift F32 [in, in]                 sum of (x_original - x)ᵀ x, where x is the input behind quantized blocks
+ *   B.S.samples F32 [n, in]                n of the tokens' inputs, evenly spread over the text
+ *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
+ *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
+ *   B.kv.key_absmax, B.kv.value_absmax F32 [1]    of what a KV cache holds (keys after RoPE)
  *   B.S.fold F32 [in]                      what smooth and search multiplied the site's weights with so far
- *   B.M.weight_codes I8 or F8 [out, in], B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8
+ *   B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1] (NVFP4):
+ *       chosen by search, kept or chosen by quantize
+ *   B.M.weight_codes I8, F8 or U8 [out, in]       by quantize, one byte a code
+ *   B.S.input_scale F32 [1]                static activations; B.S.input_global_scale F32 [1]: NVFP4's
+ *   B.kv.key_scale, B.kv.value_scale F32 [1]      of a quantized KV cache
  * Statistics are those of the untransformed network; the accessors below apply the folds, exactly:
- *   weights W' = D_out⁻¹ W D_in, norm gain g' = g / d, H' = D⁻¹ H D⁻¹, absmax' = absmax / d.
+ *   weights W' = D_out⁻¹ W D_in, norm gain g' = g / d, H' = D⁻¹ H D⁻¹ (drift alike), absmax' = absmax / d.
  * Embedding unit: E.weight. Head unit: final norm and HEAD.weight. */
 #ifndef QUANTPIPE_MODEL_BLOCK_H
 #define QUANTPIPE_MODEL_BLOCK_H

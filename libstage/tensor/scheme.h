@@ -13,18 +13,20 @@
 enum qp_granularity {
     QP_PER_TENSOR = 1,
     QP_PER_CHANNEL, /* weights: one scale a row */
-    QP_PER_GROUP,   /* weights: one scale a row and `group` columns */
+    QP_PER_GROUP,   /* one scale a row and `group` columns: weights, and activations (MX, NVFP4, DeepSeek's FP8) */
     QP_PER_TOKEN,   /* activations: one scale a row */
+    QP_PER_BLOCK,   /* weights: one scale for `group` columns of `block_rows` rows */
 };
 
-/* How one side (weights or activations) is quantized. enabled = false: left as it is. */
+/* How one side (weights, activations, the KV cache) is quantized. enabled = false: left as it is. */
 struct qp_quant_spec {
     bool enabled;
-    struct qp_grid grid; /* grid.scale_dtype is set from the model's dtype by qp_scheme_bind; F32 before */
+    struct qp_grid grid; /* grid.scale_dtype: of integers and FP8 the model's dtype, set by qp_scheme_bind; F32 before */
     enum qp_granularity granularity;
-    int64_t group; /* of QP_PER_GROUP */
-    bool ragged;   /* a short last group is allowed */
-    bool dynamic;  /* activations: ranges taken at run time */
+    int64_t group;      /* of QP_PER_GROUP and QP_PER_BLOCK */
+    int64_t block_rows; /* of QP_PER_BLOCK */
+    bool ragged;        /* a short last group is allowed */
+    bool dynamic;       /* activations: ranges taken at run time. NVFP4's blocks are, below one static global scale */
 };
 
 struct qp_linear_scheme {
@@ -40,6 +42,7 @@ struct qp_scheme {
     char *name;     /* preset name, or "custom" */
     json_t *source; /* as the user wrote it, normalised to a mapping: what travels in the model unit */
     struct qp_linear_scheme base;
+    struct qp_quant_spec kv_cache; /* keys and values: per tensor, static; FP8 E4M3, INT8 */
     char **ignore; /* fnmatch patterns over module names, "lm_head" by default; they win over rules */
     size_t ignore_count;
     struct qp_scheme_rule *rules; /* the first that matches wins */

@@ -243,10 +243,10 @@ static void bench_quantize(void)
         const char *name;
         struct qp_grid grid;
         int64_t group;
-    } cases[] = {{"int4 g128", {QP_I8, 4, true, QP_BF16}, 128},
-                 {"int4 g128 asymmetric", {QP_I8, 4, false, QP_BF16}, 128},
-                 {"int8 channel", {QP_I8, 8, true, QP_F32}, 4096},
-                 {"fp8 channel", {QP_F8_E4M3, 8, true, QP_F32}, 4096}};
+    } cases[] = {{"int4 g128", {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16}, 128},
+                 {"int4 g128 asymmetric", {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16}, 128},
+                 {"int8 channel", {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, 4096},
+                 {"fp8 channel", {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, 4096}};
     const int64_t rows = 1024, cols = 4096, count = rows * cols;
     float *w = numbers(count), *scale = array(count / 128, 4);
     int8_t *zero = array(count / 128, 1);
@@ -298,7 +298,8 @@ static void bench_convert(void)
 
 static void bench_gptq(void)
 {
-    const struct qp_grid grids[] = {{QP_I8, 4, true, QP_BF16}, {QP_F8_E4M3, 8, true, QP_F32}};
+    const struct qp_grid grids[] = {{.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
+                                    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}};
     const int64_t rows = 4096, count = 128;
     float *w = numbers(rows * count), *u = numbers(count * count), *scale = array(rows, 4);
     float *error = array(rows * count, 4);

@@ -92,11 +92,11 @@ static void compare(struct qp_grid grid, int64_t rows, int64_t count, int64_t gr
 
 Test(gptq, every_backend_gives_the_reference_s_bits)
 {
-    static const struct qp_grid grids[] = {{QP_I8, 4, true, QP_BF16},
-                                           {QP_I8, 4, false, QP_F32},
-                                           {QP_I8, 8, false, QP_F16},
-                                           {QP_F8_E4M3, 8, true, QP_F32},
-                                           {QP_F8_E5M2, 8, true, QP_F32}};
+    static const struct qp_grid grids[] = {{.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
+                                           {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32},
+                                           {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F16},
+                                           {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+                                           {.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}};
     static const struct {
         int64_t rows, count, group;
     } shapes[] = {{0, 8, 8},  {1, 1, 1},     {5, 0, 1},      {3, 7, 2},     {16, 8, 8},
@@ -110,7 +110,7 @@ Test(gptq, every_backend_gives_the_reference_s_bits)
 
 Test(gptq, with_an_identity_is_rounding_to_nearest)
 {
-    const struct qp_grid grid = {QP_I8, 4, false, QP_BF16};
+    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16};
     struct sample s = make(grid, 37, 96, 32, true, 11);
     uint8_t *codes = fresh(37 * 96, 1);
 
@@ -132,7 +132,7 @@ Test(gptq, with_an_identity_is_rounding_to_nearest)
  * second weight becomes 1 + 0.125 * 4 = 1.5 and its code 3. */
 Test(gptq, two_columns_by_hand)
 {
-    const struct qp_grid grid = {QP_I8, 4, true, QP_F32};
+    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
     float u[] = {2, 4, 0, 1}, scale = 0.5f;
     int32_t group_of[] = {0, 0};
 
@@ -150,7 +150,8 @@ Test(gptq, two_columns_by_hand)
 
 Test(gptq, takes_groups_in_any_order)
 {
-    struct sample s = make((struct qp_grid){QP_I8, 4, false, QP_F32}, 20, 64, 16, false, 5);
+    struct sample s = make((struct qp_grid){.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32}, 20,
+                           64, 16, false, 5);
     for (int i = 0; i < 64; i++)
         s.group_of[i] = i * 7 % 4;
     struct qp_gptq_block want = run_on(reference(), &s);

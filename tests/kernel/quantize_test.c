@@ -1,10 +1,18 @@
 #include "tests/kernel/harness.h"
 
 static const struct qp_grid grids[] = {
-    {QP_I8, 8, true, QP_F32},      {QP_I8, 8, true, QP_BF16},      {QP_I8, 8, false, QP_F32},
-    {QP_I8, 8, false, QP_F16},     {QP_I8, 4, true, QP_BF16},      {QP_I8, 4, true, QP_F16},
-    {QP_I8, 4, false, QP_BF16},    {QP_I8, 3, false, QP_F32},      {QP_I8, 2, true, QP_F32},
-    {QP_F8_E4M3, 8, true, QP_F32}, {QP_F8_E4M3, 8, true, QP_BF16}, {QP_F8_E5M2, 8, true, QP_F16},
+    {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+    {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16},
+    {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F32},
+    {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F16},
+    {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
+    {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F16},
+    {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16},
+    {.codes = QP_I8, .bits = 3, .symmetric = false, .scale_dtype = QP_F32},
+    {.codes = QP_I8, .bits = 2, .symmetric = true, .scale_dtype = QP_F32},
+    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16},
+    {.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F16},
 };
 
 static const struct {
@@ -98,7 +106,7 @@ Test(quantize, every_backend_gives_the_reference_s_bits)
 /* Values by hand from compressed-tensors' rule, absmax / 7.5 with half to even. */
 Test(quantize, int4_symmetric_by_hand)
 {
-    const struct qp_grid grid = {QP_I8, 4, true, QP_F32};
+    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
     float w[] = {-7.5f, 7.5f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, NAN};
     const int8_t want[] = {-8, 7, 0, 2, 2, 0, -2, 0};
     struct quantized q = {.scale = (float[1]){0}, .codes = (uint8_t[8]){0}};
@@ -111,7 +119,7 @@ Test(quantize, int4_symmetric_by_hand)
 
 Test(quantize, asymmetric_by_hand)
 {
-    const struct qp_grid grid = {QP_I8, 4, false, QP_F32};
+    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32};
     float w[] = {-1, 2, 0.5f, 14}, scale, back[4];
     const int8_t want[] = {-8, -5, -6, 7};
     int8_t zero;
@@ -143,7 +151,7 @@ Test(quantize, the_scale_of_zeros_is_the_epsilon_of_its_dtype)
 
 Test(quantize, fp8_saturates_and_keeps_nan)
 {
-    const struct qp_grid grid = {QP_F8_E4M3, 8, true, QP_F32};
+    const struct qp_grid grid = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
     const float w[] = {INFINITY, -INFINITY, 1e30f, 464, -448, NAN, 17, 19, 0x1p-10f, 0x1.8p-9f}, scale = 1;
     const uint8_t want[] = {0x7e, 0xfe, 0x7e, 0x7e, 0xfe, 0x7f, 0x58, 0x5a, 0x00, 0x02};
     uint8_t codes[10];
@@ -160,11 +168,11 @@ Test(grid, limits)
     static const struct {
         struct qp_grid grid;
         float min, max;
-    } cases[] = {{{QP_I8, 8, true, QP_F32}, -128, 127},
-                 {{QP_I8, 4, false, QP_F32}, -8, 7},
-                 {{QP_I8, 2, false, QP_F32}, -2, 1},
-                 {{QP_F8_E4M3, 8, true, QP_F32}, -448, 448},
-                 {{QP_F8_E5M2, 8, true, QP_F32}, -57344, 57344}};
+    } cases[] = {{{.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -128, 127},
+                 {{.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32}, -8, 7},
+                 {{.codes = QP_I8, .bits = 2, .symmetric = false, .scale_dtype = QP_F32}, -2, 1},
+                 {{.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -448, 448},
+                 {{.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -57344, 57344}};
 
     for (int i = 0; i < COUNT(cases); i++) {
         cr_assert_float_eq(qp_grid_min(&cases[i].grid), cases[i].min, 0);

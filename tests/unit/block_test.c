@@ -312,7 +312,13 @@ Test(block, one_scale_for_all)
     struct qp_error err;
     struct qp_checkpoint *checkpoint = golden_open("plain");
     struct qp_block block = golden_block(checkpoint, 1);
-    struct qp_linear_scheme scheme = {{true, {QP_F8_E4M3, 8, true, QP_F32}, QP_PER_TENSOR, 0, false, false}, {0}};
+    struct qp_linear_scheme scheme = {{true,
+                                       {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+                                       QP_PER_TENSOR,
+                                       0,
+                                       false,
+                                       false},
+                                      {0}};
     struct qp_quantized back, q = {scheme.weights.grid, HIDDEN, FFN, 0, codes, &scale, NULL};
     cr_assert_eq(qp_block_set_quantized(&block, QP_DOWN, &q, NULL, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_DOWN, &scheme, &back, &err), 1, "%s", err.message);

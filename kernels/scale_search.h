@@ -1,0 +1,34 @@
+/* The search for the scale that quantizes each group of a matrix best. */
+#ifndef QUANTPIPE_KERNELS_SCALE_SEARCH_H
+#define QUANTPIPE_KERNELS_SCALE_SEARCH_H
+
+#include "kernels/quant.h"
+
+/* For each group of w[rows, cols], with [min, max] its range as in qp_qparams: candidate k, 0 <= k < steps, is the
+ * scale (and zero) of the range [p min, p max], p = first + k (last - first) / (steps - 1), rounded as the grid says.
+ * With `sweep`, grids with E4M3 or E8M0 scales try every scale that their dtype can hold between those of p = first
+ * and p = last instead (NVFP4: modelopt's sweep over the 126 finite values; MX: the neighbouring exponents).
+ * Kept is the candidate of least error, the earliest of equals; candidate p = 1 is tried first, so that a group never
+ * gets worse than by its range. Error of a group with d = dequantize(quantize(w)) - w:
+ *   moment NULL:  sum over j of importance[j] |d_j|^norm        importance NULL: 1
+ *   else:         dᵀ H_g d, H_g the group's block of the diagonal of moment[cols, cols]
+ * Sources: norm 2.4, the MSE search of GPTQ's reference and llm-compressor; importance = diag(H), llama.cpp's imatrix;
+ * the block of H, modelopt's local Hessian. float32 in a fixed order; exact on every backend. */
+struct qp_scale_search {
+    const struct qp_grid *grid;
+    int64_t rows, cols, group; /* group = 0: one scale for all, searched as one group (moment has to be NULL) */
+    const float *w;
+    const float *importance; /* [cols], at least 0, or NULL */
+    const float *moment;     /* [cols, cols] symmetric, or NULL */
+    double norm;             /* 2 or 2.4 (any positive number works); not looked at with moment */
+    float first, last;       /* 1.0 and 0.5, say */
+    int steps;               /* at least 1; with 1, only p = 1 */
+    bool sweep;
+    float *scale; /* out: qp_scale_count(rows, cols, group) */
+    int8_t *zero; /* out, may be NULL when symmetric */
+};
+typedef void qp_scale_search_fn(const struct qp_scale_search *s);
+
+qp_scale_search_fn qp_scale_search_ref;
+
+#endif

@@ -1,0 +1,35 @@
+/* Scales of weights: what a scheme's granularity means for a matrix, and the ways to choose its scales. */
+#ifndef QUANTPIPE_MODEL_SCALES_H
+#define QUANTPIPE_MODEL_SCALES_H
+
+#include "kernels/kernels.h"
+#include "libstage/base/error.h"
+#include "libstage/tensor/scheme.h"
+
+/* How the scale of a group is chosen among those of its shrunken range (kernels/scale_search.h). */
+enum qp_scale_method {
+    QP_SCALES_MINMAX,   /* the range itself */
+    QP_SCALES_MSE,      /* least sum |d|^2.4 (GPTQ's reference, llm-compressor) */
+    QP_SCALES_WEIGHTED, /* least sum diag(H)_j d_j^2 */
+    QP_SCALES_HESSIAN,  /* least dᵀ H_g d, H_g the group's diagonal block of H */
+};
+
+struct qp_scale_choice {
+    enum qp_scale_method method;
+    const float *h; /* [cols, cols] second moment; of WEIGHTED and HESSIAN */
+    float shrink;   /* smallest share of the range that is tried: 0.4, say */
+    int steps;      /* candidates: 40, say */
+};
+
+/* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `grid` is the spec's, with its global scale set.
+ * scale and zero hold qp_scale_count(rows, cols, qp_spec_group(spec, cols)); zero is not looked at when symmetric.
+ * Two-dimensional blocks get one scale: that of the rows' candidates which is best for the whole block. */
+int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, const struct qp_grid *grid,
+                     int64_t rows, int64_t cols, const float *w, const struct qp_scale_choice *choice, float *scale,
+                     int8_t *zero, struct qp_error *err);
+
+/* NVFP4's global scale 448 * 6 / absmax (methods of compressed-tensors and modelopt, where it is the reciprocal); 1
+ * when absmax is 0 or not finite. Linears that engines fuse (q, k, v; gate, up) share the one of their largest. */
+float qp_global_scale(float absmax);
+
+#endif
