@@ -156,12 +156,12 @@ bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const ch
     return qp_block_find(block, block->arch->family->sites[site].name, stat) != NULL;
 }
 
-int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err)
+static int get_moment(const struct qp_block *block, enum qp_site site, const char *stat, float *h, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
     const float *fold = NULL;
     const struct qp_tensor *t;
-    int r = qp_block_get(block, block->arch->family->sites[site].name, "second_moment", QP_F32, n, n, &t, err);
+    int r = qp_block_get(block, block->arch->family->sites[site].name, stat, QP_F32, n, n, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -172,6 +172,16 @@ int qp_block_second_moment(const struct qp_block *block, enum qp_site site, floa
         for (int64_t j = 0; j < n; j++)
             h[i * n + j] /= fold[i] * fold[j];
     return 0;
+}
+
+int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err)
+{
+    return get_moment(block, site, "second_moment", h, err);
+}
+
+int qp_block_drift(const struct qp_block *block, enum qp_site site, float *d, struct qp_error *err)
+{
+    return get_moment(block, site, "drift", d, err);
 }
 
 int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err)
@@ -217,11 +227,13 @@ int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const 
 {
     char name[256];
     const char *module = block->arch->family->linears[linear].module;
-    int64_t shape[2] = {q->rows, q->cols}, scales[2];
+    int64_t shape[2] = {q->rows, q->cols}, scales[2], one = 1;
     int rank = scale_shape(q->rows, q->cols, q->group, scales);
-    int r = put_copy(block, linear, "weight_codes", q->grid.codes, 2, shape, q->codes, allocator, err);
+    int r = put_copy(block, linear, "weight_codes", qp_grid_storage(&q->grid), 2, shape, q->codes, allocator, err);
     if (r == 0)
         r = put_copy(block, linear, "weight_scale", QP_F32, rank, scales, q->scale, allocator, err);
+    if (r == 0 && q->grid.scale_dtype == QP_F8_E4M3)
+        r = put_copy(block, linear, "weight_global_scale", QP_F32, 1, &one, &q->grid.global, allocator, err);
     if (r == 0 && q->zero)
         return put_copy(block, linear, "weight_zero_point", QP_I8, rank, scales, q->zero, allocator, err);
     if (r == 0)
@@ -229,27 +241,49 @@ int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const 
     return r;
 }
 
+int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+                    struct qp_quantized *q, struct qp_error *err)
+{
+    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    const struct qp_tensor *scale, *global = NULL, *zero = NULL;
+    const struct qp_grid *grid = &scheme->weights.grid;
+    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in), scales[2];
+    int64_t group = qp_spec_group(&scheme->weights, cols);
+    if (!qp_block_find(block, d->module, "weight_scale"))
+        return 0;
+    scale_shape(rows, cols, group, scales);
+    int r = qp_block_get(block, d->module, "weight_scale", QP_F32, scales[0], scales[1], &scale, err);
+    if (r == 0 && !grid->symmetric)
+        r = qp_block_get(block, d->module, "weight_zero_point", QP_I8, scales[0], scales[1], &zero, err);
+    if (r == 0 && grid->scale_dtype == QP_F8_E4M3)
+        r = qp_block_get(block, d->module, "weight_global_scale", QP_F32, 1, 0, &global, err);
+    if (r < 0)
+        return r;
+    *q = (struct qp_quantized){*grid, rows, cols, group, NULL, scale->data, zero ? zero->data : NULL};
+    if (global)
+        q->grid.global = *(const float *)global->data;
+    return 1;
+}
+
 int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err)
 {
     const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    const struct qp_tensor *codes, *scale, *zero = NULL;
-    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in), scales[2];
+    const struct qp_tensor *codes;
+    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in);
     if (!qp_block_find(block, d->module, "weight_codes"))
         return 0;
     if (!scheme || !scheme->weights.enabled)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes, though its scheme does not quantize it",
                        (long long)block->unit->seq, d->module);
-    const struct qp_grid *grid = &scheme->weights.grid;
-    int64_t group = qp_spec_group(&scheme->weights, cols);
-    scale_shape(rows, cols, group, scales);
-    int r = qp_block_get(block, d->module, "weight_codes", grid->codes, rows, cols, &codes, err);
-    if (r == 0)
-        r = qp_block_get(block, d->module, "weight_scale", QP_F32, scales[0], scales[1], &scale, err);
-    if (r == 0 && !grid->symmetric)
-        r = qp_block_get(block, d->module, "weight_zero_point", QP_I8, scales[0], scales[1], &zero, err);
+    enum qp_dtype dtype = qp_grid_storage(&scheme->weights.grid);
+    int r = qp_block_get(block, d->module, "weight_codes", dtype, rows, cols, &codes, err);
     if (r < 0)
         return r;
-    *q = (struct qp_quantized){*grid, rows, cols, group, codes->data, scale->data, zero ? zero->data : NULL};
-    return 1;
+    r = qp_block_scales(block, linear, scheme, q, err);
+    if (r == 0)
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes but no scales", (long long)block->unit->seq,
+                       d->module);
+    q->codes = codes->data;
+    return r;
 }

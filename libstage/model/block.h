@@ -56,6 +56,9 @@ bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const ch
 /* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
 int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err);
 
+/* The same for d[in, in], the drift, which is not symmetric. */
+int qp_block_drift(const struct qp_block *block, enum qp_site site, float *d, struct qp_error *err);
+
 /* stat: "absmax", "absmean", "min", "max"; v[in], with the folds (all positive, so min stays min). */
 int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err);
 
@@ -72,6 +75,11 @@ void qp_share_heads(const struct qp_arch *arch, float *v);
 /* Puts the result of quantization into the unit; copies codes, scale and zero through `allocator`. */
 int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
                            const struct qp_allocator *allocator, struct qp_error *err);
+
+/* 1 with *q (codes NULL) pointing to scales that are in the unit, chosen by search or with codes; 0 when there are
+ * none. QP_ERR_INPUT when they do not fit `scheme`. */
+int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+                    struct qp_quantized *q, struct qp_error *err);
 
 /* 1 with *q pointing into the unit's tensors, 0 when the linear was not quantized. `scheme`: what applies to it. */
 int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
