@@ -69,7 +69,7 @@ static int forward(struct state *s, const struct qp_block *block, int network, s
     int r = qp_layer_load(block, network == ORIGINAL ? QP_ORIGINAL : QP_QUANTIZED, s->model.scheme, &layer, err);
     if (r < 0)
         return r;
-    r = qp_text_forward(&s->text, &layer, &s->streams[network], NULL, NULL, err);
+    r = qp_text_forward(&s->text, &layer, &s->streams[network], NULL, err);
     qp_layer_free(&layer);
     return r;
 }

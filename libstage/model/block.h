@@ -8,6 +8,7 @@
  *   B.S.samples F32 [n, in]                n of the tokens' inputs, evenly spread over the text
  *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
  *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
+ *   B.S.window_absmax F32 [windows, in]    absmax of each window of the text by itself
  *   B.kv.key_absmax, B.kv.value_absmax F32 [1]    of what a KV cache holds (keys after RoPE)
  *   B.S.fold F32 [in]                      what smooth and search multiplied the site's weights with so far
  *   B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1] (NVFP4):
@@ -108,9 +109,22 @@ int qp_layer_load(const struct qp_block *block, enum qp_version version, const s
                   struct qp_layer *out, struct qp_error *err);
 void qp_layer_free(struct qp_layer *layer);
 
-/* Sees the input x[rows, in] of a site before (simulated) activation quantization. */
+/* Sees the input x[rows, in] of a site before (simulated) activation quantization. Rows come in the order of the text,
+ * whole sequences at a time. */
 typedef int qp_site_fn(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in,
                        struct qp_error *err);
+
+/* Sees what a KV cache would hold, keys after RoPE: keys[rows, dim] and values[rows, dim], before (simulated)
+ * quantization. */
+typedef int qp_cache_fn(void *context, const float *keys, const float *values, int64_t rows, int64_t dim,
+                        struct qp_error *err);
+
+/* What a forward shows on its way; each may be NULL. */
+struct qp_taps {
+    qp_site_fn *site;
+    qp_cache_fn *cache;
+    void *context;
+};
 
 struct qp_workspace; /* scratch memory of forwards, grown as needed; one a thread */
 int qp_workspace_new(struct qp_workspace **out, struct qp_error *err);
@@ -118,9 +132,9 @@ void qp_workspace_free(struct qp_workspace *workspace);
 
 /* One decoder layer in place on x[sequences * length, hidden], each sequence from position 0. cos, sin: tables of at
  * least `length` rows (qp_rope_tables). Computed in chunks of whole sequences of about 2048 tokens; activations that
- * have one range a tensor get one a sequence. `site` may be NULL. */
+ * have one range a tensor get one a sequence. `taps` may be NULL. */
 int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
-                     const float *sin, float *x, struct qp_workspace *workspace, qp_site_fn *site, void *context,
+                     const float *sin, float *x, struct qp_workspace *workspace, const struct qp_taps *taps,
                      struct qp_error *err);
 
 /* x[count, hidden] = rows of the embedding unit's matrix. QP_ERR_INPUT for an id outside the vocabulary. */

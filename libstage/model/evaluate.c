@@ -43,7 +43,7 @@ static int run_layer(struct evaluation *e, const struct qp_block *block, struct 
     if (quantized)
         r = qp_site_activations(block->arch, block->layer, e->checkpoint->scheme, quantized, layer.activations, err);
     if (r == 0)
-        r = qp_text_forward(&e->text, &layer, &e->stream, NULL, NULL, err);
+        r = qp_text_forward(&e->text, &layer, &e->stream, NULL, err);
     qp_layer_free(&layer);
     return r;
 }

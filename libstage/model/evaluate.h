@@ -33,12 +33,12 @@ int qp_text_open(const struct qp_arch *arch, const struct qp_windows *windows, s
                  struct qp_error *err);
 void qp_text_close(struct qp_text *text); /* a zeroed one is accepted */
 
-/* Hidden states of the stream = embeddings of the text; then, layer by layer, what the layer makes of them. `site` as
+/* Hidden states of the stream = embeddings of the text; then, layer by layer, what the layer makes of them. `taps` as
  * in qp_layer_forward, may be NULL. */
 int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, struct qp_stream *stream,
                   struct qp_error *err);
 int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_stream *stream,
-                    qp_site_fn *site, void *context, struct qp_error *err);
+                    const struct qp_taps *taps, struct qp_error *err);
 
 /* Scores a head's logits of the stream's final hidden states, against those of `reference` unless it is NULL. */
 int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,

@@ -47,8 +47,7 @@ struct chunk {
     const struct qp_layer *layer;
     int64_t sequences, length, rows;
     const float *cos, *sin;
-    qp_site_fn *site;
-    void *context;
+    const struct qp_taps *taps;
 };
 
 /* Buffers of a chunk; what attention needs and what the MLP needs share memory. */
@@ -90,10 +89,16 @@ static int reach_site(const struct chunk *c, enum qp_site site, float *x, struct
 {
     const struct qp_layer *layer = c->layer;
     int64_t n = qp_arch_dim(layer->arch, layer->arch->family->sites[site].dim);
-    int r = c->site ? c->site(c->context, site, x, c->rows, n, err) : 0;
+    int r = c->taps->site ? c->taps->site(c->taps->context, site, x, c->rows, n, err) : 0;
     if (r == 0 && layer->activations[site].enabled)
         quantize_activations(c, &layer->activations[site], n, x);
     return r;
+}
+
+/* Keys and values are as a cache would hold them: show them. */
+static int reach_cache(const struct chunk *c, int64_t n, const float *keys, const float *values, struct qp_error *err)
+{
+    return c->taps->cache ? c->taps->cache(c->taps->context, keys, values, c->rows, n, err) : 0;
 }
 
 /* y = x Wᵀ + b, or y += that. */
@@ -124,6 +129,9 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
     apply(c, QP_V, false, b->normed, b->v);
     layer->kernels->rope(c->rows, c->length, arch->heads, arch->head_dim, q_dim, c->cos, c->sin, b->q);
     layer->kernels->rope(c->rows, c->length, arch->kv_heads, arch->head_dim, kv_dim, c->cos, c->sin, b->k);
+    r = reach_cache(c, kv_dim, b->k, b->v, err);
+    if (r < 0)
+        return r;
     layer->kernels->attention(&(struct qp_attention){.sequences = c->sequences,
                                                      .length = c->length,
                                                      .heads = arch->heads,
@@ -162,16 +170,17 @@ static int forward_mlp(const struct chunk *c, const struct buffers *b, float *x,
 }
 
 int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
-                     const float *sin, float *x, struct qp_workspace *workspace, qp_site_fn *site, void *context,
+                     const float *sin, float *x, struct qp_workspace *workspace, const struct qp_taps *taps,
                      struct qp_error *err)
 {
+    static const struct qp_taps none;
     int64_t step = length < CHUNK_TOKENS ? CHUNK_TOKENS / length : 1;
     if (step > sequences)
         step = sequences;
     int r = reserve(workspace, buffer_floats(layer->arch, step * length), err);
     for (int64_t s = 0; r == 0 && s < sequences; s += step) {
         int64_t n = sequences - s < step ? sequences - s : step;
-        struct chunk c = {layer, n, length, n * length, cos, sin, site, context};
+        struct chunk c = {layer, n, length, n * length, cos, sin, taps ? taps : &none};
         float *rows = x + s * length * layer->arch->hidden;
         struct buffers b = buffers_in(workspace->memory, layer->arch, c.rows);
         r = forward_attention(&c, &b, rows, err);

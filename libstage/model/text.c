@@ -32,8 +32,8 @@ int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, 
 }
 
 int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_stream *stream,
-                    qp_site_fn *site, void *context, struct qp_error *err)
+                    const struct qp_taps *taps, struct qp_error *err)
 {
     return qp_layer_forward(layer, text->windows->count, text->windows->length, text->cos, text->sin, stream->x,
-                            text->workspace, site, context, err);
+                            text->workspace, taps, err);
 }

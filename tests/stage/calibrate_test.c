@@ -6,12 +6,15 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/model/data.h"
+#include "libstage/model/histogram.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
 
 #define DATA "{\"synthetic\": true, \"samples\": 5, \"length\": 24, \"seed\": 3}"
-static const char *const everything[] = {"second_moment", "absmax", "absmean", "min", "max", NULL};
+static const char *const everything[] = {"second_moment", "absmax",    "absmean",   "min",
+                                         "max",           "samples",   "histogram", "token_absmax",
+                                         "window_absmax", "kv_absmax", NULL};
 
 static const float *find(const struct qp_unit *unit, const char *name)
 {
@@ -75,6 +78,153 @@ Test(calibrate, statistics_of_the_first_site_match_a_computation_by_hand)
     free(x);
     tiny_free(out, count);
     free(out);
+}
+
+struct first {
+    struct qp_unit **out;
+    size_t count;
+    int64_t tokens;
+    float *x; /* [tokens, TINY_HIDDEN] */
+};
+
+static struct first first_site(void)
+{
+    struct first f;
+    struct qp_unit *units[TINY_UNITS];
+    tiny_units("\"int8\"", false, units);
+    f.out = tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", everything, units, TINY_UNITS, 0, &f.count, NULL);
+    f.tokens = first_inputs(f.out, &f.x);
+    return f;
+}
+
+static void drop(struct first *f)
+{
+    free(f->x);
+    tiny_free(f->out, f->count);
+    free(f->out);
+}
+
+Test(calibrate, samples_are_spread_over_the_text)
+{
+    struct first f = first_site();
+    const struct qp_tensor *samples = qp_unit_find(f.out[2], "model.layers.0.attn_in.samples");
+    cr_assert_not_null(samples);
+    cr_assert_eq(samples->shape[0], f.tokens, "120 tokens are fewer than 256: all of them");
+    cr_assert_eq(samples->shape[1], TINY_HIDDEN);
+    for (int64_t i = 0; i < samples->elements; i++)
+        cr_assert_float_eq(((const float *)samples->data)[i], f.x[i], 1e-5, "element %lld", (long long)i);
+    drop(&f);
+}
+
+Test(calibrate, many_tokens_are_sampled_evenly)
+{
+    static const char *const wants[] = {"samples", NULL};
+    static const char data[] = "{\"data\": {\"synthetic\": true, \"samples\": 12, \"length\": 128, \"seed\": 3}}";
+    struct qp_error err;
+    struct qp_windows windows;
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units("\"int8\"", false, units);
+    out = tiny_call(&qp_stage_desc, NULL, data, wants, units, TINY_UNITS, 0, &count, NULL);
+    const struct qp_tensor *samples = qp_unit_find(out[2], "model.layers.0.attn_in.samples");
+    cr_assert_eq(samples->shape[0], 256);
+    qp_auto_json json_t *spec =
+        json_loads("{\"synthetic\": true, \"samples\": 12, \"length\": 128, \"seed\": 3}", 0, NULL);
+    cr_assert_eq(qp_windows_load(spec, NULL, TINY_VOCAB, &windows, &err), 0);
+    const float *embedding = find(out[1], "model.embed_tokens.weight");
+    const float *gain = find(out[2], "model.layers.0.input_layernorm.weight");
+    for (int64_t k = 0; k < 256; k++) { /* 1536 tokens: one of six, in the middle; the direction tells which */
+        const float *e = embedding + (int64_t)windows.ids[6 * k + 3] * TINY_HIDDEN;
+        const float *x = (const float *)samples->data + k * TINY_HIDDEN;
+        for (int i = 1; i < TINY_HIDDEN; i++)
+            cr_assert_float_eq(x[i] * e[0] * gain[0], x[0] * e[i] * gain[i], 1e-5, "sample %lld", (long long)k);
+    }
+    qp_windows_free(&windows);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(calibrate, histograms_count_every_token_in_its_bin)
+{
+    struct first f = first_site();
+    const float *counts = find(f.out[2], "model.layers.0.attn_in.histogram");
+    for (int i = 0; i < TINY_HIDDEN; i++) {
+        double seen = 0.0;
+        for (int b = 0; b < QP_LOG_BINS; b++) {
+            double low = b ? exp2((b - 320) / 16.0) : 0.0, high = exp2((b - 319) / 16.0), expected = 0.0, loose = 0.0;
+            for (int64_t t = 0; t < f.tokens; t++) {
+                double a = fabs(f.x[t * TINY_HIDDEN + i]);
+                expected += a >= low && a < high;
+                loose += a >= low * (1 - 1e-5) && a < high * (1 + 1e-5); /* the norm rounds differently */
+            }
+            double got = counts[(int64_t)i * QP_LOG_BINS + b];
+            cr_expect(got == expected || (got <= loose && loose != expected), "channel %d, bin %d: %g, expected %g", i,
+                      b, got, expected);
+            seen += got;
+        }
+        cr_expect_eq(seen, f.tokens);
+    }
+    drop(&f);
+}
+
+Test(calibrate, ranges_of_tokens_and_windows)
+{
+    struct first f = first_site();
+    const struct qp_tensor *windows = qp_unit_find(f.out[2], "model.layers.0.attn_in.window_absmax");
+    cr_assert_not_null(windows);
+    cr_assert_eq(windows->shape[0], 5);
+    double sum = 0.0;
+    for (int64_t t = 0; t < f.tokens; t++) {
+        float most = 0.0f;
+        for (int i = 0; i < TINY_HIDDEN; i++)
+            most = fmaxf(most, fabsf(f.x[t * TINY_HIDDEN + i]));
+        sum += most;
+    }
+    cr_expect_float_eq(find(f.out[2], "model.layers.0.attn_in.token_absmax")[0], sum / (double)f.tokens, 1e-5);
+    for (int64_t w = 0; w < 5; w++)
+        for (int i = 0; i < TINY_HIDDEN; i++) {
+            float most = 0.0f;
+            for (int64_t t = w * 24; t < (w + 1) * 24; t++)
+                most = fmaxf(most, fabsf(f.x[t * TINY_HIDDEN + i]));
+            cr_expect_float_eq(((const float *)windows->data)[w * TINY_HIDDEN + i], most, 1e-5);
+        }
+    drop(&f);
+}
+
+/* The largest element of x Wᵀ for the matrix of `module`: rotations by RoPE are left to the caller. */
+static float largest_product(const struct first *f, const char *module, bool rotated)
+{
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.0.%s.weight", module);
+    const float *w = find(f->out[2], name);
+    float most = 0.0f, y[32];
+    for (int64_t t = 0; t < f->tokens; t++) {
+        for (int o = 0; o < 32; o++) {
+            double sum = 0.0;
+            for (int i = 0; i < TINY_HIDDEN; i++)
+                sum += (double)w[o * TINY_HIDDEN + i] * f->x[t * TINY_HIDDEN + i];
+            y[o] = (float)sum;
+        }
+        for (int o = 0; o < 32; o++) {
+            int head = o / 16, i = o % 16 % 8; /* halves of a head of 16 are rotated as pairs, theta 10000 */
+            double angle = (double)(t % 24) * pow(10000.0, -2.0 * i / 16.0);
+            float a = y[head * 16 + i], b = y[head * 16 + i + 8];
+            double turned = o % 16 < 8 ? a * cos(angle) - b * sin(angle) : b * cos(angle) + a * sin(angle);
+            most = fmaxf(most, fabsf(rotated ? (float)turned : y[o]));
+        }
+    }
+    return most;
+}
+
+Test(calibrate, ranges_of_a_kv_cache)
+{
+    struct first f = first_site();
+    cr_expect_float_eq(find(f.out[2], "model.layers.0.kv.key_absmax")[0], largest_product(&f, "self_attn.k_proj", true),
+                       1e-4);
+    cr_expect_float_eq(find(f.out[2], "model.layers.0.kv.value_absmax")[0],
+                       largest_product(&f, "self_attn.v_proj", false), 1e-4);
+    cr_expect_gt(find(f.out[3], "model.layers.1.kv.key_absmax")[0], 0.0f);
+    drop(&f);
 }
 
 Test(calibrate, every_site_of_every_layer_gets_what_was_asked_for)

@@ -41,8 +41,7 @@ static void run(const struct qp_block *block, enum qp_version version, float *x)
     cr_assert_eq(qp_layer_load(block, version, NULL, &layer, &err), 0, "%s", err.message);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0);
     cr_assert_eq(qp_rope_tables(block->arch, GOLDEN_LENGTH, &cos, &sin, &err), 0);
-    cr_assert_eq(qp_layer_forward(&layer, GOLDEN_SEQUENCES, GOLDEN_LENGTH, cos, sin, x, workspace, NULL, NULL, &err),
-                 0);
+    cr_assert_eq(qp_layer_forward(&layer, GOLDEN_SEQUENCES, GOLDEN_LENGTH, cos, sin, x, workspace, NULL, &err), 0);
     qp_layer_free(&layer);
     qp_workspace_free(workspace);
     free(cos);
@@ -257,8 +256,13 @@ Test(block, tensors_that_do_not_fit_are_refused)
 
 static struct qp_linear_scheme grouped(bool symmetric)
 {
-    struct qp_linear_scheme s = {{true, {QP_I8, 4, symmetric, QP_F32}, QP_PER_GROUP, 8, false, false}, {0}};
-    return s;
+    struct qp_quant_spec weights = {
+        .enabled = true,
+        .grid = {.codes = QP_I8, .bits = 4, .symmetric = symmetric, .scale_dtype = QP_F32},
+        .granularity = QP_PER_GROUP,
+        .group = 8,
+    };
+    return (struct qp_linear_scheme){.weights = weights};
 }
 
 Test(block, quantized_comes_back)
@@ -312,13 +316,10 @@ Test(block, one_scale_for_all)
     struct qp_error err;
     struct qp_checkpoint *checkpoint = golden_open("plain");
     struct qp_block block = golden_block(checkpoint, 1);
-    struct qp_linear_scheme scheme = {{true,
-                                       {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
-                                       QP_PER_TENSOR,
-                                       0,
-                                       false,
-                                       false},
-                                      {0}};
+    struct qp_linear_scheme scheme = {
+        .weights = {.enabled = true,
+                    .grid = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+                    .granularity = QP_PER_TENSOR}};
     struct qp_quantized back, q = {scheme.weights.grid, HIDDEN, FFN, 0, codes, &scale, NULL};
     cr_assert_eq(qp_block_set_quantized(&block, QP_DOWN, &q, NULL, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_DOWN, &scheme, &back, &err), 1, "%s", err.message);

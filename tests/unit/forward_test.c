@@ -133,7 +133,9 @@ static void run(struct tiny *t, const struct qp_layer *layer, int64_t length, fl
 {
     struct qp_error err;
     tiny_random(3, 2 * length * TINY_HIDDEN, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(layer, 2, length, t->cos, t->sin, x, t->workspace, site, context, &err), 0);
+    cr_assert_eq(qp_layer_forward(layer, 2, length, t->cos, t->sin, x, t->workspace,
+                                  &(struct qp_taps){.site = site, .context = context}, &err),
+                 0);
 }
 
 static void quantized_is_dequantized(const char *scheme, bool activations)
@@ -271,13 +273,13 @@ Test(forward, sequences_do_not_see_each_other_and_sites_see_every_row)
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
     tiny_random(4, SEQUENCES * SIZE, 1.0f, all);
     memcpy(alone, all, SEQUENCES * SIZE * sizeof *all);
-    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, t.cos, t.sin, all, t.workspace, count_rows, seen, &err),
+    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, t.cos, t.sin, all, t.workspace,
+                                  &(struct qp_taps){.site = count_rows, .context = seen}, &err),
                  0);
     for (int s = 0; s < QP_SITES; s++)
         cr_assert_eq(seen[s], SEQUENCES * LENGTH);
     for (int i = 0; i < SEQUENCES; i++)
-        cr_assert_eq(qp_layer_forward(&layer, 1, LENGTH, t.cos, t.sin, alone + i * SIZE, t.workspace, NULL, NULL, &err),
-                     0);
+        cr_assert_eq(qp_layer_forward(&layer, 1, LENGTH, t.cos, t.sin, alone + i * SIZE, t.workspace, NULL, &err), 0);
     cr_assert_leq(largest_difference(SEQUENCES * SIZE, all, alone), 1e-5);
     qp_layer_free(&layer);
     tiny_close(&t);
@@ -301,7 +303,8 @@ Test(forward, what_a_site_callback_returns_ends_it)
     struct qp_layer layer;
     tiny_open(&t, "\"int8\"", 8);
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
-    cr_assert_eq(qp_layer_forward(&layer, 1, 8, t.cos, t.sin, x, t.workspace, refuse, NULL, &err), QP_ERR_ROOM);
+    cr_assert_eq(qp_layer_forward(&layer, 1, 8, t.cos, t.sin, x, t.workspace, &(struct qp_taps){.site = refuse}, &err),
+                 QP_ERR_ROOM);
     cr_assert_str_eq(err.message, "full");
     qp_layer_free(&layer);
     tiny_close(&t);

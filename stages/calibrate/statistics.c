@@ -1,0 +1,257 @@
+#include "stages/calibrate/statistics.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/model/histogram.h"
+
+enum { SAMPLES_MAX = 256 };
+
+/* Statistics of a site; the order of qp_statistics_names. */
+enum kind { SECOND_MOMENT, ABSMAX, ABSMEAN, MIN, MAX, SAMPLES, HISTOGRAM, TOKEN_ABSMAX, WINDOW_ABSMAX, SITE_KINDS };
+
+const char *const qp_statistics_names[] = {"second_moment", "absmax",    "absmean",   "min",
+                                           "max",           "samples",   "histogram", "token_absmax",
+                                           "window_absmax", "kv_absmax", NULL};
+
+/* What nobody wants is NULL. */
+struct site {
+    struct qp_tensor *stats[SITE_KINDS];
+    double *abssum;
+    double token_sum; /* of each token's max |x| */
+    int64_t tokens;
+};
+
+struct qp_statistics {
+    const struct qp_kernels *kernels;
+    int64_t windows, length; /* of the text */
+    struct site sites[QP_SITES];
+    struct qp_tensor *key_absmax, *value_absmax;
+};
+
+bool qp_statistics_wanted(const struct qp_stage *stage)
+{
+    for (size_t i = 0; qp_statistics_names[i]; i++)
+        if (qp_stage_wants(stage, qp_statistics_names[i]))
+            return true;
+    return false;
+}
+
+static float *values(struct qp_tensor *tensor)
+{
+    return tensor ? tensor->data : NULL;
+}
+
+/* ---- opening ---- */
+
+/* A tensor B.MODULE.WHAT, filled with `fill`. */
+static int new_stat(struct qp_stage *stage, const struct qp_block *block, const char *module, const char *what,
+                    int rank, const int64_t *shape, float fill, struct qp_tensor **out, struct qp_error *err)
+{
+    char prefix[128], name[256];
+    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
+    snprintf(name, sizeof name, "%s.%s.%s", prefix, module, what);
+    int r = qp_allocate(qp_stage_allocator(stage), name, QP_F32, rank, shape, out, err);
+    if (r < 0)
+        return r;
+    for (int64_t i = 0; i < (*out)->elements; i++)
+        values(*out)[i] = fill;
+    return 0;
+}
+
+/* The shape of a statistic of `in` channels; returns its rank. */
+static int shape_of(const struct qp_statistics *s, enum kind kind, int64_t in, int64_t shape[2])
+{
+    int64_t tokens = s->windows * s->length;
+    shape[0] = in;
+    shape[1] = in;
+    switch (kind) {
+    case SECOND_MOMENT:
+        return 2;
+    case SAMPLES:
+        shape[0] = tokens < SAMPLES_MAX ? tokens : SAMPLES_MAX;
+        return 2;
+    case HISTOGRAM:
+        shape[1] = QP_LOG_BINS;
+        return 2;
+    case WINDOW_ABSMAX:
+        shape[0] = s->windows;
+        return 2;
+    case TOKEN_ABSMAX:
+        shape[0] = 1;
+        return 1;
+    default:
+        return 1;
+    }
+}
+
+static int open_site(struct qp_stage *stage, const struct qp_block *block, struct qp_statistics *s, int site,
+                     struct qp_error *err)
+{
+    const struct qp_site_desc *desc = &block->arch->family->sites[site];
+    struct site *t = &s->sites[site];
+    int64_t shape[2], in = qp_arch_dim(block->arch, desc->dim);
+    int r = 0;
+    for (int k = 0; k < SITE_KINDS && r == 0; k++) {
+        float fill = k == MIN ? INFINITY : k == MAX ? -INFINITY : 0.0f;
+        int rank = shape_of(s, (enum kind)k, in, shape);
+        if (qp_stage_wants(stage, qp_statistics_names[k]))
+            r = new_stat(stage, block, desc->name, qp_statistics_names[k], rank, shape, fill, &t->stats[k], err);
+    }
+    if (r < 0 || !t->stats[ABSMEAN])
+        return r;
+    t->abssum = qp_new_array(in, sizeof(double), "a site's statistics", err);
+    if (!t->abssum)
+        return QP_ERR_ROOM;
+    memset(t->abssum, 0, (size_t)in * sizeof(double));
+    return 0;
+}
+
+static int open_cache(struct qp_stage *stage, const struct qp_block *block, struct qp_statistics *s,
+                      struct qp_error *err)
+{
+    int64_t one = 1;
+    if (!qp_stage_wants(stage, "kv_absmax"))
+        return 0;
+    int r = new_stat(stage, block, "kv", "key_absmax", 1, &one, 0.0f, &s->key_absmax, err);
+    return r < 0 ? r : new_stat(stage, block, "kv", "value_absmax", 1, &one, 0.0f, &s->value_absmax, err);
+}
+
+int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, const struct qp_windows *windows,
+                       struct qp_statistics **out, struct qp_error *err)
+{
+    struct qp_statistics *s = calloc(1, sizeof *s);
+    if (!s)
+        return qp_fail_memory(err, sizeof *s, "statistics");
+    s->kernels = qp_stage_kernels(stage);
+    s->windows = windows->count;
+    s->length = windows->length;
+    int r = open_cache(stage, block, s, err);
+    for (int i = 0; i < QP_SITES && r == 0; i++)
+        r = open_site(stage, block, s, i, err);
+    if (r < 0) {
+        qp_statistics_free(s);
+        return r;
+    }
+    *out = s;
+    return 0;
+}
+
+/* ---- collecting ---- */
+
+static float largest(const float *x, int64_t count)
+{
+    float most = 0.0f;
+    for (int64_t i = 0; i < count; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
+}
+
+/* Sample k of n is the token in the middle of the k-th of n equal parts of the text. */
+static void take_samples(const struct qp_statistics *s, const struct site *t, const float *x, int64_t rows, int64_t in)
+{
+    struct qp_tensor *samples = t->stats[SAMPLES];
+    int64_t n = samples->shape[0], total = s->windows * s->length;
+    for (int64_t k = 0; k < n; k++) {
+        int64_t row = (2 * k + 1) * total / (2 * n) - t->tokens;
+        if (row >= 0 && row < rows)
+            memcpy(values(samples) + k * in, x + row * in, (size_t)in * sizeof *x);
+    }
+}
+
+/* Chunks are whole windows. */
+static void take_windows(const struct qp_statistics *s, const struct site *t, const float *x, int64_t rows, int64_t in)
+{
+    for (int64_t row = 0; row < rows; row += s->length) {
+        float *absmax = values(t->stats[WINDOW_ABSMAX]) + (t->tokens + row) / s->length * in;
+        s->kernels->column_stats(s->length, in, x + row * in, absmax, NULL, NULL, NULL);
+    }
+}
+
+int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int64_t rows, int64_t in,
+                       struct qp_error *err)
+{
+    (void)err;
+    struct qp_statistics *s = statistics;
+    struct site *t = &s->sites[site];
+    struct qp_tensor **stats = t->stats;
+    if (stats[SECOND_MOMENT])
+        s->kernels->second_moment(rows, in, x, values(stats[SECOND_MOMENT]));
+    if (stats[ABSMAX] || t->abssum || stats[MIN] || stats[MAX])
+        s->kernels->column_stats(rows, in, x, values(stats[ABSMAX]), t->abssum, values(stats[MIN]), values(stats[MAX]));
+    if (stats[SAMPLES])
+        take_samples(s, t, x, rows, in);
+    if (stats[HISTOGRAM])
+        qp_histogram_add(rows, in, x, values(stats[HISTOGRAM]));
+    if (stats[WINDOW_ABSMAX])
+        take_windows(s, t, x, rows, in);
+    for (int64_t i = 0; stats[TOKEN_ABSMAX] && i < rows; i++)
+        t->token_sum += largest(x + i * in, in);
+    t->tokens += rows;
+    return 0;
+}
+
+int qp_statistics_cache(void *statistics, const float *keys, const float *vals, int64_t rows, int64_t dim,
+                        struct qp_error *err)
+{
+    (void)err;
+    struct qp_statistics *s = statistics;
+    if (!s->key_absmax)
+        return 0;
+    *values(s->key_absmax) = fmaxf(*values(s->key_absmax), largest(keys, rows * dim));
+    *values(s->value_absmax) = fmaxf(*values(s->value_absmax), largest(vals, rows * dim));
+    return 0;
+}
+
+/* ---- handing over ---- */
+
+/* Moves a finished statistic into the unit. */
+static int put(struct qp_unit *unit, struct qp_tensor **tensor, struct qp_error *err)
+{
+    struct qp_tensor *t = *tensor;
+    *tensor = NULL;
+    return t ? qp_unit_put(unit, t, err) : 0;
+}
+
+static int put_site(const struct qp_statistics *s, struct site *t, struct qp_unit *unit, struct qp_error *err)
+{
+    struct qp_tensor *moment = t->stats[SECOND_MOMENT], *absmean = t->stats[ABSMEAN];
+    if (moment)
+        s->kernels->mirror(moment->shape[0], moment->data);
+    for (int64_t i = 0; absmean && i < absmean->elements; i++)
+        values(absmean)[i] = (float)(t->abssum[i] / (double)t->tokens);
+    if (t->stats[TOKEN_ABSMAX])
+        *values(t->stats[TOKEN_ABSMAX]) = (float)(t->token_sum / (double)t->tokens);
+    int r = 0;
+    for (int k = 0; k < SITE_KINDS && r == 0; k++)
+        r = put(unit, &t->stats[k], err);
+    return r;
+}
+
+int qp_statistics_put(struct qp_statistics *s, struct qp_unit *unit, struct qp_error *err)
+{
+    int r = put(unit, &s->key_absmax, err);
+    if (r == 0)
+        r = put(unit, &s->value_absmax, err);
+    for (int i = 0; i < QP_SITES && r == 0; i++)
+        r = put_site(s, &s->sites[i], unit, err);
+    if (r == 0 && json_object_set_new(unit->attrs, "tokens", json_integer(s->sites[0].tokens)) < 0)
+        return qp_fail_memory(err, 0, "statistics");
+    return r;
+}
+
+void qp_statistics_free(struct qp_statistics *s)
+{
+    for (int i = 0; s && i < QP_SITES; i++) {
+        for (int k = 0; k < SITE_KINDS; k++)
+            qp_tensor_unref(s->sites[i].stats[k]);
+        free(s->sites[i].abssum);
+    }
+    if (s) {
+        qp_tensor_unref(s->key_absmax);
+        qp_tensor_unref(s->value_absmax);
+    }
+    free(s);
+}

@@ -1,0 +1,36 @@
+/* The statistics of one decoder layer: collected over the tokens of a forward, then put into the layer's unit under the
+ * names of libstage/model/block.h. All are sums, maxima or rows of their own, so that those of several parts of a text
+ * can be merged. */
+#ifndef QUANTPIPE_CALIBRATE_STATISTICS_H
+#define QUANTPIPE_CALIBRATE_STATISTICS_H
+
+#include "libstage/include/stage.h"
+#include "libstage/model/block.h"
+#include "libstage/model/data.h"
+
+/* What can be collected, ended by NULL: what the stage's descriptor says. */
+extern const char *const qp_statistics_names[];
+
+/* Whether a stage downstream wants any of it. */
+bool qp_statistics_wanted(const struct qp_stage *stage);
+
+struct qp_statistics;
+
+/* Opens what is wanted of the layer `block`, whose tokens will be those of `windows`. */
+int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, const struct qp_windows *windows,
+                       struct qp_statistics **out, struct qp_error *err);
+
+/* Adds x[rows, in], the next tokens' inputs of a site: a qp_site_fn. */
+int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int64_t rows, int64_t in,
+                       struct qp_error *err);
+
+/* Adds what a KV cache holds of the next tokens: a qp_cache_fn. */
+int qp_statistics_cache(void *statistics, const float *keys, const float *values, int64_t rows, int64_t dim,
+                        struct qp_error *err);
+
+/* Moves all of it, and the attribute `tokens`, into the unit. */
+int qp_statistics_put(struct qp_statistics *statistics, struct qp_unit *unit, struct qp_error *err);
+
+void qp_statistics_free(struct qp_statistics *statistics); /* NULL is accepted */
+
+#endif
