@@ -17,6 +17,7 @@
 #include "kernels/gptq.h"
 #include "kernels/logits.h"
 #include "kernels/pack.h"
+#include "kernels/polish.h"
 #include "kernels/quantize.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -44,6 +45,7 @@ struct qp_kernels {
     qp_unpack_fn *unpack;
     qp_cholesky_fn *inverse_factor;
     qp_gptq_block_fn *gptq_block;
+    qp_polish_fn *polish;
 };
 
 /* The table of a backend: "ref", "cpu" for the best that this CPU has, or "avx2" or "avx512" by name. NULL for an

@@ -1,0 +1,75 @@
+#include "kernels/polish.h"
+
+#include <stdlib.h>
+
+#include "kernels/quantum.h"
+#include "kernels/scratch.h"
+
+/* Which scale the element [r, i] has. */
+static int64_t scale_of(const struct qp_polish *p, int64_t r, int64_t i)
+{
+    return p->group == 0 ? 0 : r * qp_groups(p->cols, p->group) + i / p->group;
+}
+
+static float value_of(const struct qp_polish *p, int64_t r, int64_t i, uint8_t code)
+{
+    int64_t at = scale_of(p, r, i);
+    return qp_value(p->grid, code, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
+}
+
+/* g = H (w - q) + p */
+static void gradient(const struct qp_polish *p, int64_t r, const float *q, float *g)
+{
+    for (int64_t k = 0; k < p->cols; k++) {
+        double sum = p->pull == NULL ? 0 : p->pull[r * p->cols + k];
+        for (int64_t j = 0; j < p->cols; j++)
+            sum += (double)p->h[k * p->cols + j] * (p->w[r * p->cols + j] - q[j]);
+        g[k] = (float)sum;
+    }
+}
+
+/* Takes the best code of column k if it lowers the loss; returns by how much, or 0. */
+static double step(const struct qp_polish *p, int64_t r, int64_t k, float *q, float *g)
+{
+    float h = p->h[k * p->cols + k];
+    if (!(h > 0))
+        return 0;
+    int64_t at = scale_of(p, r, k);
+    uint8_t code = qp_code(p->grid, q[k] + g[k] / h, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
+    float value = value_of(p, r, k, code), delta = value - q[k];
+    float gain = delta * (2 * g[k] - delta * h);
+
+    if (!(gain > 0))
+        return 0;
+    q[k] = value;
+    p->codes[r * p->cols + k] = code;
+    for (int64_t j = k + 1; j < p->cols; j++) /* the columns before k get theirs when the sweep begins anew */
+        g[j] -= delta * p->h[k * p->cols + j];
+    return gain;
+}
+
+int64_t qp_polish_ref(const struct qp_polish *p)
+{
+    float *q = qp_scratch((size_t)p->cols, 2 * sizeof *q), *g = q + p->cols;
+    int64_t steps = 0;
+
+    for (int64_t r = 0; r < p->rows; r++) {
+        double gain = 0;
+        int64_t before = -1;
+        for (int64_t k = 0; k < p->cols; k++)
+            q[k] = value_of(p, r, k, p->codes[r * p->cols + k]);
+        for (int sweep = 0; sweep < p->sweeps && before != steps; sweep++) {
+            before = steps;
+            gradient(p, r, q, g);
+            for (int64_t k = 0; k < p->cols; k++) {
+                double gained = step(p, r, k, q, g);
+                gain += gained;
+                steps += gained > 0;
+            }
+        }
+        if (p->gain != NULL)
+            p->gain[r] = gain;
+    }
+    free(q);
+    return steps;
+}

@@ -1,0 +1,312 @@
+/* Polish against the loss itself, computed in double, and against trying everything. */
+#include "tests/kernel/harness.h"
+#include "kernels/quantum.h"
+
+static const struct qp_grid grids[] = {
+    {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
+    {.codes = QP_I8, .bits = 3, .symmetric = false, .scale_dtype = QP_F32},
+    {.codes = QP_I8, .bits = 2, .symmetric = true, .scale_dtype = QP_F16},
+    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+    {.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16},
+    {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F32},
+};
+
+struct problem {
+    struct qp_polish p;
+    float *w, *h, *pull, *scale;
+    int8_t *zero;
+    uint8_t *codes; /* of rounding to nearest */
+};
+
+/* H = XᵀX of correlated columns; with fewer tokens than columns it is singular. */
+static float *make_moment(int64_t cols, int64_t tokens, uint64_t seed)
+{
+    float *x = random_floats(tokens * cols, 1, seed), *common = random_floats(tokens, 1, seed + 1);
+    float *h = fresh(cols * cols, sizeof *h);
+
+    for (int64_t i = 0; i < tokens * cols; i++)
+        x[i] = (x[i] + 2 * common[i / cols]) * (i % cols % 3 == 0 ? 2.0f : 0.5f);
+    reference()->second_moment(tokens, cols, x, h);
+    reference()->mirror(cols, h);
+    free(x);
+    free(common);
+    return h;
+}
+
+static struct problem make(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, bool pulled,
+                           uint64_t seed)
+{
+    int64_t scales = qp_scale_count(rows, cols, group);
+    struct problem s = {.w = random_floats(rows * cols, 0.05f, seed),
+                        .h = make_moment(cols, 2 * cols, seed + 1),
+                        .pull = pulled ? random_floats(rows * cols, 0.1f, seed + 3) : NULL,
+                        .scale = fresh(scales, sizeof(float)),
+                        .zero = grid->symmetric ? NULL : fresh(scales, 1),
+                        .codes = fresh(rows * cols, 1)};
+    reference()->qparams(grid, rows, cols, group, s.w, s.scale, s.zero);
+    reference()->quantize(grid, rows, cols, group, s.w, s.scale, s.zero, s.codes);
+    s.p = (struct qp_polish){.grid = grid,
+                             .rows = rows,
+                             .cols = cols,
+                             .group = group,
+                             .w = s.w,
+                             .h = s.h,
+                             .pull = s.pull,
+                             .scale = s.scale,
+                             .zero = s.zero};
+    return s;
+}
+
+static void release(struct problem *s)
+{
+    free(s->w);
+    free(s->h);
+    free(s->pull);
+    free(s->scale);
+    free(s->zero);
+    free(s->codes);
+}
+
+/* New codes after `sweeps`; gain may be NULL. */
+static uint8_t *polish(const struct qp_kernels *k, const struct problem *s, int sweeps, double *gain, int64_t *steps)
+{
+    struct qp_polish p = s->p;
+    p.codes = copy_of(s->codes, p.rows * p.cols, 1);
+    p.sweeps = sweeps;
+    p.gain = gain;
+    int64_t taken = k->polish(&p);
+    if (steps != NULL)
+        *steps = taken;
+    return p.codes;
+}
+
+static double value(const struct problem *s, int64_t r, int64_t k, uint8_t code)
+{
+    int64_t at = s->p.group == 0 ? 0 : r * qp_groups(s->p.cols, s->p.group) + k / s->p.group;
+    return qp_value(s->p.grid, code, s->scale[at], s->zero == NULL ? 0 : s->zero[at]);
+}
+
+/* (w - q)ᵀ H (w - q) + 2 pᵀ (w - q) of one row. */
+static double row_loss(const struct problem *s, int64_t r, const uint8_t *codes)
+{
+    int64_t n = s->p.cols;
+    double *d = fresh(n, sizeof *d), loss = 0;
+    for (int64_t k = 0; k < n; k++)
+        d[k] = s->w[r * n + k] - value(s, r, k, codes[k]);
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < n; j++)
+            loss += d[i] * s->h[i * n + j] * d[j];
+        loss += 2 * d[i] * (s->pull == NULL ? 0 : s->pull[r * n + i]);
+    }
+    free(d);
+    return loss;
+}
+
+/* The rounding that a row's loss may carry: gradients are float32. */
+static double slack(const struct problem *s, int64_t r)
+{
+    double largest = 0, scale = 0;
+    for (int64_t i = 0; i < s->p.cols; i++) {
+        scale = fmax(scale, fabs(s->w[r * s->p.cols + i]));
+        largest = fmax(largest, s->h[i * s->p.cols + i]);
+    }
+    return 1e-6 * largest * scale * scale * (double)s->p.cols;
+}
+
+static void expect_no_loss(const struct qp_kernels *k, const char *name, const struct problem *s, int sweeps)
+{
+    double *gain = fresh(s->p.rows, sizeof *gain);
+    uint8_t *codes = polish(k, s, sweeps, gain, NULL);
+    for (int64_t r = 0; r < s->p.rows; r++) {
+        double before = row_loss(s, r, s->codes + r * s->p.cols), after = row_loss(s, r, codes + r * s->p.cols);
+        cr_assert_geq(gain[r], 0);
+        cr_assert_leq(after, before + slack(s, r), "%s: row %d went from %g to %g", name, (int)r, before, after);
+        cr_assert_leq(fabs(before - after - gain[r]), slack(s, r) + 1e-5 * gain[r], "%s: row %d gained %g, not %g",
+                      name, (int)r, before - after, gain[r]);
+    }
+    free(gain);
+    free(codes);
+}
+
+Test(polish, never_raises_the_loss_and_tells_what_it_gained)
+{
+    uint64_t state = 1;
+    for (int i = 0; i < 1000; i++) {
+        const struct qp_grid *grid = &grids[i % COUNT(grids)];
+        int64_t rows = 1 + (int64_t)(next_random(&state) % 20), cols = 1 + (int64_t)(next_random(&state) % 24);
+        int64_t group = (int64_t)(next_random(&state) % (uint64_t)(cols + 1));
+        struct problem s = make(grid, rows, cols, group, i % 2 == 1, next_random(&state));
+        expect_no_loss(reference(), "ref", &s, 1 + i % 4);
+        EACH_RUN(run)
+        expect_no_loss(run.k, run.name, &s, 1 + i % 4);
+        release(&s);
+    }
+}
+
+Test(polish, each_sweep_goes_on_from_the_last)
+{
+    for (int g = 0; g < COUNT(grids); g++) {
+        struct problem s = make(&grids[g], 3, 40, 16, false, 5);
+        double last = INFINITY;
+        for (int sweeps = 0; sweeps < 5; sweeps++) {
+            uint8_t *codes = polish(qp_kernels_open("cpu"), &s, sweeps, NULL, NULL);
+            double loss = row_loss(&s, 0, codes);
+            cr_assert_leq(loss, last + slack(&s, 0));
+            if (sweeps == 0)
+                EXPECT_SAME_BYTES(codes, s.codes, 3 * 40, "without sweeps");
+            last = loss;
+            free(codes);
+        }
+        release(&s);
+    }
+}
+
+/* The least loss that one change of the row's codes reaches. */
+static double best_single_change(const struct problem *s, int64_t r, const uint8_t *codes)
+{
+    int64_t n = s->p.cols;
+    int count = 1 << s->p.grid->bits;
+    uint8_t *trial = copy_of(codes, n, 1);
+    double best = INFINITY;
+    for (int64_t k = 0; k < n; k++) {
+        for (int c = 0; c < count; c++) {
+            trial[k] = s->p.grid->codes == QP_I8 ? (uint8_t)(c - count / 2) : (uint8_t)c;
+            double loss = isfinite(value(s, r, k, trial[k])) ? row_loss(s, r, trial) : INFINITY;
+            best = fmin(best, loss);
+        }
+        trial[k] = codes[k];
+    }
+    free(trial);
+    return best;
+}
+
+Test(polish, when_it_has_ended_no_single_change_helps)
+{
+    for (int g = 0; g < COUNT(grids); g++)
+        for (int pulled = 0; pulled < 2; pulled++) {
+            struct problem s = make(&grids[g], 3, 17, 5, pulled, 40 + (uint64_t)g);
+            EACH_RUN(run)
+            {
+                uint8_t *codes = polish(run.k, &s, 1000, NULL, NULL);
+                for (int64_t r = 0; r < s.p.rows; r++)
+                    cr_assert_geq(best_single_change(&s, r, codes + r * s.p.cols),
+                                  row_loss(&s, r, codes + r * s.p.cols) - slack(&s, r), "%s: grid %d", run.name, g);
+                free(codes);
+            }
+            release(&s);
+        }
+}
+
+/* Least loss over all codes of a row of four columns. */
+static double optimum(const struct problem *s)
+{
+    int count = 1 << s->p.grid->bits;
+    bool integers = s->p.grid->codes == QP_I8;
+    double best = INFINITY;
+    for (int c = 0; c < count * count * count * count; c++) {
+        uint8_t codes[4];
+        for (int k = 0, rest = c; k < 4; k++, rest /= count)
+            codes[k] = (uint8_t)(rest % count - (integers ? count / 2 : 0));
+        best = fmin(best, row_loss(s, 0, codes));
+    }
+    return best;
+}
+
+Test(polish, often_finds_the_best_codes_of_all_and_never_better_ones)
+{
+    const int tried[] = {1, 2};
+    int met = 0, rounding = 0, problems = 0;
+    for (int g = 0; g < COUNT(tried); g++)
+        for (uint64_t seed = 0; seed < 40; seed++) {
+            struct problem s = make(&grids[tried[g]], 1, 4, 2, false, 100 * seed);
+            double best = optimum(&s), before = row_loss(&s, 0, s.codes);
+            uint8_t *codes = polish(reference(), &s, 100, NULL, NULL);
+            double loss = row_loss(&s, 0, codes);
+            cr_assert_geq(loss, best * (1 - 1e-9));
+            met += loss <= best + slack(&s, 0);
+            rounding += before <= best + slack(&s, 0);
+            problems++;
+            free(codes);
+            release(&s);
+        }
+    cr_assert_gt(met, problems / 2, "%d of %d", met, problems);
+    cr_assert_gt(met, rounding, "%d by polish, %d by rounding", met, rounding);
+}
+
+/* H = [4 2; 2 2], w = (0.6, 0.6) on whole numbers, q = (1, 1): w - q = (-0.4, -0.4), g = (-2.4, -1.6). Column 0: the
+ * target 1 - 0.6 = 0.4 rounds to 0, gain (-1)(-4.8 + 4) = 0.8, g = (1.6, 0.4). Column 1: 1 + 0.2 stays. Loss before
+ * 0.16 (4 + 2 + 2 + 2) = 1.6, after 0.36 * 4 - 2 * 0.24 * 2 + 0.16 * 2 = 0.8. */
+Test(polish, two_columns_by_hand)
+{
+    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
+    const float w[] = {0.6f, 0.6f}, h[] = {4, 2, 2, 2}, scale = 1;
+
+    for (int i = -1; i < 0 || nth_run(i).k != NULL; i++) {
+        const struct qp_kernels *k = i < 0 ? reference() : nth_run(i).k;
+        uint8_t codes[] = {1, 1};
+        double gain;
+        struct qp_polish p = {&grid, 1, 2, 0, w, h, NULL, &scale, NULL, codes, 9, &gain};
+        cr_assert_eq(k->polish(&p), 1);
+        cr_assert_eq(codes[0], 0);
+        cr_assert_eq(codes[1], 1);
+        cr_assert_float_eq(gain, 0.8, 1e-6);
+    }
+}
+
+Test(polish, columns_that_were_never_seen_are_left_alone)
+{
+    struct problem s = make(&grids[0], 20, 70, 35, true, 77);
+    for (int64_t i = 0; i < 70; i++)
+        s.h[3 * 70 + i] = s.h[i * 70 + 3] = 0;
+    EACH_RUN(run)
+    {
+        uint8_t *codes = polish(run.k, &s, 3, NULL, NULL);
+        for (int64_t r = 0; r < 20; r++)
+            cr_assert_eq(codes[r * 70 + 3], s.codes[r * 70 + 3]);
+        free(codes);
+    }
+    release(&s);
+}
+
+static double total(const struct problem *s, const uint8_t *codes)
+{
+    double sum = 0;
+    for (int64_t r = 0; r < s->p.rows; r++)
+        sum += row_loss(s, r, codes + r * s->p.cols);
+    return sum;
+}
+
+static void compare(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group)
+{
+    struct problem s = make(grid, rows, cols, group, false, 11);
+    uint8_t *codes = polish(reference(), &s, 3, NULL, NULL), *first = NULL;
+    double before = total(&s, s.codes), want = total(&s, codes);
+    const struct qp_kernels *last = NULL;
+
+    EACH_RUN(run)
+    {
+        uint8_t *got = polish(run.k, &s, 3, NULL, NULL);
+        cr_assert_leq(fabs(total(&s, got) - want), 0.01 * before, "%s, %dx%d: loss %g, the reference's %g, before %g",
+                      run.name, (int)rows, (int)cols, total(&s, got), want, before);
+        if (last == run.k)
+            EXPECT_SAME_BYTES(got, first, rows * cols, "%s and with one thread", run.name);
+        last = run.k;
+        free(first);
+        first = got;
+    }
+    free(first);
+    free(codes);
+    release(&s);
+}
+
+Test(polish, every_backend_ends_where_the_reference_does)
+{
+    for (int g = 0; g < COUNT(grids); g++) {
+        compare(&grids[g], 0, 5, 2);
+        compare(&grids[g], 17, 64, 16);
+        compare(&grids[g], 33, 131, 131);
+        compare(&grids[g], 7, 200, 0);
+    }
+    compare(&grids[0], 1030, 65, 32);
+    compare(&grids[5], 600, 70, 16);
+}
