@@ -5,26 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct qp_preset presets[] = {
-    {"int4", "INT4 weights in groups of 128, symmetric; activations as they are", "W4A16",
-     "{\"weights\": {\"format\": \"int4\", \"group\": 128, \"symmetric\": true}, \"ignore\": [\"lm_head\"]}"},
-    {"int4-asym", "INT4 weights in groups of 128 with zero points; activations as they are", "W4A16_ASYM",
-     "{\"weights\": {\"format\": \"int4\", \"group\": 128, \"symmetric\": false}, \"ignore\": [\"lm_head\"]}"},
-    {"int8", "INT8 weights per channel, INT8 activations per token at run time", "W8A8, INT8",
-     "{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\", \"symmetric\": true},"
-     " \"activations\": {\"format\": \"int8\", \"granularity\": \"token\", \"dynamic\": true}, \"ignore\": "
-     "[\"lm_head\"]}"},
-    {"fp8-dynamic", "FP8 E4M3 weights per channel, FP8 E4M3 activations per token at run time", "FP8_DYNAMIC",
-     "{\"weights\": {\"format\": \"fp8_e4m3\", \"granularity\": \"channel\"},"
-     " \"activations\": {\"format\": \"fp8_e4m3\", \"granularity\": \"token\", \"dynamic\": true},"
-     " \"ignore\": [\"lm_head\"]}"},
-    {NULL, NULL, NULL, NULL},
-};
-
-const struct qp_preset *qp_presets(void)
-{
-    return presets;
-}
+#include "libstage/tensor/scheme_budget.h"
 
 void qp_scheme_free(struct qp_scheme *scheme)
 {
@@ -38,20 +19,33 @@ void qp_scheme_free(struct qp_scheme *scheme)
     free(scheme->rules);
     free(scheme->name);
     json_decref(scheme->source);
+    qp_budget_free(scheme->budget);
     free(scheme);
 }
 
-static void bind_linear(struct qp_linear_scheme *linear, enum qp_dtype model_dtype)
+/* Scales that a format types itself stay; those of ranges taken at run time are never stored, and engines keep them in
+ * float32. */
+static void bind_spec(struct qp_quant_spec *spec, enum qp_dtype dtype)
 {
-    linear->weights.grid.scale_dtype = model_dtype;
-    linear->activations.grid.scale_dtype = QP_F32; /* engines keep dynamic scales in float32 */
+    if (spec->grid.scale_dtype != QP_F8_E4M3 && spec->grid.scale_dtype != QP_F8_E8M0)
+        spec->grid.scale_dtype = spec->dynamic ? QP_F32 : dtype;
+}
+
+static void bind_linear(struct qp_linear_scheme *linear, enum qp_dtype dtype)
+{
+    bind_spec(&linear->weights, dtype);
+    bind_spec(&linear->activations, dtype);
 }
 
 void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype)
 {
-    bind_linear(&scheme->base, model_dtype);
+    enum qp_dtype dtype = scheme->exact == QP_EXACT_MODELOPT ? QP_F32 : model_dtype;
+    bind_linear(&scheme->base, dtype);
+    bind_spec(&scheme->kv_cache, dtype);
     for (size_t i = 0; i < scheme->rule_count; i++)
-        bind_linear(&scheme->rules[i].scheme, model_dtype);
+        bind_linear(&scheme->rules[i].scheme, dtype);
+    for (size_t i = 0; scheme->budget && i < scheme->budget->count; i++)
+        bind_linear(&scheme->budget->candidates[i].scheme, dtype);
 }
 
 const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, const char *module)
@@ -72,7 +66,8 @@ int64_t qp_spec_group(const struct qp_quant_spec *spec, int64_t cols)
 {
     if (spec->granularity == QP_PER_TENSOR)
         return 0;
-    return spec->granularity == QP_PER_GROUP && spec->group < cols ? spec->group : cols;
+    bool grouped = spec->granularity == QP_PER_GROUP || spec->granularity == QP_PER_BLOCK;
+    return grouped && spec->group < cols ? spec->group : cols;
 }
 
 /* Writes the divisors of `cols` that kernels like (16 and the multiples of 32), at most a dozen; all but 1 if there are
@@ -90,18 +85,39 @@ static const char *divisors(int64_t cols, char *text, size_t size)
     return text;
 }
 
-int qp_scheme_check(const struct qp_linear_scheme *scheme, const char *module, int64_t rows, int64_t cols,
-                    struct qp_error *err)
+static int check_weights(const struct qp_quant_spec *w, const char *module, int64_t cols, struct qp_error *err)
 {
-    const struct qp_quant_spec *w = &scheme->weights;
-    if (rows < 1 || cols < 1)
-        return qp_fail(err, QP_ERR_INPUT, "%s: [%lld, %lld] is no matrix to quantize", module, (long long)rows,
-                       (long long)cols);
+    char text[256];
     if (w->granularity != QP_PER_GROUP || w->ragged || cols % w->group == 0)
         return 0;
-    char text[256];
+    if (w->grid.scale_dtype == QP_F8_E4M3 || w->grid.scale_dtype == QP_F8_E8M0)
+        return qp_fail(err, QP_ERR_INPUT,
+                       "%s: its %lld columns are no multiple of %lld, the group of this format; leave it as it is by a "
+                       "rule, or give it an int or fp8 format",
+                       module, (long long)cols, (long long)w->group);
     return qp_fail(err, QP_ERR_INPUT,
                    "%s: group %lld does not divide its %lld columns; %lld is divisible by %s: use one of these, or "
                    "ragged: true for a short last group",
                    module, (long long)w->group, (long long)cols, (long long)cols, divisors(cols, text, sizeof text));
+}
+
+static int check_activations(const struct qp_quant_spec *a, const char *module, int64_t cols, struct qp_error *err)
+{
+    char text[256];
+    if (!a->enabled || a->granularity != QP_PER_GROUP || cols % a->group == 0)
+        return 0;
+    return qp_fail(err, QP_ERR_INPUT,
+                   "%s: group %lld of its activations does not divide its %lld columns; %lld is divisible by %s: use "
+                   "one of these, or granularity: token",
+                   module, (long long)a->group, (long long)cols, (long long)cols, divisors(cols, text, sizeof text));
+}
+
+int qp_scheme_check(const struct qp_linear_scheme *scheme, const char *module, int64_t rows, int64_t cols,
+                    struct qp_error *err)
+{
+    if (rows < 1 || cols < 1)
+        return qp_fail(err, QP_ERR_INPUT, "%s: [%lld, %lld] is no matrix to quantize", module, (long long)rows,
+                       (long long)cols);
+    int r = check_weights(&scheme->weights, module, cols, err);
+    return r < 0 ? r : check_activations(&scheme->activations, module, cols, err);
 }

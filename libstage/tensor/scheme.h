@@ -21,7 +21,8 @@ enum qp_granularity {
 /* How one side (weights, activations, the KV cache) is quantized. enabled = false: left as it is. */
 struct qp_quant_spec {
     bool enabled;
-    struct qp_grid grid; /* grid.scale_dtype: of integers and FP8 the model's dtype, set by qp_scheme_bind; F32 before */
+    struct qp_grid grid; /* grid.scale_dtype: of integers and FP8 the model's dtype, set by qp_scheme_bind; F32 before.
+                          * grid.global is 0: it is a matrix's */
     enum qp_granularity granularity;
     int64_t group;      /* of QP_PER_GROUP and QP_PER_BLOCK */
     int64_t block_rows; /* of QP_PER_BLOCK */
@@ -38,39 +39,73 @@ struct qp_scheme_rule {
     struct qp_linear_scheme scheme; /* a side that the rule does not name is the base's */
 };
 
+/* Whose arithmetic is followed to the bit. With x a range's absmax:
+ *   NONE            as LLM_COMPRESSOR, but E8M0 scales follow OCP's rule (floor)
+ *   LLM_COMPRESSOR  symmetric integers: scale = x / ((qmax - qmin) / 2), so 7.5 and 127.5; scales stored in the model's
+ *                   dtype; E8M0 rule even, as compressed-tensors 0.20 rounds
+ *   MODELOPT        symmetric integers: scale = x / qmax, so 7 and 127 (grid.narrow), and no zero points; scales of
+ *                   integers and FP8 kept and stored in float32; E8M0 rule ceil
+ * FP8 (x / 448) and NVFP4 are the same in all. What stays ours: weights are divided in float32, where modelopt's FP8
+ * rounds twice through a BF16 weight's dtype, ties of E2M1 go to even, where modelopt's MXFP4 rounds towards zero, and
+ * NVFP4's block scale is at least 2^-9, where llm-compressor has 2^-3 for a scale that rounds to 0 and modelopt 1 for
+ * a block of zeros. */
+enum qp_exact { QP_EXACT_NONE, QP_EXACT_LLM_COMPRESSOR, QP_EXACT_MODELOPT };
+
 struct qp_scheme {
-    char *name;     /* preset name, or "custom" */
+    char *name; /* preset name, or "custom" */
+    enum qp_exact exact;
     json_t *source; /* as the user wrote it, normalised to a mapping: what travels in the model unit */
     struct qp_linear_scheme base;
     struct qp_quant_spec kv_cache; /* keys and values: per tensor, static; FP8 E4M3, INT8 */
-    char **ignore; /* fnmatch patterns over module names, "lm_head" by default; they win over rules */
+    char **ignore;                 /* fnmatch patterns over module names, "lm_head" by default; they win over rules */
     size_t ignore_count;
     struct qp_scheme_rule *rules; /* the first that matches wins */
     size_t rule_count;
+    struct qp_budget *budget; /* formats are still to be chosen (scheme_budget.h): base is empty; NULL otherwise */
 };
 
 struct qp_preset {
-    const char *name; /* int4, int4-asym, int8, fp8-dynamic */
+    const char *name; /* "int4", "fp8-dynamic" */
     const char *summary;
-    const char *aliases; /* names of the same scheme elsewhere: "W4A16", ... */
-    const char *mapping; /* the preset as a JSON mapping */
+    const char *llm_compressor, *modelopt; /* names of the same numbers there, separated by ", "; "": none */
+    const char *mapping;                   /* the preset as a JSON mapping */
 };
 
-/* All presets, ended by a NULL name. Static. */
-const struct qp_preset *qp_presets(void);
+/* A preset of a peer that is one of ours and a method: stage parameters give the method. */
+struct qp_preset_method {
+    const char *names; /* of the peer, separated by ", " */
+    const char *preset;
+    const char *parameters; /* for --set, separated by spaces: "search.method=awq" */
+};
 
-/* Parses a preset name or alias (JSON string), or a mapping with the keys name, weights, activations, ignore, rules:
- *   weights:     format, then one of group (with ragged: true if need be) and granularity (channel by default, tensor);
- *                symmetric (true by default)
- *   activations: format, granularity (token by default, tensor), symmetric, dynamic (true)
+/* All presets, ended by a NULL name, and all methods, ended by NULL names. Static. */
+const struct qp_preset *qp_presets(void);
+const struct qp_preset_method *qp_preset_methods(void);
+
+/* The mapping of a preset, with its name in it, by any of its names, in any case, "-" and "_" alike. The ending
+ * "-kv-fp8" or "-kv-int8" adds a KV cache. A new reference; NULL with `err` described. */
+json_t *qp_preset_mapping(const char *name, struct qp_error *err);
+
+/* Parses a preset name or alias (JSON string), or a mapping with the keys name, weights, activations, kv_cache, ignore,
+ * rules, exact:
+ *   weights:     format, then at most one of group (with ragged: true if need be), block ([rows, columns]) and
+ *                granularity (channel by default, tensor, block: [128, 128]); symmetric (true by default)
+ *   activations: format, dynamic (true by default), granularity (token by default, tensor, group with group: columns);
+ *                symmetric. dynamic: false fixes one symmetric range for the tensor (granularity tensor).
+ *   kv_cache:    format: fp8_e4m3 or int8; one fixed scale for keys, one for values
  *   rules:       list of {match, weights, activations}
- *   formats:     int2 ... int8, fp8_e4m3, fp8_e5m2, and bf16 for "leave it as it is"
+ *   exact:       llm-compressor or modelopt; see enum qp_exact
+ *   formats:     int2 ... int8, fp8_e4m3, fp8_e5m2; nvfp4 (groups of 16, group: 32 possible); mxfp4, mxfp6 (E3M2),
+ *                mxfp6_e2m3, mxfp8 (E4M3), mxint8 (groups of 32, scale_rule: floor by default, ceil, even); and bf16,
+ *                fp16, fp32 for "leave it as it is". nvfp4 and mx imply granularity, symmetric and, for activations,
+ *                dynamic groups; nvfp4 activations have one static global scale above their groups.
  * Unknown keys, wrong types and impossible combinations are QP_ERR_INPUT with the key's path ("scheme.weights.group").
  */
 int qp_scheme_parse(const json_t *value, struct qp_scheme **out, struct qp_error *err);
 void qp_scheme_free(struct qp_scheme *scheme); /* NULL is accepted */
 
-/* Sets the dtype that scales are stored in: the model's own (BF16, F16, F32). */
+/* Sets the dtype that scales are stored in: the model's own (BF16, F16, F32), F32 with exact: modelopt. Those of NVFP4
+ * and MX have the format's, those of ranges taken at run time are F32. */
 void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype);
 
 /* What applies to a module ("model.layers.0.mlp.up_proj"): NULL when it is ignored or left as it is. Borrowed. */
@@ -79,8 +114,8 @@ const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, con
 /* Columns that share a scale in a matrix of `cols` columns, as kernels/quant.h wants it (0: one scale for all). */
 int64_t qp_spec_group(const struct qp_quant_spec *spec, int64_t cols);
 
-/* Checks that a spec can be applied to a linear [rows, cols]: a group that does not divide `cols` is QP_ERR_INPUT
- * naming the module, the divisors that would work and `ragged: true`. */
+/* Checks that a scheme can be applied to a linear [rows, cols]: a group, of weights or activations, that does not
+ * divide `cols` is QP_ERR_INPUT naming the module and what would work. Blocks may be short at the edges. */
 int qp_scheme_check(const struct qp_linear_scheme *scheme, const char *module, int64_t rows, int64_t cols,
                     struct qp_error *err);
 
