@@ -109,14 +109,16 @@ static bool is_param(const json_t *param)
 
 static bool is_port(const json_t *port)
 {
+    const json_t *optional = json_object_get(port, "optional");
     return is_text(json_object_get(port, "name")) && is_words(json_object_get(port, "needs")) &&
-           is_words(json_object_get(port, "provides"));
+           is_words(json_object_get(port, "provides")) && (!optional || json_is_boolean(optional));
 }
 
 static bool is_need(const json_t *need)
 {
     const json_t *param = json_object_get(need, "param"), *value = json_object_get(need, "value");
-    return is_text(json_object_get(need, "what")) && (is_absent(param) || (is_text(param) && json_is_string(value)));
+    return is_text(json_object_get(need, "what")) && (is_absent(param) || is_text(param)) &&
+           (is_absent(value) || json_is_string(value));
 }
 
 static bool is_list_of(const json_t *list, bool (*is_item)(const json_t *))
@@ -137,8 +139,8 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
         const char *key, *expected;
         bool (*is_item)(const json_t *);
     } lists[] = {{"params", "parameters {name, type, ...}", is_param},
-                 {"inputs", "ports {name, needs}", is_port},
-                 {"outputs", "ports {name, provides}", is_port},
+                 {"inputs", "ports {name, needs, optional}", is_port},
+                 {"outputs", "ports {name, provides, optional}", is_port},
                  {"needs", "needs {what, param, value}", is_need},
                  {"collects", "words", is_text}};
     if (!json_is_object(descriptor) || !is_text(json_object_get(descriptor, "name")))

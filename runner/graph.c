@@ -104,18 +104,23 @@ static bool has_edge(const struct qp_pipeline *p, size_t instance, bool input, c
     return false;
 }
 
+static bool is_loose(const struct qp_pipeline *p, size_t index, bool input, const json_t *port)
+{
+    return !json_is_true(json_object_get(port, "optional")) && !has_edge(p, index, input, text_of(port, "name"));
+}
+
 static int check_loose_ends(const struct qp_pipeline *p, size_t index, struct qp_error *err)
 {
     const struct qp_instance *in = &p->instances[index];
     size_t i;
     json_t *port;
     json_array_foreach(ports_of(in, "inputs"), i, port)
-        if (!has_edge(p, index, true, text_of(port, "name")))
+        if (is_loose(p, index, true, port))
             return qp_document_fail_key(p->document, in->path, err,
                                         "stage `%s` gets nothing at its input `%s`; add `from: STAGE`", in->name,
                                         text_of(port, "name"));
     json_array_foreach(ports_of(in, "outputs"), i, port)
-        if (!has_edge(p, index, false, text_of(port, "name")))
+        if (is_loose(p, index, false, port))
             return qp_document_fail_key(p->document, in->path, err,
                                         "output `%s` of stage `%s` goes nowhere; add a stage with `from: %s`",
                                         text_of(port, "name"), in->name, in->name);
@@ -308,18 +313,32 @@ static const char *param_text(const struct qp_instance *in, const char *name, ch
     return text;
 }
 
+/* Whether a parameter is set to something: not to 0, 0%, false, none or nothing. */
+static bool is_something(const char *value)
+{
+    char *end;
+    double number = strtod(value, &end);
+    bool zero = end != value && number == 0 && (*end == '\0' || strcmp(end, "%") == 0);
+    return *value && !zero && strcmp(value, "false") != 0 && strcmp(value, "none") != 0;
+}
+
 static bool is_active(const struct qp_instance *in, const json_t *need)
 {
-    const char *param = text_of(need, "param");
+    const char *param = text_of(need, "param"), *wanted = text_of(need, "value");
     char value[256];
-    return !param || strcmp(param_text(in, param, value, sizeof value), text_of(need, "value")) == 0;
+    if (!param)
+        return true;
+    param_text(in, param, value, sizeof value);
+    return wanted ? strcmp(value, wanted) == 0 : is_something(value);
 }
 
 /* "method: gptq of stage `quantize`", or "stage `quantize`". */
 static void reason(const struct qp_instance *in, const json_t *need, char *text, size_t size)
 {
-    if (text_of(need, "param"))
-        snprintf(text, size, "`%s: %s` of stage `%s`", text_of(need, "param"), text_of(need, "value"), in->name);
+    char value[128];
+    const char *param = text_of(need, "param");
+    if (param)
+        snprintf(text, size, "`%s: %s` of stage `%s`", param, param_text(in, param, value, sizeof value), in->name);
     else
         snprintf(text, size, "stage `%s`", in->name);
 }

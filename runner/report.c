@@ -46,14 +46,15 @@ static json_t *model_of(const struct qp_supervisor *s)
     return model;
 }
 
-/* An output has every key whatever the pipeline measured: null where nothing was. */
+/* An output has every key whatever the pipeline measured: null where nothing was. `written` is what export said of it,
+ * NULL where nothing was written. */
 static json_t *output_of(const struct qp_supervisor *s, json_t *written)
 {
     const struct qp_plan *plan = s->run->plan;
-    json_t *output =
-        json_pack("{s:s, s:s, s:n, s:n, s:{s:n, s:n}, s:{s:n, s:n}, s:n, s:n, s:[]}", "path", plan->pipeline->output,
-                  "scheme", plan->scheme->name, "format", "digest", "size_bytes", "original", "quantized", "perplexity",
-                  "original", "quantized", "kl_divergence", "top1_agreement", "linears");
+    json_t *output = json_pack("{s:s?, s:s, s:n, s:n, s:{s:n, s:n}, s:{s:n, s:n}, s:n, s:n, s:[]}", "path",
+                               written ? plan->pipeline->output : NULL, "scheme", plan->scheme->name, "format",
+                               "digest", "size_bytes", "original", "quantized", "perplexity", "original", "quantized",
+                               "kl_divergence", "top1_agreement", "linears");
     json_t *parts[] = {reported(s, "metrics"), written};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (json_is_object(parts[i]))

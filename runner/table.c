@@ -85,9 +85,10 @@ void qp_print_table(const json_t *report, const char *report_path)
         print_stage(item);
     printf("  %-22s %14s\n\n", "the whole run", qp_seconds_text(number(report, "wall_seconds"), wall, sizeof wall));
     bool done = strcmp(json_string_value(json_object_get(report, "status")), "done") == 0;
-    json_array_foreach(json_object_get(report, "outputs"), i, item)
-        if (done)
-            printf("  output  %s (%s)\n", json_string_value(json_object_get(item, "path")),
-                   json_string_value(json_object_get(item, "scheme")));
+    json_array_foreach(json_object_get(report, "outputs"), i, item) {
+        const char *path = json_string_value(json_object_get(item, "path"));
+        if (done && path)
+            printf("  output  %s (%s)\n", path, json_string_value(json_object_get(item, "scheme")));
+    }
     printf("  report  %s\n", report_path);
 }

@@ -36,7 +36,8 @@ static const struct qp_param params[] = {{.name = "max_perplexity_increase",
 static const char *const needs[] = {"weights", "quantized", NULL};
 static const char *const provides[] = {"validated", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "quantized blocks"}, {0}};
-static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same"}, {0}};
+static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same", .optional = true},
+                                         {0}};
 
 static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {

@@ -39,16 +39,19 @@ struct qp_param {
 };
 
 /* A port carries units. Features are the words that the type check of an edge works with: an input `needs` features
- * (weights, statistics, quantized, validated ...) that some stage upstream `provides`. NULL-terminated, or NULL. */
+ * (weights, statistics, quantized, validated ...) that some stage upstream `provides`. NULL-terminated, or NULL. Into
+ * an optional input nothing needs to come; what leaves an optional output may go nowhere. */
 struct qp_port {
     const char *name;
     const char *const *needs;    /* of inputs */
     const char *const *provides; /* of outputs: added to what came in */
     const char *help;
+    bool optional;
 };
 
-/* Something that a stage upstream has to collect: "second_moment", "absmax", "absmean", "min", "max", when the string
- * parameter `param` has the value `value` (always, when param is NULL). Ends with a NULL what. */
+/* Something that a stage upstream has to collect (a word of libstage/model/block.h: "second_moment", "absmax" ...) when
+ * the parameter `param` has the value `value`; with a NULL value, when it is set to anything but 0, false, none or
+ * nothing; with a NULL param, always. Ends with a NULL what. */
 struct qp_need {
     const char *what, *param, *value;
 };

@@ -21,8 +21,9 @@ static json_t *describe_ports(const struct qp_port *ports, bool inputs)
     json_t *array = json_array();
     for (; ports && ports->name; ports++)
         json_array_append_new(array,
-                              json_pack("{s:s, s:o, s:o}", "name", ports->name, inputs ? "needs" : "provides",
-                                        words(inputs ? ports->needs : ports->provides), "help", text(ports->help)));
+                              json_pack("{s:s, s:o, s:o, s:b}", "name", ports->name, inputs ? "needs" : "provides",
+                                        words(inputs ? ports->needs : ports->provides), "help", text(ports->help),
+                                        "optional", ports->optional));
     return array;
 }
 

@@ -21,6 +21,7 @@ static void print_ports(const char *title, const struct qp_port *ports)
         printf("  %-14s %s", ports->name, ports->help ? ports->help : "");
         print_words("; needs ", ports->needs, ", ");
         print_words("; provides ", ports->provides, ", ");
+        printf("%s", ports->optional ? " (optional)" : "");
         printf("\n");
     }
 }

@@ -28,6 +28,10 @@ static const struct {
               "'data_optional': true}"},
     {"always", "{'name': 'always', 'inputs': [{'name': 'in'}], 'outputs': null, 'needs': [{'what': 'peak', 'param': "
                "null, 'value': null}]}"},
+    {"tuned", "{'name': 'tuned', 'inputs': [{'name': 'in'}], 'outputs': null, 'params': [{'name': 'pull', 'type': "
+              "'percent', 'default': '0%'}], 'needs': [{'what': 'peak', 'param': 'pull', 'value': null}]}"},
+    {"open", "{'name': 'open', 'inputs': [{'name': 'in'}, {'name': 'more', 'optional': true}], 'outputs': [{'name': "
+             "'out', 'optional': true}]}"},
     {"sink", "{'name': 'sink', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': null}"},
     {"strict", "{'name': 'strict', 'inputs': [{'name': 'in', 'needs': ['quantized']}], 'outputs': []}"},
     {"two", "{'name': 'two', 'inputs': [{'name': 'a'}, {'name': 'b'}], 'outputs': [{'name': 'x'}, {'name': 'y'}]}"},
@@ -117,6 +121,40 @@ Test(graph, loose_ends_are_refused)
                    "there is no stage `sourc` in this pipeline; did you mean `source`?");
     expect_failure(HEAD "  source: {from: sink}\n  sink: {from: source}\n", ":6:18", "stage `sink` has no output");
     expect_failure(HEAD "  source: {}\n  b: {use: source, from: source}\n", ":7:26", "stage `b` has no input");
+}
+
+Test(graph, optional_ports_may_be_loose)
+{
+    struct qp_pipeline *p = built(HEAD "  source: {}\n  open: {from: {in: source}}\n");
+    cr_expect_eq(p->edge_count, 1);
+    qp_pipeline_free(p);
+    qp_pipeline_free(built(HEAD "  source: {}\n  open: {from: {in: source, more: source}}\n"));
+    expect_failure(HEAD "  source: {}\n  open: {from: {more: source}}\n", ":7:3", "gets nothing at its input `in`");
+}
+
+Test(graph, a_need_without_a_value_is_active_when_the_parameter_is_set)
+{
+    static const char *const set[] = {"1%", "0.5", "2", "true", "entropy"};
+    static const char *const unset[] = {"0", "0.0", "0%", "false", "none", "''"};
+    char yaml[512];
+    for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
+        snprintf(yaml, sizeof yaml,
+                 HEAD "  source: {}\n  collect: {from: source}\n  tuned: {from: collect, with: {pull: %s}}\n" DATA,
+                 set[i]);
+        struct qp_pipeline *p = built(yaml);
+        cr_expect_eq(json_array_size(qp_pipeline_find(p, "collect")->wants), 1, "%s", set[i]);
+        qp_pipeline_free(p);
+    }
+    for (size_t i = 0; i < sizeof unset / sizeof *unset; i++) {
+        snprintf(yaml, sizeof yaml,
+                 HEAD "  source: {}\n  collect: {from: source}\n  tuned: {from: collect, with: {pull: %s}}\n",
+                 unset[i]);
+        struct qp_pipeline *p = built(yaml);
+        cr_expect_eq(json_array_size(qp_pipeline_find(p, "collect")->wants), 0, "%s", unset[i]);
+        qp_pipeline_free(p);
+    }
+    expect_failure(HEAD "  source: {}\n  tuned: {from: source, with: {pull: 3}}\n", ":7:3",
+                   "`pull: 3` of stage `tuned` needs `peak`, and no stage upstream collects it");
 }
 
 Test(graph, a_cycle_is_printed)

@@ -36,8 +36,8 @@ static const struct qp_param params[] = {
     {.name = NULL},
 };
 
-static const struct qp_port in_ports[] = {{"in", NULL, NULL, "units"}, {.name = NULL}};
-static const struct qp_port out_ports[] = {{"out", NULL, NULL, "units"}, {.name = NULL}};
+static const struct qp_port in_ports[] = {{.name = "in", .help = "units"}, {.name = NULL}};
+static const struct qp_port out_ports[] = {{.name = "out", .help = "units"}, {.name = NULL}};
 
 static void rest(const struct state *s)
 {
