@@ -2,6 +2,7 @@
 #ifndef QUANTPIPE_KERNELS_CODEC_H
 #define QUANTPIPE_KERNELS_CODEC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -21,19 +22,25 @@ static inline float qp_bits_float(uint32_t u)
 
 /* What sets a binary format narrower than float32 apart. */
 struct qp_small_float {
+    int bits;          /* with the sign, which is the topmost */
     int mantissa;      /* stored bits */
     int bias;          /* of the exponent */
     uint32_t overflow; /* float32 bits of the least |x| that gets the code `largest` */
     uint32_t largest;  /* infinity, or the largest finite value of a format that saturates */
-    uint32_t nan;      /* code of NaN without sign */
+    uint32_t finite; /* how many codes of finite numbers there are, without sign; the one behind them is infinity ... */
+    bool infinite;   /* ... if the format has one; all others are NaN */
+    uint32_t nan;    /* code of NaN without sign; 0 in formats that have none */
 };
 
-static const struct qp_small_float qp_f16_format = {10, 15, 0x477ff000, 0x7c00, 0x7e00}; /* 65520 -> infinity */
-static const struct qp_small_float qp_e4m3_format = {3, 7, 0x43e00000, 0x7e, 0x7f};      /* 448 */
-static const struct qp_small_float qp_e5m2_format = {2, 15, 0x47600000, 0x7b, 0x7f};     /* 57344 */
+static const struct qp_small_float qp_f16_format = {16, 10, 15, 0x477ff000, 0x7c00, 0x7c00, true, 0x7e00}; /* 65520 */
+static const struct qp_small_float qp_e4m3_format = {8, 3, 7, 0x43e00000, 0x7e, 0x7f, false, 0x7f};        /* 448 */
+static const struct qp_small_float qp_e5m2_format = {8, 2, 15, 0x47600000, 0x7b, 0x7c, true, 0x7f};        /* 57344 */
+static const struct qp_small_float qp_e2m3_format = {6, 3, 1, 0x40f00000, 0x1f, 0x20, false, 0};           /* 7.5 */
+static const struct qp_small_float qp_e3m2_format = {6, 2, 3, 0x41e00000, 0x1f, 0x20, false, 0};           /* 28 */
+static const struct qp_small_float qp_e2m1_format = {4, 1, 1, 0x40c00000, 0x07, 0x08, false, 0};           /* 6 */
 
 /* The code of |x| (u: float32 bits without sign), half to even. */
-static inline uint32_t qp_small_float_encode(const struct qp_small_float f, uint32_t u)
+static inline uint32_t qp_small_float_magnitude(const struct qp_small_float f, uint32_t u)
 {
     int shift = 23 - f.mantissa;
     uint32_t normal =
@@ -47,22 +54,44 @@ static inline uint32_t qp_small_float_encode(const struct qp_small_float f, uint
     return u > 0x7f800000 ? f.nan : code;
 }
 
-static inline uint16_t qp_f32_to_f16(float x)
+static inline uint32_t qp_small_float_encode(const struct qp_small_float f, float x)
 {
     uint32_t u = qp_float_bits(x);
-    return (uint16_t)(qp_small_float_encode(qp_f16_format, u & 0x7fffffff) | (u >> 16 & 0x8000));
+    return qp_small_float_magnitude(f, u & 0x7fffffff) | u >> 31 << (f.bits - 1);
+}
+
+static inline float qp_small_float_decode(const struct qp_small_float f, uint32_t code)
+{
+    uint32_t sign = code >> (f.bits - 1), magnitude = code & ((1u << (f.bits - 1)) - 1);
+    uint32_t normal = (magnitude << (23 - f.mantissa)) + ((uint32_t)(127 - f.bias) << 23);
+    /* A subnormal is what is left of the number with the same fraction above the smallest normal. */
+    uint32_t least = (uint32_t)(128 - f.bias) << 23;
+    uint32_t subnormal = qp_float_bits(qp_bits_float(normal + (1u << 23)) - qp_bits_float(least));
+    uint32_t u = magnitude >> f.mantissa == 0 ? subnormal : normal;
+
+    u = magnitude >= f.finite ? 0x7fc00000 : u;
+    u = magnitude == f.finite && f.infinite ? 0x7f800000 : u;
+    return qp_bits_float(u | sign << 31);
+}
+
+static inline uint16_t qp_f32_to_f16(float x)
+{
+    return (uint16_t)qp_small_float_encode(qp_f16_format, x);
 }
 
 static inline uint8_t qp_f32_to_e4m3(float x)
 {
-    uint32_t u = qp_float_bits(x);
-    return (uint8_t)(qp_small_float_encode(qp_e4m3_format, u & 0x7fffffff) | (u >> 24 & 0x80));
+    return (uint8_t)qp_small_float_encode(qp_e4m3_format, x);
 }
 
-static inline uint8_t qp_f32_to_e5m2(float x)
+/* The nearest power of two of |x|, from 1.5 times a power on the next (torch); beyond 2^127 that, and NaN 0xff. */
+static inline uint8_t qp_f32_to_e8m0(float x)
 {
-    uint32_t u = qp_float_bits(x);
-    return (uint8_t)(qp_small_float_encode(qp_e5m2_format, u & 0x7fffffff) | (u >> 24 & 0x80));
+    uint32_t u = qp_float_bits(x) & 0x7fffffff;
+    uint32_t code = (u + 0x3fffff + (u >= 0x800000)) >> 23; /* a tie goes up but for 2^-127, which is subnormal */
+
+    code = code > 0xfe ? 0xfe : code;
+    return (uint8_t)(u > 0x7f800000 ? 0xff : code);
 }
 
 static inline uint16_t qp_f32_to_bf16(float x)
@@ -85,16 +114,15 @@ static inline float qp_f16_to_f32(uint16_t h)
     return qp_bits_float(qp_float_bits(value) | special | (h & 0x8000u) << 16);
 }
 
-static inline float qp_e5m2_to_f32(uint8_t c)
-{
-    return qp_f16_to_f32((uint16_t)(c << 8)); /* E5M2 is the upper byte of F16 */
-}
-
 static inline float qp_e4m3_to_f32(uint8_t c)
 {
-    float value = qp_bits_float((c & 0x7fu) << 20) * 0x1p120f;
-    uint32_t special = (c & 0x7fu) == 0x7fu ? 0x7fc00000 : 0;
-    return qp_bits_float(qp_float_bits(value) | special | (c & 0x80u) << 24);
+    return qp_small_float_decode(qp_e4m3_format, c);
+}
+
+static inline float qp_e8m0_to_f32(uint8_t c)
+{
+    uint32_t power = c == 0 ? 0x400000 : (uint32_t)c << 23; /* 2^-127 is subnormal */
+    return qp_bits_float(c == 0xff ? 0x7fc00000 : power);
 }
 
 #endif

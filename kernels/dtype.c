@@ -6,11 +6,12 @@ static const struct {
     const char *name;
     int bits;
 } table[QP_DTYPE_COUNT] = {
-    [QP_F32] = {"F32", 32}, [QP_F16] = {"F16", 16},        [QP_BF16] = {"BF16", 16}, [QP_F8_E4M3] = {"F8_E4M3", 8},
-    [QP_I8] = {"I8", 8},    [QP_F8_E5M2] = {"F8_E5M2", 8}, [QP_I16] = {"I16", 16},   [QP_I32] = {"I32", 32},
-    [QP_I64] = {"I64", 64}, [QP_U8] = {"U8", 8},           [QP_F64] = {"F64", 64},   [QP_BOOL] = {"BOOL", 8},
-    [QP_I4] = {"I4", 4},    [QP_F4_E2M1] = {"F4", 4},      [QP_F6_E2M3] = {"F6_E2M3", 6}, [QP_F6_E3M2] = {"F6_E3M2", 6},
-    [QP_F8_E8M0] = {"F8_E8M0", 8},
+    [QP_F32] = {"F32", 32},        [QP_F16] = {"F16", 16},        [QP_BF16] = {"BF16", 16},
+    [QP_F8_E4M3] = {"F8_E4M3", 8}, [QP_I8] = {"I8", 8},           [QP_F8_E5M2] = {"F8_E5M2", 8},
+    [QP_I16] = {"I16", 16},        [QP_I32] = {"I32", 32},        [QP_I64] = {"I64", 64},
+    [QP_U8] = {"U8", 8},           [QP_F64] = {"F64", 64},        [QP_BOOL] = {"BOOL", 8},
+    [QP_I4] = {"I4", 4},           [QP_F4_E2M1] = {"F4", 4},      [QP_F6_E2M3] = {"F6_E2M3", 6},
+    [QP_F6_E3M2] = {"F6_E3M2", 6}, [QP_F8_E8M0] = {"F8_E8M0", 8},
 };
 
 static bool known(enum qp_dtype dtype)

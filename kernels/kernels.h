@@ -21,6 +21,7 @@
 #include "kernels/quantize.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/scale_search.h"
 #include "kernels/second_moment.h"
 #include "kernels/swiglu.h"
 
@@ -45,6 +46,7 @@ struct qp_kernels {
     qp_unpack_fn *unpack;
     qp_cholesky_fn *inverse_factor;
     qp_gptq_block_fn *gptq_block;
+    qp_scale_search_fn *scale_search;
     qp_polish_fn *polish;
 };
 

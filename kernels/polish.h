@@ -7,9 +7,9 @@
 /* Lowers, row by row, the loss of the codes in the metric of h:
  *   loss(q) = (w - q)ᵀ H (w - q) + 2 pᵀ(w - q),   q = dequantize(codes),
  * p = pull[row] or 0. With g = H (w - q) + p, and for one column k after the other, in order: the code nearest to
- * q_k + g_k / H_kk on the grid is the best single change; if it differs and lowers the loss (2 delta g_k > delta^2 H_kk,
- * delta the change of q_k), it is taken and g -= delta H[:, k]. A sweep goes over all columns; a row ends when a sweep
- * changed nothing, or after `sweeps`. Every accepted step lowers the loss; columns with H_kk <= 0 are left alone.
+ * q_k + g_k / H_kk on the grid is the best single change; if it differs and lowers the loss (2 delta g_k > delta^2
+ * H_kk, delta the change of q_k), it is taken and g -= delta H[:, k]. A sweep goes over all columns; a row ends when a
+ * sweep changed nothing, or after `sweeps`. Every accepted step lowers the loss; columns with H_kk <= 0 are left alone.
  * Rows are independent. g is kept in float32 and made anew at the start of each sweep.
  * `gain` (may be NULL), [rows] float64: by how much each row's loss fell, the sum of 2 delta g_k - delta^2 H_kk over
  * its accepted steps, each of them positive. Returns the number of accepted steps. The fast versions may sum H (w - q)

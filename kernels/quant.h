@@ -28,9 +28,9 @@ struct qp_grid {
     int bits;                  /* 2 to 8 for integers, else those of the format */
     bool symmetric;            /* zero is 0 everywhere; floats are always symmetric */
     bool narrow;               /* symmetric integers: scale = absmax / qmax (7, 127), not absmax / (qmax + 1/2) */
-    enum qp_dtype scale_dtype; /* F32, F16, BF16, F8_E4M3 or F8_E8M0 */
+    enum qp_dtype scale_dtype; /* F32, F16, BF16, F8_E4M3 or, of symmetric grids, F8_E8M0 */
     enum qp_scale_rule rule;   /* of E8M0 */
-    float global;              /* of E4M3 scales: 448 * 6 / absmax of the matrix; 0 elsewhere */
+    float global;              /* of E4M3 scales, more than 0: 448 * 6 / absmax of the matrix; 0 elsewhere */
 };
 
 /* Where scales change in a [rows, cols] matrix: every `group` columns (the last group may be short), and every row,
@@ -50,6 +50,13 @@ static inline int64_t qp_scale_count(int64_t rows, int64_t cols, int64_t group)
 /* Smallest and largest code; for floats minus and plus the largest finite value. */
 float qp_grid_min(const struct qp_grid *grid);
 float qp_grid_max(const struct qp_grid *grid);
+
+/* How many steps of the grid make the 1 that an E8M0 scale multiplies: 64 for MXINT8, else 1. */
+float qp_grid_unit(const struct qp_grid *grid);
+
+/* The number that a scale's tensor holds, before it is rounded to scale_dtype, which then is exact or takes the last
+ * place of float32 away: scale * global for E4M3, scale * 64 for MXINT8, else the scale itself. */
+float qp_scale_stored(const struct qp_grid *grid, float scale);
 
 /* The dtype of a tensor that holds one code a byte: I8, F8_E4M3, F8_E5M2, or U8 for narrower floats. */
 enum qp_dtype qp_grid_storage(const struct qp_grid *grid);

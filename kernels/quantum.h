@@ -9,6 +9,16 @@
 #include "kernels/codec.h"
 #include "kernels/quant.h"
 
+/* The format of codes that are floats. */
+static inline const struct qp_small_float *qp_code_format(enum qp_dtype codes)
+{
+    return codes == QP_F8_E4M3   ? &qp_e4m3_format
+           : codes == QP_F8_E5M2 ? &qp_e5m2_format
+           : codes == QP_F6_E2M3 ? &qp_e2m3_format
+           : codes == QP_F6_E3M2 ? &qp_e3m2_format
+                                 : &qp_e2m1_format;
+}
+
 /* A scale as it will be stored, widened again; never 0. */
 static inline float qp_round_scale(enum qp_dtype dtype, float scale)
 {
@@ -19,16 +29,56 @@ static inline float qp_round_scale(enum qp_dtype dtype, float scale)
     return rounded == 0 ? epsilon : rounded;
 }
 
+/* The E4M3 code of a block's scale below a global one, 0x01 to 0x7e. */
+static inline uint8_t qp_e4m3_scale_code(float scale, float global)
+{
+    float product = scale * global;
+    return product >= 0x1p-9f ? qp_f32_to_e4m3(product) : 1;
+}
+
+static inline float qp_e4m3_scale(uint8_t code, float global)
+{
+    return qp_e4m3_to_f32(code) / global;
+}
+
+/* The exponent of the E8M0 scale of a block with largest magnitude amax: kernels/quant.h has the rules. */
+static inline int qp_e8m0_exponent(const struct qp_grid *grid, float amax)
+{
+    int mantissa = grid->codes == QP_I8 ? grid->bits - 2 : qp_code_format(grid->codes)->mantissa;
+    int exponent, largest;
+    float fraction = frexpf(amax, &exponent), bound = 1;
+    float most = frexpf(qp_grid_max(grid) / qp_grid_unit(grid), &largest); /* the largest element */
+
+    if (!(amax > 0))
+        return -127;
+    if (grid->rule == QP_SCALE_CEIL)
+        bound = most;
+    else if (grid->rule == QP_SCALE_EVEN)
+        bound = 1 - ldexpf(1, -mantissa - 2); /* halfway from the last number of a binade to the next binade */
+    exponent += (grid->rule == QP_SCALE_EVEN ? fraction >= bound : fraction > bound) - largest;
+    return isinf(amax) || exponent > 127 ? 127 : exponent < -127 ? -127 : exponent;
+}
+
+/* The scale of a range whose half, or whose largest magnitude, is `steps` steps of the grid. */
+static inline float qp_scale_of_range(const struct qp_grid *grid, float range, float steps)
+{
+    if (grid->scale_dtype == QP_F8_E8M0)
+        return ldexpf(1, qp_e8m0_exponent(grid, range)) / qp_grid_unit(grid);
+    if (grid->scale_dtype == QP_F8_E4M3)
+        return qp_e4m3_scale(qp_e4m3_scale_code(range / steps, grid->global), grid->global);
+    return qp_round_scale(grid->scale_dtype, range / steps);
+}
+
 /* Scale and zero point of the range [min, max], min <= 0 <= max. */
 static inline void qp_range_params(const struct qp_grid *grid, float min, float max, float *scale, int8_t *zero)
 {
     float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = 0;
 
     if (grid->symmetric) {
-        float steps = grid->codes == QP_I8 ? (qmax - qmin) / 2 : qmax;
-        *scale = qp_round_scale(grid->scale_dtype, (-min > max ? -min : max) / steps);
+        float steps = grid->codes != QP_I8 || grid->narrow ? qmax : (qmax - qmin) / 2;
+        *scale = qp_scale_of_range(grid, -min > max ? -min : max, steps);
     } else {
-        *scale = qp_round_scale(grid->scale_dtype, (max - min) / (qmax - qmin));
+        *scale = qp_scale_of_range(grid, max - min, qmax - qmin);
         z = qmin - min / *scale;
         z = z < qmin ? qmin : z > qmax ? qmax : z;
     }
@@ -47,26 +97,16 @@ static inline int8_t qp_integer_code(float x, float scale, float zero, float qmi
 
 static inline uint8_t qp_code(const struct qp_grid *grid, float x, float scale, int8_t zero)
 {
-    switch ((int)grid->codes) {
-    case QP_F8_E4M3:
-        return qp_f32_to_e4m3(x / scale);
-    case QP_F8_E5M2:
-        return qp_f32_to_e5m2(x / scale);
-    default:
+    if (grid->codes == QP_I8)
         return (uint8_t)qp_integer_code(x, scale, zero, qp_grid_min(grid), qp_grid_max(grid));
-    }
+    return (uint8_t)qp_small_float_encode(*qp_code_format(grid->codes), x / scale);
 }
 
 static inline float qp_value(const struct qp_grid *grid, uint8_t code, float scale, int8_t zero)
 {
-    switch ((int)grid->codes) {
-    case QP_F8_E4M3:
-        return qp_e4m3_to_f32(code) * scale;
-    case QP_F8_E5M2:
-        return qp_e5m2_to_f32(code) * scale;
-    default:
+    if (grid->codes == QP_I8)
         return (float)((int8_t)code - zero) * scale;
-    }
+    return qp_small_float_decode(*qp_code_format(grid->codes), code) * scale;
 }
 
 #endif

@@ -13,16 +13,18 @@
  *   moment NULL:  sum over j of importance[j] |d_j|^norm        importance NULL: 1
  *   else:         dᵀ H_g d, H_g the group's block of the diagonal of moment[cols, cols]
  * Sources: norm 2.4, the MSE search of GPTQ's reference and llm-compressor; importance = diag(H), llama.cpp's imatrix;
- * the block of H, modelopt's local Hessian. float32 in a fixed order; exact on every backend. */
+ * the block of H, modelopt's local Hessian.
+ * NaN in w counts as 0. Exact on every backend: float32 in a fixed order, sums over a row's columns in 16 partial sums,
+ * over rows (group = 0) in float64; |d|^norm for another norm than 2 is within 2^-17 of it. */
 struct qp_scale_search {
     const struct qp_grid *grid;
     int64_t rows, cols, group; /* group = 0: one scale for all, searched as one group (moment has to be NULL) */
     const float *w;
     const float *importance; /* [cols], at least 0, or NULL */
     const float *moment;     /* [cols, cols] symmetric, or NULL */
-    double norm;             /* 2 or 2.4 (any positive number works); not looked at with moment */
+    double norm;             /* 2 or 2.4 (any number from 0.5 to 8 works); not looked at with moment */
     float first, last;       /* 1.0 and 0.5, say */
-    int steps;               /* at least 1; with 1, only p = 1 */
+    int steps;               /* at least 1; with 1, only p = 1; not looked at where `sweep` applies */
     bool sweep;
     float *scale; /* out: qp_scale_count(rows, cols, group) */
     int8_t *zero; /* out, may be NULL when symmetric */

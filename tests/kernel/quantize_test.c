@@ -143,7 +143,7 @@ Test(quantize, the_scale_of_zeros_is_the_epsilon_of_its_dtype)
     float w[4] = {0, -0.0f, NAN, 0}, scale;
 
     for (int i = 0; i < COUNT(cases); i++) {
-        struct qp_grid grid = {QP_I8, 8, true, cases[i].dtype};
+        struct qp_grid grid = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = cases[i].dtype};
         reference()->qparams(&grid, 1, 4, 4, w, &scale, NULL);
         cr_assert_float_eq(scale, cases[i].epsilon, 0);
     }

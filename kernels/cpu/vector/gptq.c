@@ -26,17 +26,13 @@ static void load_scales(const struct qp_gptq_block *b, int64_t row, int64_t rows
 static void quantize_column(const struct qp_grid *grid, const float *w, const struct lanes *s, uint8_t *codes,
                             float *value)
 {
+    const struct qp_small_float f = *qp_code_format(grid->codes);
     float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid);
 
-    if (grid->codes == QP_F8_E4M3)
+    if (grid->codes != QP_I8)
         for (int l = 0; l < LANES; l++) {
-            codes[l] = qp_f32_to_e4m3(w[l] / s->scale[l]);
-            value[l] = qp_e4m3_to_f32(codes[l]) * s->scale[l];
-        }
-    else if (grid->codes == QP_F8_E5M2)
-        for (int l = 0; l < LANES; l++) {
-            codes[l] = qp_f32_to_e5m2(w[l] / s->scale[l]);
-            value[l] = qp_e5m2_to_f32(codes[l]) * s->scale[l];
+            codes[l] = (uint8_t)qp_small_float_encode(f, w[l] / s->scale[l]);
+            value[l] = qp_small_float_decode(f, codes[l]) * s->scale[l];
         }
     else
         for (int l = 0; l < LANES; l++) {

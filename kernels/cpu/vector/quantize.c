@@ -5,14 +5,12 @@
 static void quantize_run(const struct qp_grid *grid, int64_t count, const float *restrict w, float scale, int8_t zero,
                          uint8_t *restrict codes)
 {
+    const struct qp_small_float f = *qp_code_format(grid->codes);
     float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = zero;
 
-    if (grid->codes == QP_F8_E4M3)
+    if (grid->codes != QP_I8)
         for (int64_t i = 0; i < count; i++)
-            codes[i] = qp_f32_to_e4m3(w[i] / scale);
-    else if (grid->codes == QP_F8_E5M2)
-        for (int64_t i = 0; i < count; i++)
-            codes[i] = qp_f32_to_e5m2(w[i] / scale);
+            codes[i] = (uint8_t)qp_small_float_encode(f, w[i] / scale);
     else
         for (int64_t i = 0; i < count; i++)
             codes[i] = (uint8_t)qp_integer_code(w[i], scale, z, qmin, qmax);
@@ -21,12 +19,11 @@ static void quantize_run(const struct qp_grid *grid, int64_t count, const float 
 static void dequantize_run(const struct qp_grid *grid, int64_t count, const uint8_t *restrict codes, float scale,
                            int8_t zero, float *restrict w)
 {
-    if (grid->codes == QP_F8_E4M3)
+    const struct qp_small_float f = *qp_code_format(grid->codes);
+
+    if (grid->codes != QP_I8)
         for (int64_t i = 0; i < count; i++)
-            w[i] = qp_e4m3_to_f32(codes[i]) * scale;
-    else if (grid->codes == QP_F8_E5M2)
-        for (int64_t i = 0; i < count; i++)
-            w[i] = qp_e5m2_to_f32(codes[i]) * scale;
+            w[i] = qp_small_float_decode(f, codes[i]) * scale;
     else
         for (int64_t i = 0; i < count; i++)
             w[i] = (float)((int8_t)codes[i] - zero) * scale;
