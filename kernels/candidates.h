@@ -18,8 +18,7 @@ static inline int qp_sweep(const struct qp_scale_search *s, float absmax, float 
 {
     const struct qp_grid *grid = s->grid;
     bool e8m0 = grid->scale_dtype == QP_F8_E8M0;
-    float unit = qp_grid_unit(grid), qmax = qp_grid_max(grid);
-    float steps = grid->codes == QP_I8 && !grid->narrow ? qmax + 0.5f : qmax;
+    float unit = qp_grid_unit(grid), steps = qp_grid_steps(grid);
     int end[2], n = 0;
 
     for (int i = 0; i < 2; i++) {

@@ -69,14 +69,20 @@ static inline float qp_scale_of_range(const struct qp_grid *grid, float range, f
     return qp_round_scale(grid->scale_dtype, range / steps);
 }
 
+/* Steps of a symmetric grid from 0 to the largest magnitude of a range. */
+static inline float qp_grid_steps(const struct qp_grid *grid)
+{
+    float qmax = qp_grid_max(grid);
+    return grid->codes != QP_I8 || grid->narrow ? qmax : (qmax - qp_grid_min(grid)) / 2;
+}
+
 /* Scale and zero point of the range [min, max], min <= 0 <= max. */
 static inline void qp_range_params(const struct qp_grid *grid, float min, float max, float *scale, int8_t *zero)
 {
     float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = 0;
 
     if (grid->symmetric) {
-        float steps = grid->codes != QP_I8 || grid->narrow ? qmax : (qmax - qmin) / 2;
-        *scale = qp_scale_of_range(grid, -min > max ? -min : max, steps);
+        *scale = qp_scale_of_range(grid, -min > max ? -min : max, qp_grid_steps(grid));
     } else {
         *scale = qp_scale_of_range(grid, max - min, qmax - qmin);
         z = qmin - min / *scale;

@@ -17,5 +17,6 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->pack = QP_NAME(qp_pack);
     table->unpack = QP_NAME(qp_unpack);
     table->gptq_block = QP_NAME(qp_gptq_block);
+    table->scale_search = QP_NAME(qp_scale_search);
     table->polish = QP_NAME(qp_polish);
 }

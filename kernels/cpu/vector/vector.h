@@ -26,6 +26,7 @@ qp_fake_quantize_fn QP_NAME(qp_fake_quantize);
 qp_pack_fn QP_NAME(qp_pack);
 qp_unpack_fn QP_NAME(qp_unpack);
 qp_gptq_block_fn QP_NAME(qp_gptq_block);
+qp_scale_search_fn QP_NAME(qp_scale_search);
 qp_polish_fn QP_NAME(qp_polish);
 
 /* min and max take the second operand when one of the two is NaN, and for zeros of either sign. */

@@ -1,0 +1,321 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/candidates.h"
+#include "kernels/cpu/vector/vector.h"
+#include "kernels/scratch.h"
+
+/* Sums go over 16 parts, as in the reference, in one register or two; rows of H are read once for BATCH candidates. */
+enum { PARTS = 16, REGISTERS = PARTS / LANES, BATCH = 8 };
+
+/* A grid in registers. Floats are rounded by a sum whose last place is the step of the number's binade: `least` is the
+ * smallest normal number, `up` the power of two from a binade to the one with that last place. */
+struct lattice {
+    vf min, max, least, up;
+    bool integers;
+};
+
+static struct lattice lattice_of(const struct qp_grid *grid)
+{
+    const struct qp_small_float *f = qp_code_format(grid->codes);
+    return (struct lattice){v_set(qp_grid_min(grid)), v_set(qp_grid_max(grid)),
+                            v_set(qp_bits_float((uint32_t)(128 - f->bias) << 23)),
+                            v_set((float)(1 << (23 - f->mantissa))), grid->codes == QP_I8};
+}
+
+static inline vf round_float(const struct lattice *l, vf x)
+{
+    vf binade = V(and_ps)(x, v_set(INFINITY)); /* the bits of the exponent */
+    vf sign = V(and_ps)(x, v_set(-0.0f));
+    vf shift = V(or_ps)(v_max(binade, l->least) * l->up, sign);
+    return (x + shift) - shift;
+}
+
+/* dequantize(quantize(w)) - w. */
+static inline vf deviation(const struct lattice *l, vf w, vf scale, vf zero)
+{
+    if (l->integers)
+        return (v_rint(v_min(v_max(w / scale + zero, l->min), l->max)) - zero) * scale - w;
+    return round_float(l, v_min(v_max(w / scale, l->min), l->max)) * scale - w;
+}
+
+/* The groups of a matrix, each filled up with zeros to `width`, a multiple of PARTS. */
+struct search {
+    const struct qp_scale_search *s;
+    struct lattice lattice;
+    int64_t group, groups, width, room;
+    float *importance; /* [groups, width] */
+};
+
+/* What a thread works with: a group's numbers, candidates, their errors, and the group's block of H. */
+struct workbench {
+    float *w, *d, *measure, *scale, *error, *h;
+    int8_t *zero;
+    int count;
+    float *memory;
+};
+
+static struct workbench workbench_of(const struct search *t)
+{
+    size_t width = (size_t)t->width, room = (size_t)t->room, block = t->s->moment == NULL ? 0 : width * width;
+    struct workbench b = {.memory = qp_scratch((2 + BATCH) * width + 3 * room + block, sizeof(float))};
+
+    b.w = b.memory;
+    b.measure = b.w + width;
+    b.d = b.measure + width;
+    b.h = b.d + BATCH * width;
+    b.scale = b.h + block;
+    b.error = b.scale + room;
+    b.zero = (int8_t *)(b.error + room);
+    memset(b.zero, 0, room);
+    return b;
+}
+
+static int64_t columns_of(const struct search *t, int64_t g)
+{
+    int64_t left = t->s->cols - g * t->group;
+    return left < t->group ? left : t->group;
+}
+
+/* Copies count numbers, NaN as 0, with zeros behind, and widens their range. */
+static void take(struct workbench *b, const struct search *t, const float *w, int64_t count, float *min, float *max)
+{
+    float least = *min, most = *max;
+
+    for (int64_t j = 0; j < count; j++) {
+        float x = w[j] == w[j] ? w[j] : 0;
+        least = x < least ? x : least;
+        most = x > most ? x : most;
+        b->w[j] = x;
+    }
+    memset(b->w + count, 0, (size_t)(t->width - count) * sizeof(float));
+    *min = least;
+    *max = most;
+}
+
+static float fold(const vf *part)
+{
+    vf sum = part[0];
+    for (int h = 1; h < REGISTERS; h++)
+        sum = sum + part[h];
+    return v_sum(sum);
+}
+
+static void deviate(const struct search *t, const struct workbench *b, int c, float *d)
+{
+    vf scale = v_set(b->scale[c]), zero = v_set(b->zero[c]);
+    for (int64_t j = 0; j < t->width; j += LANES)
+        v_store(d + j, deviation(&t->lattice, v_load(b->w + j), scale, zero));
+}
+
+static inline __attribute__((always_inline)) void squared_errors(const struct search *t, struct workbench *b,
+                                                                 const float *importance, bool integers)
+{
+    struct lattice l = t->lattice;
+
+    l.integers = integers;
+    for (int c = 0; c < b->count; c++) {
+        vf part[REGISTERS] = {0}, scale = v_set(b->scale[c]), zero = v_set(b->zero[c]);
+        for (int64_t j = 0; j < t->width; j += PARTS)
+            for (int h = 0; h < REGISTERS; h++) {
+                vf d = deviation(&l, v_load(b->w + j + h * LANES), scale, zero);
+                part[h] = part[h] + v_load(importance + j + h * LANES) * (d * d);
+            }
+        b->error[c] = fold(part);
+    }
+}
+
+static void powered_errors(const struct search *t, struct workbench *b, const float *restrict importance)
+{
+    float *restrict d = b->d, *restrict measure = b->measure, norm = (float)t->s->norm;
+
+    for (int c = 0; c < b->count; c++) {
+        vf part[REGISTERS] = {0};
+        deviate(t, b, c, d);
+        for (int64_t j = 0; j < t->width; j++)
+            measure[j] = importance[j] * qp_power(fabsf(d[j]), norm);
+        for (int64_t j = 0; j < t->width; j += PARTS)
+            for (int h = 0; h < REGISTERS; h++)
+                part[h] = part[h] + v_load(measure + j + h * LANES);
+        b->error[c] = fold(part);
+    }
+}
+
+/* dᵀ H d of BATCH candidates: d H by LANES columns, which then meet d. */
+static void quadratic_batch(const struct search *t, const struct workbench *b, float *error)
+{
+    const float *d = b->d;
+    vf part[BATCH][REGISTERS] = {0};
+
+    for (int64_t j = 0; j < t->width; j += LANES) {
+        vf sum[BATCH] = {0};
+        for (int64_t i = 0; i < t->width; i++) {
+            vf h = v_load(b->h + i * t->width + j);
+            for (int c = 0; c < BATCH; c++)
+                sum[c] = sum[c] + v_set(d[c * t->width + i]) * h;
+        }
+        for (int c = 0; c < BATCH; c++)
+            part[c][j / LANES % REGISTERS] = part[c][j / LANES % REGISTERS] + sum[c] * v_load(d + c * t->width + j);
+    }
+    for (int c = 0; c < BATCH; c++)
+        error[c] = fold(part[c]);
+}
+
+static void quadratic_errors(const struct search *t, struct workbench *b)
+{
+    for (int c = 0; c < b->count; c += BATCH) {
+        float error[BATCH];
+        int n = b->count - c < BATCH ? b->count - c : BATCH;
+        for (int k = 0; k < BATCH; k++)
+            deviate(t, b, c + (k < n ? k : 0), b->d + k * t->width);
+        quadratic_batch(t, b, error);
+        memcpy(b->error + c, error, (size_t)n * sizeof *error);
+    }
+}
+
+/* The errors of all candidates for the numbers in b->w, which are of group g. */
+static void errors(const struct search *t, struct workbench *b, int64_t g)
+{
+    const float *importance = t->importance + g * t->width;
+
+    if (t->s->moment != NULL)
+        quadratic_errors(t, b);
+    else if (t->s->norm != 2)
+        powered_errors(t, b, importance);
+    else if (t->lattice.integers)
+        squared_errors(t, b, importance, true);
+    else
+        squared_errors(t, b, importance, false);
+}
+
+static void keep(const struct qp_scale_search *s, const struct workbench *b, int best, int64_t at)
+{
+    s->scale[at] = b->scale[best];
+    if (s->zero != NULL)
+        s->zero[at] = b->zero[best];
+}
+
+static void search_group(const struct search *t, struct workbench *b, int64_t r, int64_t g)
+{
+    const struct qp_scale_search *s = t->s;
+    float min = 0, max = 0, least = INFINITY;
+    int best = 0;
+
+    take(b, t, s->w + r * s->cols + g * t->group, columns_of(t, g), &min, &max);
+    b->count = qp_candidates(s, min, max, b->scale, b->zero);
+    errors(t, b, g);
+    for (int c = 0; c < b->count; c++)
+        if (b->error[c] < least) {
+            least = b->error[c];
+            best = c;
+        }
+    keep(s, b, best, r * t->groups + g);
+}
+
+/* The group's block of H, zeros around it. */
+static void take_block(const struct search *t, struct workbench *b, int64_t g)
+{
+    int64_t count = columns_of(t, g), cols = t->s->cols;
+    const float *h = t->s->moment + g * t->group * (cols + 1);
+
+    memset(b->h, 0, (size_t)(t->width * t->width) * sizeof(float));
+    for (int64_t i = 0; i < count; i++)
+        memcpy(b->h + i * t->width, h + i * cols, (size_t)count * sizeof(float));
+}
+
+static void search_groups(const struct search *t)
+{
+    const struct qp_scale_search *s = t->s;
+
+#pragma omp parallel if (s->rows * s->cols >= QP_PARALLEL_ELEMENTS / 16)
+    {
+        struct workbench b = workbench_of(t);
+
+        for (int64_t g = 0; g < t->groups; g++) {
+            if (s->moment != NULL)
+                take_block(t, &b, g);
+#pragma omp for nowait
+            for (int64_t r = 0; r < s->rows; r++)
+                search_group(t, &b, r, g);
+        }
+        free(b.memory);
+    }
+}
+
+static void range_of_all(const struct search *t, struct workbench *b, float *min, float *max)
+{
+    *min = *max = 0;
+    for (int64_t r = 0; r < t->s->rows; r++)
+        take(b, t, t->s->w + r * t->s->cols, t->s->cols, min, max);
+}
+
+/* One scale for all: errors of every row and candidate, added up in order of the rows. */
+static void search_all(const struct search *t)
+{
+    const struct qp_scale_search *s = t->s;
+    struct workbench all = workbench_of(t);
+    float min, max;
+    double least = INFINITY;
+    int best = 0;
+
+    range_of_all(t, &all, &min, &max);
+    all.count = qp_candidates(s, min, max, all.scale, all.zero);
+    float *error = qp_scratch((size_t)(s->rows * all.count), sizeof *error);
+#pragma omp parallel if (s->rows * s->cols >= QP_PARALLEL_ELEMENTS / 16)
+    {
+        struct workbench b = workbench_of(t);
+        float ignored[2] = {0, 0};
+
+        b.count = all.count;
+        memcpy(b.scale, all.scale, (size_t)b.count * sizeof *b.scale);
+        memcpy(b.zero, all.zero, (size_t)b.count);
+#pragma omp for
+        for (int64_t r = 0; r < s->rows; r++) {
+            take(&b, t, s->w + r * s->cols, s->cols, &ignored[0], &ignored[1]);
+            errors(t, &b, 0);
+            memcpy(error + r * b.count, b.error, (size_t)b.count * sizeof *error);
+        }
+        free(b.memory);
+    }
+    for (int c = 0; c < all.count; c++) {
+        double sum = 0;
+        for (int64_t r = 0; r < s->rows; r++)
+            sum += (double)error[r * all.count + c];
+        if (sum < least) {
+            least = sum;
+            best = c;
+        }
+    }
+    keep(s, &all, best, 0);
+    free(error);
+    free(all.memory);
+}
+
+static float *filled_importance(const struct search *t)
+{
+    float *importance = qp_scratch((size_t)(t->groups * t->width), sizeof *importance);
+
+    memset(importance, 0, (size_t)(t->groups * t->width) * sizeof *importance);
+    for (int64_t g = 0; g < t->groups; g++)
+        for (int64_t j = 0; j < columns_of(t, g); j++)
+            importance[g * t->width + j] = t->s->importance == NULL ? 1 : t->s->importance[g * t->group + j];
+    return importance;
+}
+
+void QP_NAME(qp_scale_search)(const struct qp_scale_search *s)
+{
+    int64_t group = s->group == 0 ? s->cols : s->group < s->cols ? s->group : s->cols;
+    struct search t = {.s = s,
+                       .lattice = lattice_of(s->grid),
+                       .group = group,
+                       .groups = qp_groups(s->cols, s->group),
+                       .width = (group + PARTS - 1) / PARTS * PARTS,
+                       .room = qp_candidate_room(s)};
+
+    t.importance = filled_importance(&t);
+    if (s->group == 0)
+        search_all(&t);
+    else
+        search_groups(&t);
+    free(t.importance);
+}
