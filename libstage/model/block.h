@@ -86,6 +86,23 @@ int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const s
 int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err);
 
+/* A positive, finite number that the unit has for a site or the KV cache: B.MODULE.WHAT F32 [1], such as
+ * "attn_in", "input_scale" or "kv", "key_scale". QP_ERR_INPUT when it is missing or anything else. */
+int qp_block_number(const struct qp_block *block, const char *module, const char *what, float *value,
+                    struct qp_error *err);
+int qp_block_set_number(struct qp_block *block, const char *module, const char *what, float value,
+                        const struct qp_allocator *allocator, struct qp_error *err);
+
+/* How the activations of each site are quantized when the linears in `quantized` (a bit each) are: linears of a site
+ * that are have to agree (QP_ERR_INPUT). */
+int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
+                        struct qp_quant_spec out[QP_SITES], struct qp_error *err);
+
+/* Whether a number from calibration belongs to a spec: the scale of one fixed range, or NVFP4's global scale above the
+ * groups' own. */
+bool qp_spec_is_static(const struct qp_quant_spec *spec);
+bool qp_spec_has_global(const struct qp_quant_spec *spec);
+
 /* ---- forward ---- */
 
 enum qp_version { QP_ORIGINAL, QP_TRANSFORMED, QP_QUANTIZED };
@@ -97,7 +114,11 @@ struct qp_layer {
     float *norm[QP_NORMS];
     float *weight[QP_LINEARS];
     float *bias[QP_LINEARS];                    /* NULL: none */
-    struct qp_quant_spec activations[QP_SITES]; /* simulated at the site's input; of QP_QUANTIZED only */
+    struct qp_quant_spec activations[QP_SITES]; /* simulated at the site's input; of QP_QUANTIZED only. NVFP4: with its
+                                                   global scale */
+    float input_scale[QP_SITES];                /* of those with one fixed range */
+    struct qp_quant_spec cache;                 /* of keys and values, likewise */
+    float key_scale, value_scale;
     void *memory;
 };
 

@@ -23,10 +23,16 @@ int qp_site_of_norm(const struct qp_arch *arch, enum qp_norm norm);
 /* The element of a site's fold that divides row `row` of its target. */
 int64_t qp_fold_index(const struct qp_arch *arch, enum qp_linear target, int64_t row);
 
-/* Simulated activation quantization of a decoder layer: at each site that of its linears in `quantized` (a bit each),
- * which have to agree. */
-int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
-                        struct qp_quant_spec out[QP_SITES], struct qp_error *err);
+/* What an engine that runs `scheme` quantizes in a layer besides weights, with the scales that the unit has: activations
+ * of the sites that linears in `quantized` (a bit each) read, keys and values. */
+int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *scheme, unsigned quantized,
+                         struct qp_layer *layer, struct qp_error *err);
+
+/* Puts the fixed ranges that a quantized checkpoint stores for a decoder layer into its unit: of activations that one
+ * linear at least has, of the KV cache. QP_ERR_INPUT when one is missing, is no positive number, or differs between
+ * linears of a site. */
+struct qp_checkpoint;
+int qp_checkpoint_ranges(const struct qp_checkpoint *checkpoint, struct qp_block *block, struct qp_error *err);
 
 /* Rounds v[count] to the dtype and back. */
 void qp_round_to(const struct qp_kernels *kernels, enum qp_dtype dtype, int64_t count, float *v);

@@ -33,15 +33,17 @@ static unsigned stored_quantized(const struct qp_checkpoint *c, int64_t layer)
     return quantized;
 }
 
-static int run_layer(struct evaluation *e, const struct qp_block *block, struct qp_error *err)
+static int run_layer(struct evaluation *e, struct qp_block *block, struct qp_error *err)
 {
     struct qp_layer layer;
     unsigned quantized = stored_quantized(e->checkpoint, block->layer);
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
         return r;
-    if (quantized)
-        r = qp_site_activations(block->arch, block->layer, e->checkpoint->scheme, quantized, layer.activations, err);
+    if (e->checkpoint->scheme)
+        r = qp_checkpoint_ranges(e->checkpoint, block, err);
+    if (r == 0 && e->checkpoint->scheme)
+        r = qp_layer_activations(block, e->checkpoint->scheme, quantized, &layer, err);
     if (r == 0)
         r = qp_text_forward(&e->text, &layer, &e->stream, NULL, err);
     qp_layer_free(&layer);

@@ -76,9 +76,28 @@ static struct buffers buffers_in(float *memory, const struct qp_arch *arch, int6
     };
 }
 
-/* As an engine does it; with one range a tensor, a sequence is a tensor, so that chunks make no difference. */
-static void quantize_activations(const struct chunk *c, const struct qp_quant_spec *spec, int64_t n, float *x)
+/* With a scale that is known beforehand. */
+static void quantize_with(const struct qp_kernels *kernels, const struct qp_grid *grid, float scale, int64_t count,
+                          float *x)
 {
+    enum { PIECE = 4096 };
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += PIECE) {
+        uint8_t codes[PIECE];
+        int64_t n = count - at < PIECE ? count - at : PIECE;
+        kernels->quantize(grid, 1, n, 0, x + at, &scale, NULL, codes);
+        kernels->dequantize(grid, 1, n, 0, codes, &scale, NULL, x + at);
+    }
+}
+
+/* As an engine does it; with one range a tensor, a sequence is a tensor, so that chunks make no difference. */
+static void quantize_activations(const struct chunk *c, enum qp_site site, int64_t n, float *x)
+{
+    const struct qp_quant_spec *spec = &c->layer->activations[site];
+    if (qp_spec_is_static(spec)) {
+        quantize_with(c->layer->kernels, &spec->grid, c->layer->input_scale[site], c->rows * n, x);
+        return;
+    }
     int64_t group = qp_spec_group(spec, n), step = group ? c->rows : c->length;
     for (int64_t row = 0; row < c->rows; row += step)
         c->layer->kernels->fake_quantize(&spec->grid, step, n, group, x + row * n);
@@ -91,14 +110,20 @@ static int reach_site(const struct chunk *c, enum qp_site site, float *x, struct
     int64_t n = qp_arch_dim(layer->arch, layer->arch->family->sites[site].dim);
     int r = c->taps->site ? c->taps->site(c->taps->context, site, x, c->rows, n, err) : 0;
     if (r == 0 && layer->activations[site].enabled)
-        quantize_activations(c, &layer->activations[site], n, x);
+        quantize_activations(c, site, n, x);
     return r;
 }
 
-/* Keys and values are as a cache would hold them: show them. */
-static int reach_cache(const struct chunk *c, int64_t n, const float *keys, const float *values, struct qp_error *err)
+/* Keys and values are as a cache would hold them: show them, then quantize them. */
+static int reach_cache(const struct chunk *c, int64_t n, float *keys, float *values, struct qp_error *err)
 {
-    return c->taps->cache ? c->taps->cache(c->taps->context, keys, values, c->rows, n, err) : 0;
+    const struct qp_layer *layer = c->layer;
+    int r = c->taps->cache ? c->taps->cache(c->taps->context, keys, values, c->rows, n, err) : 0;
+    if (r < 0 || !layer->cache.enabled)
+        return r;
+    quantize_with(layer->kernels, &layer->cache.grid, layer->key_scale, c->rows * n, keys);
+    quantize_with(layer->kernels, &layer->cache.grid, layer->value_scale, c->rows * n, values);
+    return 0;
 }
 
 /* y = x Wᵀ + b, or y += that. */

@@ -90,8 +90,8 @@ static int load_all(const struct qp_block *block, enum qp_version version, const
                                     : load_linear(block, l, version == QP_TRANSFORMED, layer, err);
         quantized |= (unsigned)(r == 1) << l;
     }
-    if (r >= 0 && quantized)
-        r = qp_site_activations(block->arch, block->layer, scheme, quantized, layer->activations, err);
+    if (r >= 0 && version == QP_QUANTIZED)
+        r = qp_layer_activations(block, scheme, quantized, layer, err);
     return r < 0 ? r : 0;
 }
 
