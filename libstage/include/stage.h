@@ -68,6 +68,7 @@ struct qp_stage_desc {
     const char *const *collects;   /* what it can collect for stages downstream; NULL: nothing */
     const char *data;              /* the data entry it reads: "calibration", "evaluation"; NULL: none */
     bool data_optional;            /* it works without that entry; else, it is missing only if nobody needs it */
+    bool any_scheme;               /* works before the formats of a budget are chosen: model.scheme has none yet */
     bool stateful;                 /* process depends on former units */
     int (*open)(struct qp_stage *stage, void *state, struct qp_error *err);
     int (*process)(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err);
@@ -93,7 +94,8 @@ int qp_stage_threads(const struct qp_stage *stage);
 /* Whether a stage downstream asked for this (one of desc->collects). */
 bool qp_stage_wants(const struct qp_stage *stage, const char *what);
 
-/* The run's context (borrowed): model, scheme (of the user), output, data (this stage's entry or null). */
+/* The run's context (borrowed): model, scheme (of this stage's branch; the first one where all schemes share the stage),
+ * output, data (this stage's entry or null). */
 const json_t *qp_stage_context(const struct qp_stage *stage);
 
 /* A folder of this stage's own in the run folder, for files that may be large. */

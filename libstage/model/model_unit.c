@@ -5,7 +5,7 @@ const char *qp_model_string(const struct qp_model *model, const char *key)
     return json_string_value(json_object_get(model->attrs, key));
 }
 
-int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err)
+int qp_model_open_any(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err)
 {
     const json_t *config = json_object_get(unit->attrs, "config");
     const json_t *scheme = json_object_get(unit->attrs, "scheme");
@@ -23,6 +23,17 @@ int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_er
     qp_scheme_bind(out->scheme, out->arch.dtype);
     out->attrs = json_incref(unit->attrs);
     return 0;
+}
+
+int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err)
+{
+    int r = qp_model_open_any(unit, out, err);
+    if (r < 0 || !out->scheme->budget)
+        return r;
+    return qp_fail(err, QP_ERR_INPUT,
+                   "the scheme is a budget (%s), and its formats are not chosen yet: put stage `allocate` before this "
+                   "one, behind calibrate",
+                   json_string_value(json_object_get(out->scheme->source, "budget")));
 }
 
 void qp_model_close(struct qp_model *model)

@@ -13,8 +13,14 @@ struct qp_model {
     struct qp_scheme *scheme; /* bound to arch.dtype */
 };
 
-/* Reads a model unit (kept by the caller). QP_ERR_INPUT when an attribute is missing or wrong. */
+/* Reads a model unit (kept by the caller). QP_ERR_INPUT when an attribute is missing or wrong, or when the scheme is a
+ * budget. */
 int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err);
+
+/* The same, and a scheme that is a budget, whose formats stage allocate has yet to choose, is accepted: it quantizes
+ * nothing. */
+int qp_model_open_any(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err);
+
 void qp_model_close(struct qp_model *model); /* a zeroed one is accepted */
 
 /* A string attribute (borrowed), or NULL when it is absent or null. */

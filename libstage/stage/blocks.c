@@ -1,9 +1,10 @@
 #include "libstage/include/block_stage.h"
+#include "libstage/stage/internal.h"
 
 static int begin(struct qp_stage *stage, void *state, const struct qp_unit *unit, struct qp_model *model,
                  qp_start_fn *start, struct qp_error *err)
 {
-    int r = qp_model_open(unit, model, err);
+    int r = stage->desc->any_scheme ? qp_model_open_any(unit, model, err) : qp_model_open(unit, model, err);
     return r == 0 && start ? start(stage, state, err) : r;
 }
 

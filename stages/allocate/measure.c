@@ -1,0 +1,269 @@
+#include "stages/allocate/measure.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/model/quality.h"
+#include "libstage/model/scales.h"
+
+#define SMALLEST_RANGE 0.5f /* scales are searched from the whole range of a group down to this share */
+#define RANGES 16
+
+/* A layer at work. */
+struct work {
+    struct qp_table *table;
+    const struct qp_block *block;
+    const struct qp_kernels *kernels;
+    struct qp_layer layer;
+    struct qp_probes *probes;
+    double tokens;            /* of the second moments */
+    float *probe[QP_LINEARS]; /* weights as the probe has them, where a stream is to start */
+    int64_t rows_seen[QP_SITES];
+};
+
+/* Room for one linear. */
+struct desk {
+    int64_t rows, in;
+    float *quantized, *scratch, *scale;
+    int8_t *zero;
+    uint8_t *codes;
+};
+
+static int64_t dim(const struct work *w, enum qp_dim d)
+{
+    return qp_arch_dim(w->block->arch, d);
+}
+
+static const struct qp_linear_desc *desc_of(const struct work *w, int linear)
+{
+    return &w->block->arch->family->linears[linear];
+}
+
+/* ---- losses of the weights ---- */
+
+static void close_desk(struct desk *d)
+{
+    free(d->quantized);
+    free(d->scratch);
+    free(d->scale);
+    free(d->zero);
+    free(d->codes);
+}
+
+static int open_desk(struct desk *d, int64_t rows, int64_t in, struct qp_error *err)
+{
+    int64_t size = rows * in;
+    *d = (struct desk){.rows = rows, .in = in};
+    d->quantized = qp_new_floats(size, "a linear's quantized weights", err);
+    d->scratch = qp_new_floats(size, "scratch", err);
+    d->scale = qp_new_floats(size, "scales", err);
+    d->zero = qp_new_array(size, 1, "zero points", err);
+    d->codes = qp_new_array(size, 1, "codes", err);
+    return d->quantized && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_ROOM;
+}
+
+static float absmax(int64_t count, const float *v)
+{
+    float largest = 0.0f;
+    for (int64_t i = 0; i < count; i++)
+        largest = fmaxf(largest, fabsf(v[i]));
+    return largest;
+}
+
+/* d->quantized = w rounded to nearest, by the scales of least error in the metric of diag(h). `largest`: of the group's
+ * linears together, which share a global scale. */
+static int round_weights(const struct work *w, struct desk *d, const struct qp_quant_spec *spec, const float *weight,
+                         const float *h, float largest, struct qp_error *err)
+{
+    struct qp_grid grid = spec->grid;
+    if (grid.scale_dtype == QP_F8_E4M3)
+        grid.global = qp_global_scale(largest);
+    int64_t group = qp_spec_group(spec, d->in);
+    struct qp_scale_choice choice = {.method = QP_SCALES_WEIGHTED, .h = h, .shrink = SMALLEST_RANGE, .steps = RANGES};
+    int r = qp_choose_scales(w->kernels, spec, &grid, d->rows, d->in, weight, &choice, d->scale, d->zero, err);
+    if (r < 0)
+        return r;
+    w->kernels->quantize(&grid, d->rows, d->in, group, weight, d->scale, d->zero, d->codes);
+    w->kernels->dequantize(&grid, d->rows, d->in, group, d->codes, d->scale, d->zero, d->quantized);
+    return 0;
+}
+
+/* Keeps the probe's weights for the stream that will start with them. */
+static int keep_probe(struct work *w, const struct desk *d, int linear, struct qp_error *err)
+{
+    size_t bytes = (size_t)(d->rows * d->in) * sizeof(float);
+    w->probe[linear] = qp_new_floats(d->rows * d->in, "a linear's quantized weights", err);
+    if (!w->probe[linear])
+        return QP_ERR_ROOM;
+    memcpy(w->probe[linear], d->quantized, bytes);
+    return 0;
+}
+
+static int measure_linear(struct work *w, struct qp_group *g, int linear, const float *h, float largest,
+                          struct qp_error *err)
+{
+    const struct qp_budget *budget = w->table->budget;
+    const float *weight = w->layer.weight[linear];
+    int64_t rows = dim(w, desc_of(w, linear)->out), in = dim(w, desc_of(w, linear)->in);
+    struct desk d;
+    int r = open_desk(&d, rows, in, err);
+    if (r == 0)
+        g->energy += qp_site_loss(w->kernels, rows, in, weight, h, d.scratch);
+    for (size_t c = 0; c < budget->count && r == 0; c++) {
+        const struct qp_quant_spec *spec = &budget->candidates[c].scheme.weights;
+        if (!spec->enabled || !g->fits[c])
+            continue;
+        r = round_weights(w, &d, spec, weight, h, largest, err);
+        if (r == 0 && w->probes && w->probes->perturbed && c == g->probe)
+            r = keep_probe(w, &d, linear, err);
+        if (r < 0)
+            break;
+        qp_difference(rows * in, d.quantized, weight, d.quantized);
+        g->weight_loss[c] += qp_site_loss(w->kernels, rows, in, d.quantized, h, d.scratch);
+    }
+    close_desk(&d);
+    return r;
+}
+
+static int measure_group(struct work *w, struct qp_group *g, struct qp_error *err)
+{
+    int64_t in = dim(w, w->block->arch->family->sites[g->site].dim);
+    float *h = qp_new_floats(in * in, "a second moment", err), largest = 0.0f;
+    int r = h ? qp_block_second_moment(w->block, g->site, h, err) : QP_ERR_ROOM;
+    for (int l = 0; l < QP_LINEARS; l++)
+        if (g->member[l])
+            largest = fmaxf(largest, absmax(dim(w, desc_of(w, l)->out) * in, w->layer.weight[l]));
+    for (int l = 0; l < QP_LINEARS && r == 0; l++)
+        if (g->member[l])
+            r = measure_linear(w, g, l, h, largest, err);
+    free(h);
+    return r;
+}
+
+/* ---- losses of the inputs ---- */
+
+/* Sum over the group's members of |D W^T|^2, D[rows, in] what quantization changes in x. */
+static int input_loss(const struct work *w, const struct qp_group *g, const struct qp_quant_spec *spec, const float *x,
+                      int64_t rows, int64_t in, double *out, struct qp_error *err)
+{
+    struct qp_grid grid = spec->grid;
+    if (grid.scale_dtype == QP_F8_E4M3)
+        grid.global = qp_global_scale(absmax(rows * in, x));
+    float *d = qp_new_floats(rows * in, "a site's input", err);
+    if (!d)
+        return QP_ERR_ROOM;
+    memcpy(d, x, (size_t)(rows * in) * sizeof *d);
+    w->kernels->fake_quantize(&grid, rows, in, qp_spec_group(spec, in), d);
+    qp_difference(rows * in, d, x, d);
+    int r = 0;
+    for (int l = 0; l < QP_LINEARS && r == 0; l++) {
+        int64_t n = g->member[l] ? dim(w, desc_of(w, l)->out) : 0;
+        float *y = n ? qp_new_floats(rows * n, "a linear's output", err) : NULL;
+        if (n && !y)
+            r = QP_ERR_ROOM;
+        if (y)
+            w->kernels->gemm(false, true, rows, n, in, 1.0f, d, in, w->layer.weight[l], in, 0.0f, y, n);
+        for (int64_t i = 0; y && i < rows * n; i++)
+            *out += (double)y[i] * y[i];
+        free(y);
+    }
+    free(d);
+    return r;
+}
+
+/* Tap of the clean stream's forward. */
+static int see_input(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+{
+    struct work *w = context;
+    struct qp_group *g = qp_table_find(w->table, w->block->layer, site);
+    int r = 0;
+    w->rows_seen[site] += rows;
+    for (size_t c = 0; g && c < w->table->budget->count && r == 0; c++) {
+        const struct qp_quant_spec *spec = &w->table->budget->candidates[c].scheme.activations;
+        if (spec->enabled && g->fits[c])
+            r = input_loss(w, g, spec, x, rows, in, &g->input_loss[c], err);
+    }
+    return r;
+}
+
+/* Puts the losses of the few tokens seen on the scale of the second moments' many. */
+static void scale_input_losses(struct work *w)
+{
+    for (int site = 0; site < QP_SITES; site++) {
+        struct qp_group *g = qp_table_find(w->table, w->block->layer, (enum qp_site)site);
+        for (size_t c = 0; g && c < w->table->budget->count; c++)
+            g->input_loss[c] *= w->tokens / (double)w->rows_seen[site];
+    }
+}
+
+/* ---- streams ---- */
+
+static float *stream_at(const struct qp_probes *p, size_t index)
+{
+    return p->stream.x + (int64_t)index * p->windows.count * p->windows.length * p->stream.hidden;
+}
+
+/* Moves `count` streams from `first` on through the layer. */
+static int move(const struct work *w, size_t first, size_t count, const struct qp_taps *taps, struct qp_error *err)
+{
+    struct qp_probes *p = w->probes;
+    return qp_layer_forward(&w->layer, (int64_t)count * p->windows.count, p->windows.length, p->text.cos, p->text.sin,
+                            stream_at(p, first), p->text.workspace, taps, err);
+}
+
+/* A stream in which just this group is the probe's: it starts from the clean one. */
+static int start_stream(struct work *w, struct qp_group *g, struct qp_error *err)
+{
+    struct qp_probes *p = w->probes;
+    size_t bytes = (size_t)(p->windows.count * p->windows.length * p->stream.hidden) * sizeof(float);
+    float *kept[QP_LINEARS];
+    memcpy(kept, w->layer.weight, sizeof kept);
+    for (int l = 0; l < QP_LINEARS; l++)
+        if (w->probe[l] && g->member[l])
+            w->layer.weight[l] = w->probe[l];
+    memcpy(stream_at(p, p->used), stream_at(p, 0), bytes);
+    int r = move(w, p->used, 1, NULL, err);
+    memcpy(w->layer.weight, kept, sizeof kept);
+    p->owners[p->used++] = g;
+    return r;
+}
+
+static int move_streams(struct work *w, struct qp_error *err)
+{
+    struct qp_probes *p = w->probes;
+    size_t before = p->used;
+    int r = 0;
+    for (size_t g = 0; g < w->table->count && p->perturbed && r == 0; g++)
+        if (w->table->groups[g].layer == w->block->layer)
+            r = start_stream(w, &w->table->groups[g], err);
+    if (r == 0)
+        r = move(w, 0, 1, &(struct qp_taps){.site = see_input, .context = w}, err);
+    if (r == 0 && before > 1)
+        r = move(w, 1, before - 1, NULL, err);
+    scale_input_losses(w);
+    return r;
+}
+
+int qp_measure_layer(struct qp_table *table, const struct qp_block *block, struct qp_probes *probes,
+                     struct qp_error *err)
+{
+    struct work w = {.table = table, .block = block, .kernels = block->kernels, .probes = probes};
+    w.tokens = json_number_value(json_object_get(block->unit->attrs, "tokens"));
+    if (w.tokens <= 0.0)
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld says not of how many `tokens` its statistics are",
+                       (long long)block->unit->seq);
+    int r = qp_layer_load(block, QP_TRANSFORMED, NULL, &w.layer, err);
+    if (r < 0)
+        return r;
+    for (size_t g = 0; g < table->count && r == 0; g++)
+        if (table->groups[g].layer == block->layer)
+            r = measure_group(&w, &table->groups[g], err);
+    if (r == 0 && probes)
+        r = move_streams(&w, err);
+    for (int l = 0; l < QP_LINEARS; l++)
+        free(w.probe[l]);
+    qp_layer_free(&w.layer);
+    return r;
+}
