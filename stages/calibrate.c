@@ -88,6 +88,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .collects = qp_statistics_names,
     .data = "calibration",
+    .any_scheme = true,
     .stateful = true,
     .process = process,
     .close = close_,
