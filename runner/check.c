@@ -3,6 +3,16 @@
 
 #include "runner/prepare.h"
 
+static void print(const struct qp_plan *plan)
+{
+    const struct qp_pipeline *p = plan->pipeline;
+    printf("%s: good: %zu stages, %zu edges, model %s (%s)", p->document->file, p->count, p->edge_count, p->model,
+           plan->model->arch.family->class_name);
+    for (size_t i = 0; i < p->branch_count; i++)
+        printf(", scheme %s, output %s", p->branches[i].name, p->branches[i].output);
+    printf("\n");
+}
+
 static int check(const struct qp_args *args, struct qp_error *err)
 {
     struct qp_plan plan;
@@ -10,14 +20,17 @@ static int check(const struct qp_args *args, struct qp_error *err)
     if (r < 0)
         return r;
     const struct qp_pipeline *p = plan.pipeline;
-    if (qp_arg(args, "json"))
-        r = qp_print_json(json_pack("{s:i, s:b, s:i, s:i, s:s, s:s, s:s}", "quantpipe", QP_PIPELINE_VERSION, "ok", 1,
-                                    "stages", (int)p->count, "edges", (int)p->edge_count, "model", p->model, "scheme",
-                                    plan.scheme->name, "output", p->output),
+    if (p->strict && json_array_size(plan.warnings) > 0)
+        r = qp_fail(err, QP_ERR_GATE, "%s: %zu warnings, and the pipeline is strict", p->document->file,
+                    json_array_size(plan.warnings));
+    else if (qp_arg(args, "json"))
+        r = qp_print_json(json_pack("{s:i, s:b, s:i, s:i, s:s, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "ok", 1,
+                                    "stages", (int)p->count, "edges", (int)p->edge_count, "model", p->model, "outputs",
+                                    qp_plan_outputs(&plan), "warnings", plan.warnings),
                           err);
     else
-        printf("%s: good: %zu stages, %zu edges, model %s (%s), scheme %s, output %s\n", p->document->file, p->count,
-               p->edge_count, p->model, plan.model->arch.family->class_name, plan.scheme->name, p->output);
+        print(&plan);
+    qp_plan_warn(&plan);
     qp_plan_free(&plan);
     return r;
 }

@@ -49,7 +49,9 @@ static void hear_report(struct qp_supervisor *s, struct qp_child *c, const json_
 
 static void hear_warning(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
 {
-    json_array_append(s->warnings, (json_t *)body);
+    json_t *warning = json_copy((json_t *)body);
+    json_object_set_new(warning, "stage", json_string(c->instance->name));
+    json_array_append_new(s->warnings, warning);
     qp_progress_say(s->progress, c->instance->name, "warning", body);
 }
 
@@ -69,10 +71,9 @@ static void hear_failed(struct qp_supervisor *s, struct qp_child *c, const json_
 {
     json_int_t code = json_integer_value(json_object_get(body, "code"));
     bool known = (code >= -QP_ERR_USAGE && code <= -QP_ERR_ROOM) || code == -QP_ERR_INTERRUPTED;
-    if (!s->stopping)
-        qp_progress_stage(s->progress, c->instance->name, "failed");
-    qp_supervisor_stop(s, known ? -(int)code : QP_ERR_STAGE, "stage `%s`: %s", c->instance->name,
-                       text_of(body, "message"));
+    struct qp_error err;
+    qp_fail(&err, known ? -(int)code : QP_ERR_STAGE, "stage `%s`: %s", c->instance->name, text_of(body, "message"));
+    qp_supervisor_fail(s, c, err.code, err.message);
 }
 
 static void hear_done(struct qp_supervisor *s, struct qp_child *c, const json_t *body)

@@ -108,8 +108,7 @@ static void add_root(json_t *roots, const char *path)
         json_array_append_new(roots, json_string(real));
 }
 
-/* Folders whose files may be referenced: the model's, and those that its files are links into. */
-static json_t *roots_of(const char *model)
+json_t *qp_run_roots(const char *model)
 {
     json_t *roots = json_array();
     qp_auto_free char *folder = qp_is_folder(model) ? strdup(model) : qp_folder_of(model);
@@ -129,12 +128,29 @@ static json_t *roots_of(const char *model)
     return roots;
 }
 
-static json_t *context_of(const struct qp_pipeline *p, const struct qp_instance *in)
+/* Whether units come to this stage of a branch from a stage that all share. */
+static bool begins_branch(const struct qp_pipeline *p, size_t index)
 {
+    for (size_t i = 0; i < p->edge_count; i++)
+        if (p->edges[i].to == index && p->instances[p->edges[i].from].branch != p->instances[index].branch)
+            return true;
+    return false;
+}
+
+/* What all schemes share sees the first one. */
+static json_t *context_of(const struct qp_run *run, size_t index)
+{
+    const struct qp_pipeline *p = run->plan->pipeline;
+    const struct qp_instance *in = &p->instances[index];
+    const struct qp_branch *b = &p->branches[in->branch == QP_SHARED ? 0 : in->branch];
     const char *entry = json_string_value(json_object_get(in->descriptor, "data"));
     json_t *data = entry ? json_object_get(p->data, entry) : NULL;
-    return json_pack("{s:s, s:O, s:s, s:O?}", "model", p->model, "scheme", p->scheme, "output", p->output, "data",
-                     data);
+    qp_auto_free char *output = qp_run_output(run, b);
+    json_t *context = json_pack("{s:s, s:O, s:s, s:O?}", "model", p->model, "scheme", b->scheme->source, "output",
+                                output, "data", data);
+    if (context && begins_branch(p, index))
+        json_object_set_new(context, "replaces_scheme", json_true());
+    return context;
 }
 
 json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
@@ -145,8 +161,8 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
     uint64_t memory = in->memory ? in->memory : qp_machine_memory() / 4;
     json_t *config =
         json_pack("{s:s, s:O, s:O, s:o, s:o, s:o, s:s, s:o, s:i, s:I}", "run", s->run->id, "params", in->params,
-                  "wants", in->wants, "context", context_of(p, in), "inputs", inputs_of(s, index), "outputs",
-                  outputs_of(s, index), "scratch", scratch, "roots", roots_of(p->model), "threads",
+                  "wants", in->wants, "context", context_of(s->run, index), "inputs", inputs_of(s, index), "outputs",
+                  outputs_of(s, index), "scratch", scratch, "roots", qp_run_roots(p->model), "threads",
                   in->threads ? in->threads : qp_machine_cores(), "memory", (json_int_t)memory);
     return config;
 }

@@ -72,7 +72,7 @@ static int get_text(const struct qp_document *d, const char *path, const char *e
     return 0;
 }
 
-static bool is_name(const char *text)
+bool qp_is_name(const char *text)
 {
     size_t n = strlen(text);
     for (size_t i = 0; i < n; i++)
@@ -98,7 +98,7 @@ static int add_source(const struct qp_document *d, struct qp_instance *in, const
                             .path = strdup(path)};
     if (!s->instance || !s->path || (input && !s->input) || (dot && !s->output))
         return qp_fail_memory(err, strlen(text), path);
-    if (!is_name(s->instance) || (dot && !is_name(s->output)))
+    if (!qp_is_name(s->instance) || (dot && !qp_is_name(s->output)))
         return qp_document_fail(d, path, err, "found `%.60s`; expected the name of a stage, or stage.port", text);
     return 0;
 }
@@ -254,7 +254,7 @@ static int read_use(const struct qp_document *d, struct qp_instance *in, const j
     qp_auto_free char *path = qp_format("%s.use", in->path);
     if (!path)
         return qp_fail_memory(err, 0, in->name);
-    if (use && (!json_is_string(use) || !is_name(json_string_value(use))))
+    if (use && (!json_is_string(use) || !qp_is_name(json_string_value(use))))
         return wrong_type(d, path, use, "the name of a built-in stage (`quantpipe stages` lists them)", err);
     in->use = strdup(use ? json_string_value(use) : in->name);
     return in->use ? 0 : qp_fail_memory(err, 0, in->name);
@@ -277,13 +277,14 @@ static int read_executable(const struct qp_document *d, struct qp_instance *in, 
 static int read_instance(const struct qp_document *d, const char *name, struct qp_instance *in, struct qp_error *err)
 {
     static const char *const known[] = {"use", "run", "from", "with", "place"};
+    in->branch = QP_SHARED;
     in->name = strdup(name);
     in->path = qp_format("stages.%s", name);
     in->wants = json_array();
     qp_auto_free char *with = qp_format("stages.%s.with", name);
     if (!in->name || !in->path || !in->wants || !with)
         return qp_fail_memory(err, 0, name);
-    if (!is_name(name))
+    if (!qp_is_name(name))
         return qp_document_fail_key(d, in->path, err,
                                     "a stage is named by 1 to 64 letters, digits, `_` and `-`, not `%.60s`", name);
     qp_auto_json json_t *stage = NULL;
@@ -380,9 +381,26 @@ static int read_version(const struct qp_document *d, struct qp_error *err)
     return 0;
 }
 
+/* "out/", "out//" and "out" are one folder: names are made from it by appending. */
+static void strip_slashes(char *path)
+{
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
+        path[n - 1] = '\0';
+}
+
+static int read_strict(struct qp_pipeline *p, struct qp_error *err)
+{
+    const json_t *strict = json_object_get(p->document->root, "strict");
+    if (strict && !json_is_boolean(strict))
+        return wrong_type(p->document, "strict", strict, "true or false", err);
+    p->strict = json_is_true(strict);
+    return 0;
+}
+
 static int read_top(struct qp_pipeline *p, struct qp_error *err)
 {
-    static const char *const known[] = {"quantpipe", "model", "output", "scheme", "data", "stages", "profiles"};
+    static const char *const known[] = {"quantpipe", "model",  "output",   "scheme",
+                                        "data",      "stages", "profiles", "strict"};
     const struct qp_document *d = p->document;
     const char *model = NULL, *output = NULL;
     int r = check_keys(d, "", d->root, known, COUNT(known), err);
@@ -398,22 +416,8 @@ static int read_top(struct qp_pipeline *p, struct qp_error *err)
         r = qp_document_path(d, "output", output, &p->output, err);
     if (r < 0)
         return r;
-    p->scheme = json_incref(json_object_get(d->root, "scheme"));
-    if (!p->scheme)
-        return qp_fail(err, QP_ERR_INPUT,
-                       "%s: the key `scheme` is missing; expected a preset (`quantpipe schemes`) or a mapping",
-                       d->file);
-    if (!json_is_string(p->scheme) && !json_is_object(p->scheme))
-        return wrong_type(d, "scheme", p->scheme,
-                          "one preset (`quantpipe schemes`) or one mapping; a run makes one output", err);
-    return 0;
-}
-
-/* "out/", "out//" and "out" are one folder: names are made from it by appending. */
-static void strip_slashes(char *path)
-{
-    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
-        path[n - 1] = '\0';
+    strip_slashes(p->output);
+    return read_strict(p, err);
 }
 
 int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, struct qp_error *err)
@@ -426,6 +430,8 @@ int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, st
     p->document = document;
     int r = read_top(p, err);
     if (r == 0)
+        r = qp_branches_read(p, err);
+    if (r == 0)
         r = read_data(p, err);
     if (r == 0)
         r = read_stages(p, err);
@@ -433,7 +439,6 @@ int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, st
         qp_pipeline_free(p);
         return r;
     }
-    strip_slashes(p->output);
     *out = p;
     return 0;
 }
@@ -458,15 +463,21 @@ static void free_instance(struct qp_instance *in)
     json_decref(in->wants);
 }
 
+void qp_instances_free(struct qp_instance *instances, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free_instance(&instances[i]);
+    free(instances);
+}
+
 void qp_pipeline_free(struct qp_pipeline *pipeline)
 {
     if (!pipeline)
         return;
-    for (size_t i = 0; i < pipeline->count; i++)
-        free_instance(&pipeline->instances[i]);
+    qp_instances_free(pipeline->instances, pipeline->count);
     for (size_t i = 0; i < pipeline->edge_count; i++)
         free(pipeline->edges[i].id);
-    free(pipeline->instances);
+    qp_branches_free(pipeline);
     free(pipeline->edges);
     free(pipeline->model);
     free(pipeline->output);

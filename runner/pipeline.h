@@ -8,10 +8,12 @@
 #include <stdint.h>
 #include <jansson.h>
 
+#include "libstage/tensor/scheme.h"
 #include "runner/document.h"
 
 #define QP_PIPELINE_VERSION 1
 #define QP_MAX_INSTANCES 64
+#define QP_MAX_BRANCHES 16
 
 /* Where an input port gets its units from, as the user wrote it. */
 struct qp_source {
@@ -22,8 +24,9 @@ struct qp_source {
 };
 
 struct qp_instance {
-    char *name;
+    char *name;     /* "quantize", or "quantize@int4" in a branch */
     char *path;     /* "stages.NAME" in the document */
+    int branch;     /* index of the scheme that it works for; QP_SHARED: for all */
     char *use;      /* built-in stage, NULL when `run` is given */
     char **command; /* executable and arguments, ended by NULL; known after qp_stages_describe */
     bool own;       /* a command of the user's: it runs in the pipeline's folder */
@@ -36,6 +39,17 @@ struct qp_instance {
     json_t *wants;      /* array of words: what stages downstream ask this one to collect */
 };
 
+/* A scheme, and the output that is made for it. */
+struct qp_branch {
+    char *name;               /* of the preset, or the mapping's own */
+    char *path;               /* "scheme", or "scheme.1" in a list */
+    char *output;             /* absolute */
+    json_t *source;           /* the scheme as written */
+    struct qp_scheme *scheme; /* bound to the model; NULL before qp_prepare */
+};
+
+#define QP_SHARED (-1)
+
 struct qp_edge {
     size_t from, to; /* indexes of instances */
     const char *output, *input;
@@ -45,9 +59,12 @@ struct qp_edge {
 
 struct qp_pipeline {
     struct qp_document *document;
-    char *model, *output; /* absolute */
-    json_t *scheme;       /* as written */
-    json_t *data;         /* object of entries, paths absolute */
+    char *model, *output;                       /* absolute; the output as written: branches have their own */
+    json_t *scheme;                             /* as written: one, or a list */
+    bool strict;                                /* a warning is a failed gate */
+    struct qp_branch branches[QP_MAX_BRANCHES]; /* one a scheme, at least one */
+    size_t branch_count;
+    json_t *data; /* object of entries, paths absolute */
     struct qp_instance *instances;
     size_t count;
     struct qp_edge *edges; /* made by qp_graph_build */
@@ -59,6 +76,9 @@ struct qp_pipeline {
 int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, struct qp_error *err);
 void qp_pipeline_free(struct qp_pipeline *pipeline); /* NULL is accepted */
 
+void qp_instances_free(struct qp_instance *instances, size_t count); /* NULL is accepted */
+bool qp_is_name(const char *text);                                   /* of a stage: 1 to 64 letters, digits, _ and - */
+
 struct qp_instance *qp_pipeline_find(const struct qp_pipeline *pipeline, const char *name);
 
 /* Finds each instance's executable, asks it for its descriptor, and checks `with` against that. */
@@ -66,6 +86,23 @@ int qp_stages_describe(struct qp_pipeline *pipeline, struct qp_error *err);
 
 /* Checks an instance's `with` against its descriptor: names, types, ranges, choices. */
 int qp_params_check(const struct qp_pipeline *pipeline, const struct qp_instance *instance, struct qp_error *err);
+
+/* Reads `scheme` and `output` into branches: a list of schemes makes one of each. */
+int qp_branches_read(struct qp_pipeline *pipeline, struct qp_error *err);
+void qp_branches_free(struct qp_pipeline *pipeline);
+
+/* For a list of schemes: gives each its own copy, "NAME@SCHEME", of every stage that is behind the shared ones. Shared
+ * are the stages that collect statistics and all that they read from; without any, the sources. Needs descriptors. */
+int qp_branches_expand(struct qp_pipeline *pipeline, struct qp_error *err);
+
+/* Whether the user wrote a list of schemes. */
+bool qp_has_branches(const struct qp_pipeline *pipeline);
+
+/* `pattern` with `name` for "{scheme}", or behind it when there are several; new memory. */
+char *qp_output_of(const char *pattern, const char *name, bool several);
+
+/* The name of an instance in the document: up to the `@`, into text (at least 65 bytes); returns it. */
+const char *qp_base_name(const struct qp_instance *instance, char *text, size_t size);
 
 /* Resolves every `from` to an edge, orders the stages, and checks: no cycle, no loose end, every input's needs provided
  * upstream, every need for statistics collected upstream (into `wants`), data where it is needed. */

@@ -95,9 +95,10 @@ static json_t *as_json(const struct qp_plan *plan)
     }
     for (int64_t i = 0; i < qp_arch_blocks(arch); i++)
         json_array_append_new(blocks, json_integer((json_int_t)qp_block_bytes(arch, i)));
-    return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:o, s:o, s:o}", "quantpipe", QP_PIPELINE_VERSION, "model",
-                     p->model, "scheme", plan->scheme->name, "output", p->output, "run_folder", plan->folder,
-                     "processes", (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks);
+    return json_pack("{s:i, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "model",
+                     p->model, "outputs", qp_plan_outputs(plan), "run_folder", plan->folder, "processes",
+                     (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks, "warnings",
+                     plan->warnings);
 }
 
 static void print_stage(const struct qp_plan *plan, size_t index)
@@ -107,7 +108,7 @@ static void print_stage(const struct qp_plan *plan, size_t index)
     char text[32], budget[32];
     size_t i;
     json_t *word;
-    printf("  %-12s threads %d, memory about %s of %s", in->name, in->threads ? in->threads : qp_machine_cores(),
+    printf("  %-20s threads %d, memory about %s of %s", in->name, in->threads ? in->threads : qp_machine_cores(),
            qp_size_text(estimate(plan, index), text, sizeof text),
            qp_size_text(in->memory ? in->memory : qp_machine_memory() / 4, budget, sizeof budget));
     for (size_t e = 0; e < p->edge_count; e++)
@@ -123,8 +124,10 @@ static void print_plan(const struct qp_plan *plan)
     const struct qp_pipeline *p = plan->pipeline;
     const struct qp_arch *arch = &plan->model->arch;
     char total[32], layer[32], most[32];
-    printf("%s -> %s\n", p->model, p->output);
-    printf("scheme %s; run folder %s\n\n", plan->scheme->name, plan->folder);
+    printf("%s\n", p->model);
+    for (size_t i = 0; i < p->branch_count; i++)
+        printf("  -> %s, scheme %s\n", p->branches[i].output, p->branches[i].name);
+    printf("run folder %s%s\n\n", plan->folder, p->strict ? "; strict: a warning is a failed gate" : "");
     printf("%zu processes on this machine: quantpipe and, in order of the data,\n", p->count + 1);
     for (size_t i = 0; i < p->count; i++)
         print_stage(plan, p->order[i]);
@@ -147,6 +150,7 @@ static int plan_verb(const struct qp_args *args, struct qp_error *err)
         r = qp_print_json(as_json(&plan), err);
     else
         print_plan(&plan);
+    qp_plan_warn(&plan);
     qp_plan_free(&plan);
     return r;
 }

@@ -13,7 +13,8 @@
 const struct qp_option qp_pipeline_options[] = {
     {"model", "PATH", "quantize this model instead of the pipeline's"},
     {"scheme", "NAME", "use this preset instead of the pipeline's scheme"},
-    {"output", "FOLDER", "write here instead"},
+    {"output", "FOLDER", "write here instead; {scheme} stands for the scheme's name"},
+    {"strict", NULL, "take any warning for a failed gate (exit 5)"},
     {"set", "KEY.KEY=VALUE", "override any key, as in stages.quantize.with.damping=0.05; may be repeated"},
     {"profile", "NAME", "lay the pipeline's profiles.NAME over it; may be repeated"},
     {"run-dir", "FOLDER", "keep the run's files here instead of OUTPUT.run"},
@@ -22,7 +23,7 @@ const struct qp_option qp_pipeline_options[] = {
 /* Profiles first, then --set, then the shortcuts: the more special wins whatever the order on the command line. */
 static int overlay(const struct qp_args *args, struct qp_document *d, struct qp_error *err)
 {
-    static const char *const order[] = {"profile", "set", "model", "scheme", "output"};
+    static const char *const order[] = {"profile", "set", "model", "scheme", "output", "strict"};
     int r = 0;
     for (size_t o = 0; o < sizeof order / sizeof *order; o++)
         for (size_t i = 0; r == 0 && i < args->given_count; i++) {
@@ -36,6 +37,8 @@ static int overlay(const struct qp_args *args, struct qp_document *d, struct qp_
                 r = qp_document_profile(d, value, err);
             else if (strcmp(name, "set") == 0)
                 r = qp_document_set(d, value, err);
+            else if (strcmp(name, "strict") == 0)
+                r = qp_document_set(d, "strict=true", err);
             else
                 r = qp_document_set_text(d, name, option, value, err);
         }
@@ -77,15 +80,35 @@ static int check_model(struct qp_plan *plan, struct qp_error *err)
     return r < 0 ? qp_wrap(err, "%s", qp_document_at(p->document, "model")) : 0;
 }
 
-static int check_scheme(struct qp_plan *plan, struct qp_error *err)
+/* What is wrong with a scheme of a list stands at "scheme.2...", not at "scheme...". */
+static int place_scheme(const struct qp_pipeline *p, const struct qp_branch *b, struct qp_error *err)
 {
-    const struct qp_pipeline *p = plan->pipeline;
-    int r = qp_scheme_parse(p->scheme, &plan->scheme, err);
-    if (r == 0) {
-        qp_scheme_bind(plan->scheme, plan->model->arch.dtype);
-        r = qp_scheme_check_model(plan->scheme, &plan->model->arch, err);
+    const size_t word = strlen("scheme");
+    if (qp_has_branches(p) && strncmp(err->message, "scheme.", word + 1) == 0) {
+        char rest[sizeof err->message];
+        snprintf(rest, sizeof rest, "%s", err->message + word);
+        qp_fail(err, err->code, "%s%s", b->path, rest);
     }
-    return r < 0 ? qp_document_place(p->document, "scheme", err) : 0;
+    return qp_document_place(p->document, b->path, err);
+}
+
+static int check_schemes(struct qp_plan *plan, struct qp_error *err)
+{
+    struct qp_pipeline *p = plan->pipeline;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < p->branch_count; i++) {
+        struct qp_branch *b = &p->branches[i];
+        r = qp_scheme_parse(b->source, &b->scheme, err);
+        if (r == 0) {
+            qp_scheme_bind(b->scheme, plan->model->arch.dtype);
+            r = qp_scheme_check_model(b->scheme, &plan->model->arch, err);
+        }
+        if (r == 0)
+            r = qp_scheme_warnings(b, &plan->model->arch, plan->warnings, err);
+        if (r < 0)
+            return place_scheme(p, b, err);
+    }
+    return 0;
 }
 
 static int check_data(const struct qp_pipeline *p, struct qp_error *err)
@@ -123,11 +146,15 @@ static int check_room(const struct qp_document *d, const char *key, const char *
 static int check_output(const struct qp_plan *plan, struct qp_error *err)
 {
     const struct qp_pipeline *p = plan->pipeline;
-    if (qp_exists(p->output))
-        return qp_document_fail(p->document, "output", err,
-                                "the output %s exists; remove it (rm -r), or choose another one with --output",
-                                p->output);
-    int r = check_room(p->document, "output", p->output, err);
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < p->branch_count; i++) {
+        const char *output = p->branches[i].output;
+        if (qp_exists(output))
+            return qp_document_fail(p->document, "output", err,
+                                    "the output %s exists; remove it (rm -r), or choose another one with --output",
+                                    output);
+        r = check_room(p->document, "output", output, err);
+    }
     return r < 0 ? r : check_room(p->document, "output", plan->folder, err);
 }
 
@@ -137,7 +164,9 @@ static int run_folder(const struct qp_args *args, struct qp_plan *plan, struct q
     qp_auto_free char *here = getcwd(NULL, 0);
     if (!here)
         return qp_fail_errno(err, QP_ERR_INPUT, "the working directory");
-    plan->folder = given ? qp_join(here, given) : qp_format("%s.run", plan->pipeline->output);
+    const struct qp_pipeline *p = plan->pipeline;
+    qp_auto_free char *all = qp_has_branches(p) ? qp_output_of(p->output, "all", false) : strdup(p->branches[0].output);
+    plan->folder = given ? qp_join(here, given) : all ? qp_format("%s.run", all) : NULL;
     return plan->folder ? 0 : qp_fail_memory(err, 0, "the run folder");
 }
 
@@ -149,11 +178,13 @@ static int prepare(const struct qp_args *args, bool fresh, struct qp_plan *plan,
     if (r == 0)
         r = qp_stages_describe(plan->pipeline, err);
     if (r == 0)
+        r = qp_branches_expand(plan->pipeline, err);
+    if (r == 0)
         r = qp_graph_build(plan->pipeline, err);
     if (r == 0)
         r = check_model(plan, err);
     if (r == 0)
-        r = check_scheme(plan, err);
+        r = check_schemes(plan, err);
     if (r == 0)
         r = check_data(plan->pipeline, err);
     if (r == 0 && fresh)
@@ -163,7 +194,7 @@ static int prepare(const struct qp_args *args, bool fresh, struct qp_plan *plan,
 
 int qp_prepare(const struct qp_args *args, bool fresh, struct qp_plan *out, struct qp_error *err)
 {
-    *out = (struct qp_plan){0};
+    *out = (struct qp_plan){.warnings = json_array()};
     int r = prepare(args, fresh, out, err);
     if (r < 0)
         qp_plan_free(out);
@@ -172,9 +203,28 @@ int qp_prepare(const struct qp_args *args, bool fresh, struct qp_plan *out, stru
 
 void qp_plan_free(struct qp_plan *plan)
 {
-    qp_scheme_free(plan->scheme);
+    json_decref(plan->warnings);
     qp_checkpoint_close(plan->model);
     qp_pipeline_free(plan->pipeline);
     free(plan->folder);
     *plan = (struct qp_plan){0};
+}
+
+json_t *qp_plan_outputs(const struct qp_plan *plan)
+{
+    json_t *outputs = json_array();
+    for (size_t i = 0; i < plan->pipeline->branch_count; i++)
+        json_array_append_new(outputs, json_pack("{s:s, s:s}", "scheme", plan->pipeline->branches[i].name, "path",
+                                                 plan->pipeline->branches[i].output));
+    return outputs;
+}
+
+void qp_plan_warn(const struct qp_plan *plan)
+{
+    size_t i;
+    json_t *warning;
+    json_array_foreach(plan->warnings, i, warning)
+        fprintf(stderr, "scheme %s: warning: %s: %s\n", json_string_value(json_object_get(warning, "scheme")),
+                json_string_value(json_object_get(warning, "where")),
+                json_string_value(json_object_get(warning, "message")));
 }

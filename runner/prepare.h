@@ -9,8 +9,8 @@
 struct qp_plan {
     struct qp_pipeline *pipeline;
     struct qp_checkpoint *model; /* open: its sizes are looked up in it */
-    struct qp_scheme *scheme;
-    char *folder; /* of the run */
+    json_t *warnings;            /* of the schemes: array of {code, where, message} and, in a list, scheme */
+    char *folder;                /* of the run */
 };
 
 /* Options of every verb that takes a pipeline; ends with a NULL name. */
@@ -20,5 +20,16 @@ extern const struct qp_option qp_pipeline_options[];
  * `fresh`: the output must not exist, and there must be a place for it and for the run folder. */
 int qp_prepare(const struct qp_args *args, bool fresh, struct qp_plan *out, struct qp_error *err);
 void qp_plan_free(struct qp_plan *plan);
+
+/* Array of {scheme, path}, a new reference. */
+json_t *qp_plan_outputs(const struct qp_plan *plan);
+
+/* The plan's warnings for people, to stderr. */
+void qp_plan_warn(const struct qp_plan *plan);
+
+/* Appends what is odd about a scheme and this model: a rule or a pattern of `ignore` that applies to nothing, linears
+ * that it leaves as they are without saying so. */
+int qp_scheme_warnings(const struct qp_branch *branch, const struct qp_arch *arch, json_t *warnings,
+                       struct qp_error *err);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
 #include "libstage/model/arch.h"
 
 const char *qp_report_status(int result)
@@ -46,34 +47,97 @@ static json_t *model_of(const struct qp_supervisor *s)
     return model;
 }
 
-/* An output has every key whatever the pipeline measured: null where nothing was. `written` is what export said of it,
- * NULL where nothing was written. */
-static json_t *output_of(const struct qp_supervisor *s, json_t *written)
+/* ---- outputs ---- */
+
+/* What was reported under `key` by the last of the stages that `index` reads from, itself included. Borrowed. */
+static json_t *reported_upstream(const struct qp_supervisor *s, size_t index, const char *key)
 {
-    const struct qp_plan *plan = s->run->plan;
-    json_t *output = json_pack("{s:s?, s:s, s:n, s:n, s:{s:n, s:n}, s:{s:n, s:n}, s:n, s:n, s:[]}", "path",
-                               written ? plan->pipeline->output : NULL, "scheme", plan->scheme->name, "format",
-                               "digest", "size_bytes", "original", "quantized", "perplexity", "original", "quantized",
-                               "kl_divergence", "top1_agreement", "linears");
-    json_t *parts[] = {reported(s, "metrics"), written};
+    const struct qp_pipeline *p = s->run->plan->pipeline;
+    bool upstream[QP_MAX_INSTANCES] = {false};
+    json_t *found = NULL;
+    upstream[index] = true;
+    for (size_t o = p->count; o-- > 0 && !found;) {
+        size_t at = p->order[o];
+        for (size_t e = 0; upstream[at] && e < p->edge_count; e++)
+            if (p->edges[e].to == at)
+                upstream[p->edges[e].from] = true;
+        if (upstream[at])
+            found = json_object_get(s->children[at].report, key);
+    }
+    return found;
+}
+
+/* The last stage of a branch: what is known of an output that nothing wrote is upstream of it. */
+static size_t last_of(const struct qp_pipeline *p, int branch)
+{
+    size_t last = p->order[p->count - 1];
+    for (size_t o = 0; o < p->count; o++)
+        if (p->instances[p->order[o]].branch == branch)
+            last = p->order[o];
+    return last;
+}
+
+static json_t *gate_of(const struct qp_supervisor *s, int branch, int result)
+{
+    char why[QP_ERROR_SIZE];
+    bool judged = result == 0 || result == QP_ERR_GATE;
+    return judged && qp_branch_refused(s, branch, why, sizeof why) ? json_string(why) : json_null();
+}
+
+/* Where a strict run wrote is not where the output is now. */
+static void set_path(const struct qp_supervisor *s, const struct qp_branch *b, json_t *output)
+{
+    qp_auto_free char *written = qp_run_output(s->run, b);
+    const char *said = json_string_value(json_object_get(output, "path"));
+    if (said && written && strcmp(said, written) == 0)
+        json_object_set_new(output, "path", qp_exists(b->output) ? json_string(b->output) : json_null());
+}
+
+/* An output has every key whatever the pipeline measured: null where nothing was. `written` is what stage `index` said
+ * of it, NULL where nothing was written. */
+static json_t *output_of(const struct qp_supervisor *s, int branch, size_t index, json_t *written, int result)
+{
+    const struct qp_pipeline *p = s->run->plan->pipeline;
+    const struct qp_branch *b = &p->branches[branch];
+    json_t *output =
+        json_pack("{s:n, s:s, s:n, s:n, s:{s:n, s:n}, s:{s:n, s:n}, s:n, s:n, s:[], s:o}", "path", "scheme",
+                  b->scheme->name, "format", "digest", "size_bytes", "original", "quantized", "perplexity", "original",
+                  "quantized", "kl_divergence", "top1_agreement", "linears", "gate", gate_of(s, branch, result));
+    json_t *parts[] = {reported_upstream(s, index, "metrics"), written};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (json_is_object(parts[i]))
             json_object_update(output, parts[i]);
-    json_t *linears = reported(s, "linears");
+    json_t *linears = reported_upstream(s, index, "linears");
     if (json_is_array(linears))
         json_object_set(output, "linears", linears);
+    if (qp_has_branches(p))
+        json_object_set_new(output, "scheme", json_string(b->name));
+    set_path(s, b, output);
     return output;
 }
 
-static json_t *outputs_of(const struct qp_supervisor *s)
+/* What the stages of a branch have written; with a list of schemes, what is known of the branch if they have not. */
+static void add_outputs(const struct qp_supervisor *s, int branch, int result, json_t *outputs)
 {
-    json_t *outputs = json_array(), *written = reported(s, "outputs");
-    size_t i;
+    const struct qp_pipeline *p = s->run->plan->pipeline;
+    size_t before = json_array_size(outputs), i;
     json_t *item;
-    json_array_foreach(written, i, item)
-        json_array_append_new(outputs, output_of(s, item));
-    if (json_array_size(outputs) == 0 && reported(s, "metrics"))
-        json_array_append_new(outputs, output_of(s, NULL));
+    for (size_t o = 0; o < p->count; o++) {
+        size_t at = p->order[o];
+        if (p->instances[at].branch == branch || !qp_has_branches(p))
+            json_array_foreach(json_object_get(s->children[at].report, "outputs"), i, item)
+                json_array_append_new(outputs, output_of(s, branch, at, item, result));
+    }
+    size_t last = last_of(p, qp_has_branches(p) ? branch : QP_SHARED);
+    if (json_array_size(outputs) == before && (qp_has_branches(p) || reported_upstream(s, last, "metrics")))
+        json_array_append_new(outputs, output_of(s, branch, last, NULL, result));
+}
+
+static json_t *outputs_of(const struct qp_supervisor *s, int result)
+{
+    json_t *outputs = json_array();
+    for (size_t i = 0; i < s->run->plan->pipeline->branch_count; i++)
+        add_outputs(s, (int)i, result, outputs);
     return outputs;
 }
 
@@ -126,7 +190,7 @@ json_t *qp_report(const struct qp_supervisor *s, const struct qp_args *args, int
     json_t *report =
         json_pack("{s:i, s:s, s:o, s:s, s:o, s:o, s:f, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "status",
                   qp_report_status(result), "command", command_of(args), "version", QUANTPIPE_VERSION, "model",
-                  model_of(s), "outputs", outputs_of(s), "wall_seconds", qp_now() - s->run->started, "stages",
+                  model_of(s), "outputs", outputs_of(s, result), "wall_seconds", qp_now() - s->run->started, "stages",
                   stages_of(s), "edges", edges_of(s), "warnings", s->warnings);
     if (result < 0)
         json_object_set_new(report, "error", json_pack("{s:i, s:s}", "code", -result, "message", err->message));

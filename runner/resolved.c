@@ -36,8 +36,11 @@ static json_t *sources_of(const struct qp_pipeline *p, size_t index)
     json_t *from = json_object();
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
+        char name[128];
         if (e->to == index)
-            json_object_set_new(from, e->input, json_sprintf("%s.%s", p->instances[e->from].name, e->output));
+            json_object_set_new(
+                from, e->input,
+                json_sprintf("%s.%s", qp_base_name(&p->instances[e->from], name, sizeof name), e->output));
     }
     return from;
 }
@@ -71,8 +74,12 @@ static json_t *instance_of(const struct qp_pipeline *p, size_t index)
 json_t *qp_pipeline_resolved(const struct qp_pipeline *pipeline)
 {
     json_t *stages = json_object();
+    char name[128];
     for (size_t i = 0; i < pipeline->count; i++)
-        json_object_set_new(stages, pipeline->instances[i].name, instance_of(pipeline, i));
-    return json_pack("{s:i, s:s, s:s, s:O, s:O, s:o}", "quantpipe", QP_PIPELINE_VERSION, "model", pipeline->model,
-                     "output", pipeline->output, "scheme", pipeline->scheme, "data", pipeline->data, "stages", stages);
+        if (pipeline->instances[i].branch <= 0) /* copies of the other schemes are the same */
+            json_object_set_new(stages, qp_base_name(&pipeline->instances[i], name, sizeof name),
+                                instance_of(pipeline, i));
+    return json_pack("{s:i, s:s, s:s, s:O, s:b, s:O, s:o}", "quantpipe", QP_PIPELINE_VERSION, "model", pipeline->model,
+                     "output", pipeline->output, "scheme", pipeline->scheme, "strict", pipeline->strict, "data",
+                     pipeline->data, "stages", stages);
 }

@@ -22,8 +22,9 @@ static void announce(struct qp_progress *progress, const struct qp_run *run)
     for (size_t i = 0; i < p->count; i++)
         json_array_append_new(stages, json_string(p->instances[p->order[i]].name));
     qp_progress_event(progress, "start",
-                      json_pack("{s:s, s:s, s:s, s:s, s:o}", "run", run->id, "model", p->model, "output", p->output,
-                                "folder", run->folder, "stages", stages));
+                      json_pack("{s:s, s:s, s:s, s:o, s:s, s:o}", "run", run->id, "model", p->model, "output",
+                                p->branches[0].output, "outputs", qp_run_outputs(p), "folder", run->folder, "stages",
+                                stages));
 }
 
 /* Writes report.json whatever came of the run, and shows it: a table for people, an event for programs. */

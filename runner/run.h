@@ -22,6 +22,12 @@ int qp_run_open(const struct qp_plan *plan, struct qp_run *out, struct qp_error 
 /* Removes sockets, shared memory and scratch files, and a half-written output; keeps logs and reports. */
 void qp_run_close(struct qp_run *run);
 
+/* Where a branch's output is written: under its name, or beside it while a strict run has not passed. New memory. */
+char *qp_run_output(const struct qp_run *run, const struct qp_branch *branch);
+
+/* Paths of all outputs, in the order of the schemes; a new reference. */
+json_t *qp_run_outputs(const struct qp_pipeline *pipeline);
+
 /* A path in the run folder, new memory. */
 char *qp_run_path(const struct qp_run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

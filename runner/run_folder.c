@@ -57,12 +57,23 @@ static void remove_shared_memory(const char *id)
     globfree(&found);
 }
 
-static void remove_partial(const char *output)
+/* What a branch's output is called before it may appear. */
+#define HELD ".held"
+
+char *qp_run_output(const struct qp_run *run, const struct qp_branch *branch)
 {
-    qp_auto_free char *partial = qp_format("%s.partial", output);
+    return run->plan->pipeline->strict ? qp_format("%s" HELD, branch->output) : strdup(branch->output);
+}
+
+static void remove_unpublished(const char *output)
+{
+    static const char *const endings[] = {".partial", HELD, HELD ".partial"};
     struct qp_error ignored;
-    if (partial)
-        qp_remove_tree(partial, &ignored);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        qp_auto_free char *path = qp_format("%s%s", output, endings[i]);
+        if (path)
+            qp_remove_tree(path, &ignored);
+    }
 }
 
 /* `marker` comes from a file: nothing is removed that has not the form of a run's own. */
@@ -70,15 +81,17 @@ static void remove_leftovers(const json_t *marker)
 {
     const char *id = json_string_value(json_object_get(marker, "run"));
     const char *sockets = json_string_value(json_object_get(marker, "sockets"));
-    const char *output = json_string_value(json_object_get(marker, "output"));
     const char *name = sockets ? strrchr(sockets, '/') : NULL;
     struct qp_error ignored;
     if (is_run_id(id))
         remove_shared_memory(id);
     if (name && strncmp(name + 1, SOCKETS, strlen(SOCKETS)) == 0)
         qp_remove_tree(sockets, &ignored);
-    if (output && output[0] == '/')
-        remove_partial(output);
+    size_t i;
+    json_t *output;
+    json_array_foreach(json_object_get(marker, "outputs"), i, output)
+        if (json_is_string(output) && json_string_value(output)[0] == '/')
+            remove_unpublished(json_string_value(output));
 }
 
 /* ---- the folder ---- */
@@ -158,13 +171,21 @@ static int make_parts(const struct qp_run *run, struct qp_error *err)
     return r;
 }
 
+json_t *qp_run_outputs(const struct qp_pipeline *pipeline)
+{
+    json_t *outputs = json_array();
+    for (size_t i = 0; i < pipeline->branch_count; i++)
+        json_array_append_new(outputs, json_string(pipeline->branches[i].output));
+    return outputs;
+}
+
 static int write_papers(const struct qp_run *run, struct qp_error *err)
 {
     const struct qp_pipeline *p = run->plan->pipeline;
     qp_auto_free char *marker_path = qp_run_path(run, MARKER), *resolved_path = qp_run_path(run, "pipeline.json");
     qp_auto_json json_t *marker =
-        json_pack("{s:i, s:s, s:i, s:s, s:s}", "quantpipe", QP_PIPELINE_VERSION, "run", run->id, "pid", (int)getpid(),
-                  "sockets", run->sockets, "output", p->output);
+        json_pack("{s:i, s:s, s:i, s:s, s:o}", "quantpipe", QP_PIPELINE_VERSION, "run", run->id, "pid", (int)getpid(),
+                  "sockets", run->sockets, "outputs", qp_run_outputs(p));
     qp_auto_json json_t *resolved = qp_pipeline_resolved(p);
     if (!marker_path || !resolved_path || !marker || !resolved)
         return qp_fail_memory(err, 0, "the run's papers");
@@ -205,7 +226,8 @@ void qp_run_close(struct qp_run *run)
     if (run->sockets) {
         remove_shared_memory(run->id);
         qp_remove_tree(run->sockets, &ignored);
-        remove_partial(run->plan->pipeline->output);
+        for (size_t i = 0; i < run->plan->pipeline->branch_count; i++)
+            remove_unpublished(run->plan->pipeline->branches[i].output);
     }
     if (run->lock >= 0)
         close(run->lock);

@@ -24,19 +24,20 @@
 
 /* ---- ending ---- */
 
-/* Step 1 asks, step 2 sends SIGTERM, step 3 SIGKILL to all that a stage started. */
-static void force(struct qp_supervisor *s, int step)
+/* Step 1 asks, step 2 sends SIGTERM, step 3 SIGKILL to all that a stage started: the stages of a branch, or all of them
+ * (QP_SHARED). */
+static void force(struct qp_supervisor *s, int branch, int *done, int step)
 {
     struct qp_error ignored;
-    for (; s->force < step; s->force++)
+    for (; *done < step; ++*done)
         for (size_t i = 0; i < s->count; i++) {
             struct qp_child *c = &s->children[i];
-            if (c->over || c->pid <= 0)
+            if (c->over || c->pid <= 0 || (branch != QP_SHARED && c->instance->branch != branch))
                 continue;
-            if (s->force == 0 && c->greeted)
+            if (*done == 0 && c->greeted)
                 qp_control_send(s->control, c->instance->name, 0, "stop", NULL, &ignored);
             else
-                kill(s->force == 2 ? -c->pid : c->pid, s->force == 2 ? SIGKILL : SIGTERM);
+                kill(*done == 2 ? -c->pid : c->pid, *done == 2 ? SIGKILL : SIGTERM);
         }
 }
 
@@ -50,16 +51,14 @@ void qp_supervisor_stop(struct qp_supervisor *s, int code, const char *format, .
     va_end(args);
     s->stopping = true;
     s->stop_at = qp_now();
-    force(s, 1);
+    force(s, QP_SHARED, &s->force, 1);
 }
 
-static void press(struct qp_supervisor *s)
+static void press(struct qp_supervisor *s, int branch, int *done, double stop_at)
 {
-    double since = qp_now() - s->stop_at;
-    if (s->stopping && since > KILL_SECONDS)
-        force(s, 3);
-    else if (s->stopping && since > TERM_SECONDS)
-        force(s, 2);
+    double since = qp_now() - stop_at;
+    if (since > TERM_SECONDS)
+        force(s, branch, done, since > KILL_SECONDS ? 3 : 2);
 }
 
 static void hear_signals(struct qp_supervisor *s)
@@ -67,12 +66,74 @@ static void hear_signals(struct qp_supervisor *s)
     struct signalfd_siginfo info;
     while (read(s->signals, &info, sizeof info) == sizeof info) {
         if (s->stopping && s->cause.code == QP_ERR_INTERRUPTED)
-            force(s, 3); /* asked twice */
+            force(s, QP_SHARED, &s->force, 3); /* asked twice */
         else
             qp_supervisor_stop(s, QP_ERR_INTERRUPTED, "stopped by %s; nothing half-written is left",
                                info.ssi_signo == SIGINT ? "SIGINT (Ctrl-C)" : "SIGTERM");
     }
 }
+
+/* ---- branches ---- */
+
+static bool is_stopping(const struct qp_supervisor *s, const struct qp_child *c)
+{
+    int branch = c->instance->branch;
+    return s->stopping || (branch != QP_SHARED && s->ends[branch].cause.code);
+}
+
+static size_t failed_branches(const struct qp_supervisor *s)
+{
+    size_t failed = 0;
+    for (size_t i = 0; i < s->run->plan->pipeline->branch_count; i++)
+        failed += s->ends[i].cause.code != 0;
+    return failed;
+}
+
+void qp_supervisor_fail(struct qp_supervisor *s, struct qp_child *child, int code, const char *message)
+{
+    int branch = child->instance->branch;
+    if (is_stopping(s, child))
+        return;
+    qp_progress_stage(s->progress, child->instance->name, "failed");
+    if (code != QP_ERR_GATE || branch == QP_SHARED) {
+        qp_supervisor_stop(s, code, "%s", message);
+        return;
+    }
+    struct qp_branch_end *end = &s->ends[branch];
+    qp_fail(&end->cause, code, "%s", message);
+    end->stop_at = qp_now();
+    force(s, branch, &end->force, 1);
+    if (failed_branches(s) == s->run->plan->pipeline->branch_count)
+        qp_supervisor_stop(s, code, "%s", message);
+}
+
+static bool is_gone(const struct qp_supervisor *s, int branch)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->children[i].instance->branch == branch && s->children[i].pid > 0 && !s->children[i].over)
+            return false;
+    return true;
+}
+
+/* Sees a failed branch to its end, and then takes its place. */
+static void look_after_branch(struct qp_supervisor *s, int branch)
+{
+    struct qp_branch_end *end = &s->ends[branch];
+    struct qp_error err;
+    int r = 0;
+    if (!end->cause.code || s->stopping)
+        return;
+    press(s, branch, &end->force, end->stop_at);
+    if (!end->drain && s->configured && is_gone(s, branch))
+        r = qp_drain_open(s, branch, &end->drain, &err);
+    if (r == 0 && end->drain)
+        r = qp_drain_turn(end->drain, &err);
+    if (r < 0)
+        qp_supervisor_stop(s, r, "in place of scheme `%s`: %s", s->run->plan->pipeline->branches[branch].name,
+                           err.message);
+}
+
+/* ---- ends of processes ---- */
 
 static void reap(struct qp_child *c)
 {
@@ -91,25 +152,26 @@ static void judge_end(struct qp_supervisor *s, struct qp_child *c)
     c->over = true;
     if (c->done && c->status != 0)
         json_array_append_new(
-            s->warnings,
-            json_pack("{s:s, s:s, s:o}", "code", "exit", "where", c->instance->name, "message",
-                      json_sprintf("after it was done the stage ended with %s; see %s", why, c->log_path)));
-    if (c->done || s->stopping)
+            s->warnings, json_pack("{s:s, s:s, s:o, s:s}", "code", "exit", "where", c->instance->name, "message",
+                                   json_sprintf("after it was done the stage ended with %s; see %s", why, c->log_path),
+                                   "stage", c->instance->name));
+    if (c->done || is_stopping(s, c))
         return;
     const char *said = qp_tail(c->log, tail, sizeof tail);
     bool gate = WIFEXITED(c->status) && WEXITSTATUS(c->status) == -QP_ERR_GATE;
-    qp_supervisor_stop(s, gate ? QP_ERR_GATE : QP_ERR_STAGE,
-                       "stage `%s` ended with %s before it was done; its log is %s%s%s", c->instance->name, why,
-                       c->log_path, *said ? ", and ends with:\n" : ", and is empty", said);
+    struct qp_error err;
+    qp_fail(&err, gate ? QP_ERR_GATE : QP_ERR_STAGE, "stage `%s` ended with %s before it was done; its log is %s%s%s",
+            c->instance->name, why, c->log_path, *said ? ", and ends with:\n" : ", and is empty", said);
+    qp_supervisor_fail(s, c, err.code, err.message);
 }
 
 static void look_after(struct qp_supervisor *s, struct qp_child *c)
 {
     double now = qp_now();
     reap(c);
-    if (!c->over && c->ended > 0 && (c->done || s->stopping || now - c->ended > LAST_WORDS))
+    if (!c->over && c->ended > 0 && (c->done || is_stopping(s, c) || now - c->ended > LAST_WORDS))
         judge_end(s, c);
-    if (c->greeted && !c->over && c->ended <= 0 && !s->stopping && now - c->heard > SILENCE_SECONDS)
+    if (c->greeted && !c->over && c->ended <= 0 && !is_stopping(s, c) && now - c->heard > SILENCE_SECONDS)
         qp_supervisor_stop(s, QP_ERR_STAGE, "stage `%s` (process %d) has been silent for %.0f seconds; its log is %s",
                            c->instance->name, (int)c->pid, SILENCE_SECONDS, c->log_path);
 }
@@ -120,7 +182,7 @@ static void check_hellos(struct qp_supervisor *s)
 {
     char missing[512] = "";
     for (size_t i = 0; i < s->count; i++)
-        if (!s->children[i].greeted)
+        if (!s->children[i].greeted && !is_stopping(s, &s->children[i]))
             snprintf(missing + strlen(missing), sizeof missing - strlen(missing), "%s%s", missing[0] ? ", " : "",
                      s->children[i].instance->name);
     if (!missing[0] || s->stopping || qp_now() - s->run->started < HELLO_SECONDS)
@@ -132,10 +194,12 @@ static void check_hellos(struct qp_supervisor *s)
 static void configure(struct qp_supervisor *s)
 {
     for (size_t i = 0; i < s->count; i++)
-        if (!s->children[i].greeted)
+        if (!s->children[i].greeted && !is_stopping(s, &s->children[i]))
             return;
     s->configured = true;
     for (size_t i = 0; i < s->count; i++) {
+        if (is_stopping(s, &s->children[i]))
+            continue;
         struct qp_error err = {0};
         qp_auto_json json_t *config = qp_child_config(s, i);
         int r = config ? qp_control_send(s->control, s->children[i].instance->name, 0, "config", config, &err)
@@ -190,7 +254,10 @@ static void watch(struct qp_supervisor *s)
         }
         for (size_t i = 0; i < s->count; i++)
             look_after(s, &s->children[i]);
-        press(s);
+        for (size_t i = 0; i < s->run->plan->pipeline->branch_count; i++)
+            look_after_branch(s, (int)i);
+        if (s->stopping)
+            press(s, QP_SHARED, &s->force, s->stop_at);
         qp_progress_tick(s->progress, s, false);
     }
 }
@@ -216,7 +283,7 @@ static int open_signals(struct qp_supervisor *s, struct qp_error *err)
 static int open_all(struct qp_supervisor *s, struct qp_error *err)
 {
     const struct qp_pipeline *p = s->run->plan->pipeline;
-    s->warnings = json_array();
+    s->warnings = json_deep_copy(s->run->plan->warnings);
     s->children = calloc(p->count, sizeof *s->children);
     qp_auto_free char *endpoint = qp_format("ipc://%s/control", s->run->sockets);
     if (!s->children || !s->warnings || !endpoint)
@@ -229,20 +296,32 @@ static int open_all(struct qp_supervisor *s, struct qp_error *err)
     return r < 0 ? r : qp_control_open(endpoint, &s->control, err);
 }
 
+/* What is known before the start. */
+static void say_warnings(const struct qp_supervisor *s)
+{
+    size_t i;
+    json_t *warning;
+    json_array_foreach(s->warnings, i, warning)
+        qp_progress_say(s->progress, "scheme", "warning", warning);
+}
+
 int qp_supervise(struct qp_run *run, struct qp_progress *progress, struct qp_supervisor *out, struct qp_error *err)
 {
     *out = (struct qp_supervisor){.run = run, .progress = progress, .signals = -1};
     int r = open_all(out, err);
     if (r < 0)
         return r;
+    say_warnings(out);
+    if (run->plan->pipeline->strict && json_array_size(out->warnings) > 0)
+        return qp_verdict(out, err); /* nothing has to be computed to know it */
     struct qp_error start = {0};
     if (qp_launch(out, &start) < 0)
         qp_supervisor_stop(out, start.code, "%s", start.message);
     watch(out);
     qp_progress_tick(progress, out, true);
-    if (!out->stopping)
-        return 0;
-    return qp_fail(err, out->cause.code, "%s", out->cause.message);
+    if (out->stopping)
+        return qp_fail(err, out->cause.code, "%s", out->cause.message);
+    return qp_verdict(out, err);
 }
 
 void qp_supervisor_free(struct qp_supervisor *supervisor)
@@ -258,6 +337,8 @@ void qp_supervisor_free(struct qp_supervisor *supervisor)
         if (c->log >= 0)
             close(c->log);
     }
+    for (size_t i = 0; i < QP_MAX_BRANCHES; i++)
+        qp_drain_free(supervisor->ends[i].drain);
     free(supervisor->children);
     json_decref(supervisor->warnings);
     if (supervisor->signals >= 0)

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "libstage/wire/control.h"
+#include "runner/drain.h"
 #include "runner/run.h"
 
 /* A stage's process, and what it said. */
@@ -31,6 +32,14 @@ struct qp_child {
     json_t *edges;  /* of its `done`; NULL before */
 };
 
+/* The early end of a branch whose gate failed: its stages are stopped, the other branches go on. */
+struct qp_branch_end {
+    struct qp_error cause; /* code 0: it has not failed */
+    int force;             /* as the supervisor's, for the branch alone */
+    double stop_at;
+    struct qp_drain *drain; /* takes its place, once its stages are gone */
+};
+
 struct qp_progress;
 
 struct qp_supervisor {
@@ -45,11 +54,13 @@ struct qp_supervisor {
     int force;             /* steps taken to make it end: stop, SIGTERM, SIGKILL */
     double stop_at;        /* when the stop began */
     struct qp_error cause; /* the first thing that went wrong; code 0: nothing */
-    json_t *warnings;      /* array of {code, where, message} */
+    struct qp_branch_end ends[QP_MAX_BRANCHES];
+    json_t *warnings; /* array of {code, where, message} and the stage, or the scheme, that it is about */
 };
 
-/* Runs the stages to their end. 0 when all are done; else the code of the first cause, with its message. The supervisor
- * keeps what was learnt, for the report, until qp_supervisor_free. */
+/* Runs the stages to their end. 0 when all are done; else the code of the first cause, with its message. A gate that
+ * fails in a branch ends that branch alone. The supervisor keeps what was learnt, for the report, until
+ * qp_supervisor_free. */
 int qp_supervise(struct qp_run *run, struct qp_progress *progress, struct qp_supervisor *out, struct qp_error *err);
 void qp_supervisor_free(struct qp_supervisor *supervisor);
 
@@ -65,8 +76,26 @@ int qp_launch(struct qp_supervisor *s, struct qp_error *err);
 /* The config message of a stage; every endpoint must be known. A new reference, NULL without memory. */
 json_t *qp_child_config(const struct qp_supervisor *s, size_t index);
 
+/* Folders whose files may be referenced: the model's, and those that its files are links into. A new reference. */
+json_t *qp_run_roots(const char *model);
+
 /* Handles one message of a stage; takes the body over. */
 void qp_supervisor_hear(struct qp_supervisor *s, struct qp_control_message *message);
+
+/* Ends what has to end because this stage failed with `code`: its branch for a gate, else the run. What fails while it
+ * is being stopped is a consequence. */
+void qp_supervisor_fail(struct qp_supervisor *s, struct qp_child *child, int code, const char *message);
+
+/* How many warnings are about a branch: its own stages', those of the stages that all share, and its scheme's. *first
+ * (may be NULL) is the first of them, borrowed. */
+size_t qp_branch_warnings(const struct qp_supervisor *s, int branch, const json_t **first);
+
+/* Whether a branch whose stages are over failed a gate, or has warnings in a strict run; `why` says it. */
+bool qp_branch_refused(const struct qp_supervisor *s, int branch, char *why, size_t size);
+
+/* After the stages' end: QP_ERR_GATE when a branch failed a gate, or, in a strict run, has warnings. The
+ * outputs of a strict run that have passed get their names here. */
+int qp_verdict(const struct qp_supervisor *s, struct qp_error *err);
 
 /* Notes the first cause and begins to stop everything; later ones are consequences. */
 void qp_supervisor_stop(struct qp_supervisor *s, int code, const char *format, ...)

@@ -62,6 +62,90 @@ static void print_output(const json_t *output)
     printf("\n");
 }
 
+/* ---- several schemes ---- */
+
+static void print_row(const char *const cells[8])
+{
+    printf("  %-16s %12s %9s %12s %10s %14s %13s  %s\n", cells[0], cells[1], cells[2], cells[3], cells[4], cells[5],
+           cells[6], cells[7]);
+}
+
+/* A number of the output, "-" where nothing was measured. */
+static const char *cell(const json_t *output, const char *key, const char *inner, double factor, const char *format,
+                        char text[32])
+{
+    const json_t *value = json_object_get(output, key);
+    value = inner ? json_object_get(value, inner) : value;
+    if (json_is_number(value))
+        snprintf(text, 32, format, factor * json_number_value(value));
+    else
+        strcpy(text, "-");
+    return text;
+}
+
+/* quantized / original of a pair, plus `offset`, in percent. */
+static const char *share(const json_t *output, const char *key, double offset, const char *format, char text[32])
+{
+    const json_t *pair = json_object_get(output, key);
+    double original = number(pair, "original"), quantized = number(pair, "quantized");
+    strcpy(text, "-");
+    if (original > 0 && quantized > 0)
+        snprintf(text, 32, format, 100 * (quantized / original + offset));
+    return text;
+}
+
+static const char *size_cell(const json_t *output, const char *inner, char text[32])
+{
+    const json_t *size = json_object_get(json_object_get(output, "size_bytes"), inner);
+    if (!json_is_number(size))
+        return strcpy(text, "-");
+    return qp_size_text((uint64_t)json_number_value(size), text, 32);
+}
+
+static void print_scheme(const json_t *output)
+{
+    char text[6][32];
+    const char *gate = json_string_value(json_object_get(output, "gate"));
+    const char *const cells[8] = {json_string_value(json_object_get(output, "scheme")),
+                                  size_cell(output, "quantized", text[0]),
+                                  share(output, "size_bytes", 0, "%.1f %%", text[1]),
+                                  cell(output, "perplexity", "quantized", 1, "%.4f", text[2]),
+                                  share(output, "perplexity", -1, "%+.2f %%", text[3]),
+                                  cell(output, "kl_divergence", NULL, 1, "%.5f", text[4]),
+                                  cell(output, "top1_agreement", NULL, 100, "%.2f %%", text[5]),
+                                  gate ? "not published" : ""};
+    print_row(cells);
+}
+
+/* The first output that has the original's figures has them for all. */
+static void print_original(const json_t *outputs)
+{
+    char text[2][32] = {"-", "-"};
+    size_t i;
+    json_t *output;
+    json_array_foreach(outputs, i, output) {
+        if (strcmp(text[0], "-") == 0)
+            size_cell(output, "original", text[0]);
+        if (strcmp(text[1], "-") == 0)
+            cell(output, "perplexity", "original", 1, "%.4f", text[1]);
+    }
+    print_row((const char *const[8]){"original", text[0], "", text[1], "", "", "", ""});
+}
+
+static void print_comparison(const json_t *outputs)
+{
+    size_t i;
+    json_t *output;
+    print_row(
+        (const char *const[8]){"scheme", "size", "of it", "perplexity", "change", "KL divergence", "same choice", ""});
+    print_original(outputs);
+    json_array_foreach(outputs, i, output)
+        print_scheme(output);
+    printf("\n");
+}
+
+/* ---- the whole ---- */
+
 static void print_stage(const json_t *stage)
 {
     char wall[32], busy[32], memory[32], own[32];
@@ -77,17 +161,19 @@ void qp_print_table(const json_t *report, const char *report_path)
     size_t i;
     json_t *item;
     char wall[32];
+    const json_t *outputs = json_object_get(report, "outputs");
     printf("\n");
-    json_array_foreach(json_object_get(report, "outputs"), i, item)
-        print_output(item);
+    if (json_array_size(outputs) > 1)
+        print_comparison(outputs);
+    else if (json_array_size(outputs) == 1)
+        print_output(json_array_get(outputs, 0));
     printf("  %-22s %14s %14s %14s %14s\n", "stage", "wall", "busy", "peak memory", "with files");
     json_array_foreach(json_object_get(report, "stages"), i, item)
         print_stage(item);
     printf("  %-22s %14s\n\n", "the whole run", qp_seconds_text(number(report, "wall_seconds"), wall, sizeof wall));
-    bool done = strcmp(json_string_value(json_object_get(report, "status")), "done") == 0;
-    json_array_foreach(json_object_get(report, "outputs"), i, item) {
+    json_array_foreach(outputs, i, item) {
         const char *path = json_string_value(json_object_get(item, "path"));
-        if (done && path)
+        if (path)
             printf("  output  %s (%s)\n", path, json_string_value(json_object_get(item, "scheme")));
     }
     printf("  report  %s\n", report_path);

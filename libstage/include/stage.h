@@ -51,9 +51,10 @@ struct qp_port {
 
 /* Something that a stage upstream has to collect (a word of libstage/model/block.h: "second_moment", "absmax" ...) when
  * the parameter `param` has the value `value`; with a NULL value, when it is set to anything but 0, false, none or
- * nothing; with a NULL param, always. Ends with a NULL what. */
+ * nothing; with a NULL param, always. With a `scheme` only if the run's has that as well: "static" or "kv_cache"
+ * (qp_scheme_has). Ends with a NULL what. */
 struct qp_need {
-    const char *what, *param, *value;
+    const char *what, *param, *value, *scheme;
 };
 
 struct qp_stage_desc {

@@ -70,10 +70,10 @@ static int feed(struct qp_stage *stage, struct qp_unit **units, size_t count, st
 {
     int r = 0;
     if (qp_port_count(stage->desc->inputs) == 0)
-        return stage->desc->process(stage, stage->state, NULL, err);
+        return qp_stage_process(stage, NULL, err);
     for (size_t i = 0; i < count; i++) {
         if (r == 0)
-            r = stage->desc->process(stage, stage->state, units[i], err);
+            r = qp_stage_process(stage, units[i], err);
         else
             qp_unit_free(units[i]);
     }

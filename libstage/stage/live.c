@@ -124,7 +124,7 @@ static int prepare(struct life *life, const json_t *config, struct qp_error *err
 static int process(struct life *life, struct qp_unit *unit, struct qp_error *err)
 {
     double start = qp_wall_seconds(), waited = link_waited(life->link);
-    int r = life->stage.desc->process(&life->stage, life->stage.state, unit, err);
+    int r = qp_stage_process(&life->stage, unit, err);
     life->busy += qp_wall_seconds() - start - (link_waited(life->link) - waited);
     return r;
 }

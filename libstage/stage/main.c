@@ -29,7 +29,7 @@ static int print_description(const struct qp_stage_desc *desc)
 /* Names become routing ids, file names and parts of messages. */
 static bool is_name(const char *text)
 {
-    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-@");
     return n > 0 && n < 64 && !text[n];
 }
 

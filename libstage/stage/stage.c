@@ -44,6 +44,17 @@ int qp_stage_begin(struct qp_stage *stage, const json_t *params, struct qp_error
     return stage->desc->open ? stage->desc->open(stage, state, err) : 0;
 }
 
+int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_error *err)
+{
+    const json_t *context = stage->context;
+    if (unit && unit->kind == QP_UNIT_MODEL && json_is_true(json_object_get(context, "replaces_scheme")) &&
+        json_object_set(unit->attrs, "scheme", json_object_get(context, "scheme")) < 0) {
+        qp_unit_free(unit);
+        return qp_fail_memory(err, 0, "a scheme");
+    }
+    return stage->desc->process(stage, stage->state, unit, err);
+}
+
 void qp_stage_end(struct qp_stage *stage)
 {
     if (stage->state && stage->desc->close)
