@@ -6,6 +6,8 @@
 #include "libstage/base/memory.h"
 #include "libstage/model/quality.h"
 
+#define NOISE 1e-4 /* of a site loss from float32 products, relative */
+
 /* Working memory for one linear [rows, in]. */
 struct desk {
     int64_t rows, in;
@@ -104,6 +106,22 @@ static int judge_site(const struct qp_model *model, const struct qp_block *block
     return r;
 }
 
+/* A method that loses more than plain rounding does has been misled, by a singular moment or too little text. */
+static void warn_of_worse(struct qp_stage *stage, const json_t *linears)
+{
+    size_t i;
+    json_t *linear;
+    json_array_foreach(linears, i, linear) {
+        double loss = json_number_value(json_object_get(linear, "site_loss"));
+        double rtn = json_number_value(json_object_get(linear, "site_loss_rtn"));
+        if (loss > rtn * (1.0 + NOISE))
+            qp_stage_warn(stage, "site-loss-worse", json_string_value(json_object_get(linear, "name")),
+                          "its site loss is %.6g, %.2f times that of rounding to nearest (%.6g); give it more "
+                          "calibration text, raise the damping, or leave it to rtn",
+                          loss, loss / rtn, rtn);
+    }
+}
+
 int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const struct qp_block *block,
                      struct qp_error *err)
 {
@@ -116,6 +134,7 @@ int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const
         json_decref(linears);
         return r;
     }
+    warn_of_worse(stage, linears);
     qp_stage_report(stage, "linears", linears);
     return 0;
 }

@@ -93,3 +93,23 @@ Test(validate, a_gate_without_data_is_an_error)
     cr_expect(strstr(tiny_message, "data.evaluation"), "%s", tiny_message);
     json_decref(report);
 }
+
+Test(validate, a_linear_that_is_worse_than_rounded_is_named)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    json_t *report = NULL;
+    size_t count;
+    tiny_units("{\"weights\": {\"format\": \"int4\", \"group\": 32}}", true, units);
+    tiny_quantize(units);
+    struct qp_tensor *codes = qp_unit_find(units[3], "model.layers.1.mlp.up_proj.weight_codes");
+    cr_assert_not_null(codes);
+    memset(codes->data, 0, 32);
+    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, &report);
+    const json_t *warnings = json_object_get(report, "warnings"), *first = json_array_get(warnings, 0);
+    cr_assert_eq(json_array_size(warnings), 1);
+    cr_expect_str_eq(json_string_value(json_object_get(first, "code")), "site-loss-worse");
+    cr_expect_str_eq(json_string_value(json_object_get(first, "where")), "model.layers.1.mlp.up_proj");
+    tiny_free(out, count);
+    free(out);
+    json_decref(report);
+}
