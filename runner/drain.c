@@ -43,7 +43,7 @@ static int dial(struct qp_drain *drain, const struct qp_supervisor *s, const str
 
 static int open_references(struct qp_drain *drain, const struct qp_supervisor *s, struct qp_error *err)
 {
-    qp_auto_json json_t *roots = qp_run_roots(s->run->plan->pipeline->model);
+    qp_auto_json json_t *roots = qp_run_roots(s->run);
     size_t count = json_array_size(roots);
     qp_auto_free const char **list = calloc(count + 1, sizeof *list);
     if (!list)

@@ -108,15 +108,19 @@ static void add_root(json_t *roots, const char *path)
         json_array_append_new(roots, json_string(real));
 }
 
-json_t *qp_run_roots(const char *model)
+json_t *qp_run_roots(const struct qp_run *run)
 {
+    const char *model = run->plan->pipeline->model;
     json_t *roots = json_array();
+    qp_auto_free char *scratch = qp_run_path(run, "scratch");
     qp_auto_free char *folder = qp_is_folder(model) ? strdup(model) : qp_folder_of(model);
     qp_auto_free char *pattern = folder ? qp_format("%s/*", folder) : NULL;
     glob_t files = {0};
     if (!pattern)
         return roots;
     add_root(roots, folder);
+    if (scratch)
+        add_root(roots, scratch);
     if (glob(pattern, 0, NULL, &files) == 0)
         for (size_t i = 0; i < files.gl_pathc; i++) {
             qp_auto_free char *real = realpath(files.gl_pathv[i], NULL);
@@ -162,7 +166,7 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
     json_t *config =
         json_pack("{s:s, s:O, s:O, s:o, s:o, s:o, s:s, s:o, s:i, s:I}", "run", s->run->id, "params", in->params,
                   "wants", in->wants, "context", context_of(s->run, index), "inputs", inputs_of(s, index), "outputs",
-                  outputs_of(s, index), "scratch", scratch, "roots", qp_run_roots(p->model), "threads",
+                  outputs_of(s, index), "scratch", scratch, "roots", qp_run_roots(s->run), "threads",
                   in->threads ? in->threads : qp_machine_cores(), "memory", (json_int_t)memory);
     return config;
 }

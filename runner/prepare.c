@@ -107,8 +107,9 @@ static int check_schemes(struct qp_plan *plan, struct qp_error *err)
             r = qp_scheme_warnings(b, &plan->model->arch, plan->warnings, err);
         if (r < 0)
             return place_scheme(p, b, err);
+        r = qp_budget_check(p, i, err);
     }
-    return 0;
+    return r;
 }
 
 static int check_data(const struct qp_pipeline *p, struct qp_error *err)

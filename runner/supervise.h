@@ -76,8 +76,9 @@ int qp_launch(struct qp_supervisor *s, struct qp_error *err);
 /* The config message of a stage; every endpoint must be known. A new reference, NULL without memory. */
 json_t *qp_child_config(const struct qp_supervisor *s, size_t index);
 
-/* Folders whose files may be referenced: the model's, and those that its files are links into. A new reference. */
-json_t *qp_run_roots(const char *model);
+/* Folders whose files may be referenced: the model's, those that its files are links into, and the run's scratch, where
+ * stages keep what they pass on later. A new reference. */
+json_t *qp_run_roots(const struct qp_run *run);
 
 /* Handles one message of a stage; takes the body over. */
 void qp_supervisor_hear(struct qp_supervisor *s, struct qp_control_message *message);

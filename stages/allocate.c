@@ -65,7 +65,7 @@ static const struct qp_param params[] = {
      .help = "pass statistics on; false needs less disk, and a second calibrate behind this stage for who needs them",
      .offset = offsetof(struct state, statistics)},
     {0}};
-static const struct qp_need stage_needs[] = {{"second_moment", "losses", MEASURE}, {0}};
+static const struct qp_need stage_needs[] = {{.what = "second_moment", .param = "losses", .value = MEASURE}, {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same, with a format for every linear"}, {0}};
