@@ -59,8 +59,9 @@ static int open_output(struct state *s, struct qp_error *err)
     int r = qp_remove_tree(s->partial, err);
     if (r == 0)
         r = qp_make_folders(s->partial, err);
-    /* a linear has at most QP_COMPRESSED_MAX tensors and a bias; embedding, final norm and head are three more */
-    size_t each = (size_t)(QP_LINEARS * (QP_COMPRESSED_MAX + 1) + QP_NORMS);
+    /* a linear has at most QP_COMPRESSED_MAX tensors, a scale of its input and a bias, a layer its norms and scales of
+     * keys and values; embedding, final norm and head are three more */
+    size_t each = (size_t)(QP_LINEARS * (QP_COMPRESSED_MAX + 2) + QP_NORMS + 2);
     if (r == 0)
         r = qp_safetensors_create(s->partial, (uint64_t)s->shard, (size_t)s->model.arch.layers * each + 3, &s->writer,
                                   err);
@@ -109,15 +110,6 @@ static int put(struct state *s, struct qp_tensor *tensor, struct qp_error *err)
     return r;
 }
 
-/* Writes one of the block's own tensors as it is. */
-static int put_own(struct state *s, const struct qp_block *block, const char *name, struct qp_error *err)
-{
-    struct qp_tensor *tensor = qp_unit_find(block->unit, name);
-    if (!tensor)
-        return qp_fail(err, QP_ERR_INPUT, "%s: missing in block %lld", name, (long long)block->layer);
-    return put(s, qp_tensor_ref(tensor), err);
-}
-
 /* Writes float32 values under a name, rounded to the model's dtype. */
 static int put_values(struct state *s, const char *name, int rank, const int64_t *shape, const float *values,
                       struct qp_error *err)
@@ -128,6 +120,21 @@ static int put_values(struct state *s, const char *name, int rank, const int64_t
         return r;
     s->kernels->from_f32(tensor->dtype, tensor->elements, values, tensor->data);
     return put(s, tensor, err);
+}
+
+/* Writes one of the block's own tensors in the model's dtype. */
+static int put_own(struct state *s, const struct qp_block *block, const char *name, struct qp_error *err)
+{
+    struct qp_tensor *tensor = qp_unit_find(block->unit, name);
+    if (!tensor || !qp_dtype_is_plain_float(tensor->dtype))
+        return qp_fail(err, QP_ERR_INPUT, "%s: missing in block %lld, or no floats", name, (long long)block->layer);
+    if (tensor->dtype == s->model.arch.dtype)
+        return put(s, qp_tensor_ref(tensor), err);
+    qp_auto_free float *values = qp_new_floats(tensor->elements, "a tensor in float32", err);
+    if (!values)
+        return QP_ERR_ROOM;
+    s->kernels->to_f32(tensor->dtype, tensor->elements, tensor->data, values);
+    return put_values(s, name, tensor->rank, tensor->shape, values, err);
 }
 
 static int put_norm(struct state *s, const struct qp_block *block, enum qp_norm norm, struct qp_error *err)
@@ -175,12 +182,52 @@ static int put_plain(struct state *s, const struct qp_block *block, enum qp_line
     return r;
 }
 
+/* Writes a number that calibration fixed for `module` ("attn_in", "kv") of the block. */
+static int put_fixed(struct state *s, const struct qp_block *block, const char *module, const char *what,
+                     const char *name, enum qp_dtype dtype, struct qp_error *err)
+{
+    float value;
+    struct qp_tensor *tensor;
+    int r = qp_block_number(block, module, what, &value, err);
+    if (r < 0)
+        return qp_wrap(err, "%s", name);
+    r = qp_compressed_fixed_scale(name, dtype, value, &tensor, err);
+    return r < 0 ? r : put(s, tensor, err);
+}
+
+/* Scales of activations whose range, or NVFP4's global one, does not change at run time. */
+static int put_input_scale(struct state *s, const struct qp_block *block, enum qp_linear linear,
+                           const struct qp_quant_spec *spec, const char *module, struct qp_error *err)
+{
+    char name[300];
+    const char *site = block->arch->family->sites[block->arch->family->linears[linear].site].name;
+    const char *what = qp_spec_is_static(spec) ? "input_scale" : "input_global_scale";
+    if (!qp_spec_is_static(spec) && !qp_spec_has_global(spec))
+        return 0;
+    snprintf(name, sizeof name, "%s.%s", module, what);
+    return put_fixed(s, block, site, what, name, qp_spec_is_static(spec) ? spec->grid.scale_dtype : QP_F32, err);
+}
+
+static int put_cache_scales(struct state *s, const struct qp_block *block, struct qp_error *err)
+{
+    char module[256], name[300];
+    const struct qp_quant_spec *spec = &s->model.scheme->kv_cache;
+    if (!spec->enabled)
+        return 0;
+    qp_module_name(block->arch, block->layer, QP_K, module, sizeof module);
+    int attention = (int)(strrchr(module, '.') - module); /* k_proj's parent */
+    snprintf(name, sizeof name, "%.*s.k_scale", attention, module);
+    int r = put_fixed(s, block, "kv", "key_scale", name, spec->grid.scale_dtype, err);
+    snprintf(name, sizeof name, "%.*s.v_scale", attention, module);
+    return r < 0 ? r : put_fixed(s, block, "kv", "value_scale", name, spec->grid.scale_dtype, err);
+}
+
 static int put_quantized(struct state *s, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,
                          const char *module, struct qp_error *err)
 {
     struct qp_tensor *tensors[QP_COMPRESSED_MAX];
     size_t count;
-    int r = qp_compressed_pack(module, qp_compressed_format(scheme), q, tensors, &count, err);
+    int r = qp_compressed_pack(module, scheme, q, tensors, &count, err);
     for (size_t i = 0; r == 0 && i < count; i++) {
         r = put(s, tensors[i], err);
         for (size_t j = i + 1; r < 0 && j < count; j++)
@@ -196,9 +243,11 @@ static int put_linear(struct state *s, const struct qp_block *block, enum qp_lin
     struct qp_quantized q;
     qp_module_name(block->arch, block->layer, linear, module, sizeof module);
     int r = scheme ? qp_block_quantized(block, linear, scheme, &q, err) : 0;
-    if (r > 0)
+    if (r > 0) {
         r = put_quantized(s, scheme, &q, module, err);
-    else if (r == 0)
+        if (r == 0)
+            r = put_input_scale(s, block, linear, &scheme->activations, module, err);
+    } else if (r == 0)
         r = put_plain(s, block, linear, module, err);
     return r < 0 ? r : put_bias(s, block, linear, module, err);
 }
@@ -225,7 +274,7 @@ static void count_original(struct state *s, const struct qp_block *block)
         const char *dot = strrchr(t->name, '.');
         bool own = dot && (strcmp(dot, ".weight") == 0 || strcmp(dot, ".bias") == 0);
         if (own && !(head && strcmp(t->name, tied) == 0))
-            s->original_bytes += t->bytes;
+            s->original_bytes += (uint64_t)t->elements * (uint64_t)qp_dtype_bits(s->model.arch.dtype) / 8;
     }
 }
 
@@ -247,6 +296,8 @@ static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *un
             r = put_norm(s, &block, (enum qp_norm)i, err);
         for (int i = 0; i < QP_LINEARS && r == 0; i++)
             r = put_linear(s, &block, (enum qp_linear)i, err);
+        if (r == 0)
+            r = put_cache_scales(s, &block, err);
     }
     if (r == 0)
         qp_stage_progress(stage, unit->seq, qp_arch_blocks(&s->model.arch));

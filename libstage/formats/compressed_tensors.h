@@ -1,5 +1,5 @@
 /* The compressed-tensors layout: names, dtypes and config of what llm-compressor writes and vLLM and transformers
- * read; pack-quantized, int-quantized and float-quantized. */
+ * read, as of compressed-tensors 0.20. */
 #ifndef QUANTPIPE_FORMATS_COMPRESSED_TENSORS_H
 #define QUANTPIPE_FORMATS_COMPRESSED_TENSORS_H
 
@@ -9,23 +9,34 @@
 #include "libstage/tensor/scheme.h"
 #include "libstage/tensor/tensor.h"
 
-/* The word that compressed-tensors uses for how a linear is stored (its infer_module_format): "pack-quantized" for
- * integer weights alone, "int-quantized" and "float-quantized" with quantized activations, "naive-quantized" for FP8
- * weights alone. Static storage. */
+/* The word that compressed-tensors uses for how a linear is stored (its infer_module_format): "nvfp4-pack-quantized",
+ * "mxfp4-pack-quantized", "mxfp6-pack-quantized" and "mxfp8-quantized" by the weights' format; else "pack-quantized"
+ * for integer weights alone, "int-quantized" and "float-quantized" with quantized activations, "naive-quantized" for
+ * FP8 weights alone. Static storage. */
 const char *qp_compressed_format(const struct qp_linear_scheme *scheme);
 
-/* Refuses what the layout cannot hold for a linear [rows, cols]: a short last group, FP8 E5M2. QP_ERR_INPUT naming the
- * module and what to use instead. */
+/* Refuses what the layout cannot hold for a linear [rows, cols]: a short last group, FP8 E5M2, MXFP6 in E3M2, MXINT8,
+ * NVFP4 in groups of 32. QP_ERR_INPUT naming the module and what to use instead. */
 int qp_compressed_check(const struct qp_linear_scheme *scheme, const char *module, int64_t rows, int64_t cols,
                         struct qp_error *err);
 
-/* The tensors that hold `q` under the module name `module` ("model.layers.0.mlp.up_proj"), as `format` says:
- * "pack-quantized": weight_packed, weight_scale, weight_shape, and weight_zero_point, packed down the rows;
- * the others: weight, weight_scale and weight_zero_point. Zero points only when q has them. New references into
- * out[QP_COMPRESSED_MAX]; *count says how many. */
+/* The tensors that hold `q` under the module name `module` ("model.layers.0.mlp.up_proj"), by qp_compressed_format:
+ *   pack-quantized         weight_packed I32, weight_scale, weight_shape I64 [2], and weight_zero_point packed down the
+ *                          rows when q has zero points
+ *   *4-, mxfp6-pack-...    weight_packed U8, two codes a byte, low nibble first (MXFP6: four codes in three bytes,
+ * little endian), weight_scale; NVFP4 also weight_global_scale F32 [1] the others             weight, weight_scale and
+ * weight_zero_point I8 weight_scale is [1], [rows, groups] or, of blocks, [blocks of rows, groups]; in the grid's
+ * scale_dtype, E8M0 as U8. Every scale is exact in it, and the same in all rows of a block, or the error names the
+ * tensor. New references into out[QP_COMPRESSED_MAX]; *count says how many. */
 #define QP_COMPRESSED_MAX 4
-int qp_compressed_pack(const char *module, const char *format, const struct qp_quantized *q,
+int qp_compressed_pack(const char *module, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,
                        struct qp_tensor *out[QP_COMPRESSED_MAX], size_t *count, struct qp_error *err);
+
+/* A scale that calibration fixed: NAME [1] in `dtype`. Names: MODULE.input_scale (the spec's scale_dtype), of NVFP4's
+ * activations MODULE.input_global_scale (F32), of the KV cache ATTENTION.k_scale and .v_scale. QP_ERR_INPUT when it is
+ * not finite, not above 0 or not exact in `dtype`. */
+int qp_compressed_fixed_scale(const char *name, enum qp_dtype dtype, float value, struct qp_tensor **out,
+                              struct qp_error *err);
 
 /* The quantization_config of a checkpoint. `ignore`: JSON array of module names left alone. The scheme's rules become
  * config groups of their own, with regular expressions that exclude each other. *out is a new reference. */
@@ -36,8 +47,8 @@ int qp_compressed_config(const struct qp_scheme *scheme, const json_t *ignore, j
 int qp_compressed_parse(const json_t *config, const char *path, struct qp_scheme **out, struct qp_error *err);
 
 /* Dequantizes the linear `module` to float32 w[rows, cols] from the tensors found by `find` (which borrows them out,
- * NULL when there is none): shapes and dtypes are checked against [rows, cols] and `scheme`. Both ways of storing
- * integers are read, whichever the tensors' names show. */
+ * NULL when there is none): shapes, dtypes and scales are checked against [rows, cols] and `scheme`. Both ways of
+ * storing integers are read, whichever the tensors' names show. */
 typedef struct qp_tensor *qp_find_fn(void *context, const char *name);
 int qp_compressed_unpack(const char *module, const struct qp_linear_scheme *scheme, int64_t rows, int64_t cols,
                          qp_find_fn *find, void *context, float *w, struct qp_error *err);

@@ -43,7 +43,7 @@ static int pack(struct dump *d, const char *name, const struct qp_scheme *scheme
                              .zero = zero ? zero->data : NULL};
     struct qp_tensor *out[QP_COMPRESSED_MAX];
     size_t count = 0;
-    int r = qp_compressed_pack(name, qp_compressed_format(&scheme->base), &q, out, &count, &d->err);
+    int r = qp_compressed_pack(name, &scheme->base, &q, out, &count, &d->err);
     for (size_t i = 0; i < count; i++) {
         if (r == 0)
             r = qp_safetensors_put(d->writer, out[i], &d->err);

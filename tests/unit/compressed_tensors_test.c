@@ -59,7 +59,10 @@ static struct qp_scheme *scheme_of(const char *name)
 static struct qp_quantized quantized_of(const char *name, const struct qp_scheme *scheme)
 {
     const struct qp_tensor *codes = part(name, "/", "codes"), *zero = part(name, "/", "zero");
-    return (struct qp_quantized){.grid = scheme->base.weights.grid,
+    const struct qp_tensor *global = part(name, "/", "global");
+    struct qp_grid grid = scheme->base.weights.grid;
+    grid.global = global ? *(const float *)global->data : 0;
+    return (struct qp_quantized){.grid = grid,
                                  .rows = codes->shape[0],
                                  .cols = codes->shape[1],
                                  .group = qp_spec_group(&scheme->base.weights, codes->shape[1]),
@@ -92,7 +95,7 @@ Test(golden, packed_tensors_are_the_library_s_byte_for_byte)
 {
     const char *name;
     json_t *config;
-    cr_assert_eq(json_object_size(configs), 37);
+    cr_assert_eq(json_object_size(configs), 50);
     json_object_foreach(configs, name, config) {
         struct qp_scheme *scheme = scheme_of(name);
         struct qp_quantized q = quantized_of(name, scheme);
@@ -101,7 +104,7 @@ Test(golden, packed_tensors_are_the_library_s_byte_for_byte)
         size_t count = 0;
         const char *format = qp_compressed_format(&scheme->base);
         cr_assert_str_eq(format, json_string_value(json_object_get(config, "format")), "%s", name);
-        cr_assert_eq(qp_compressed_pack(name, format, &q, out, &count, &err), 0, "%s", err.message);
+        cr_assert_eq(qp_compressed_pack(name, &scheme->base, &q, out, &count, &err), 0, "%s", err.message);
         cr_assert_eq(count, count_stored(name), "%s", name);
         for (size_t i = 0; i < count; i++) {
             same(out[i]);
@@ -263,29 +266,73 @@ Test(config, rules_become_groups_that_exclude_each_other)
     qp_scheme_free(scheme);
 }
 
-Test(config, a_scheme_comes_back_from_its_config)
+static void same_spec(const struct qp_quant_spec *a, const struct qp_quant_spec *b, const char *where)
+{
+    const struct qp_grid *g = &a->grid, *h = &b->grid;
+    cr_assert_eq(a->enabled, b->enabled, "%s", where);
+    if (!a->enabled)
+        return;
+    cr_assert(g->bits == h->bits && g->codes == h->codes && g->scale_dtype == h->scale_dtype, "%s", where);
+    cr_assert_eq(g->symmetric, h->symmetric, "%s", where);
+    cr_assert(a->granularity == b->granularity && a->group == b->group, "%s", where);
+    cr_assert(a->block_rows == b->block_rows && a->dynamic == b->dynamic, "%s", where);
+}
+
+static void comes_back(const char *text)
 {
     static const char *const modules[] = {"model.layers.0.mlp.down_proj", "model.layers.0.mlp.up_proj",
-                                          "model.layers.1.mlp.up_proj", "lm_head"};
-    static const char *const texts[] = {"\"int4\"", "\"int4-asym\"", "\"int8\"", "\"fp8-dynamic\"", RULES};
-    for (size_t i = 0; i < COUNT(texts); i++) {
-        struct qp_scheme *there = parsed(texts[i]), *back = NULL;
-        struct qp_error err;
-        qp_auto_json json_t *config = config_of(there);
-        cr_assert_eq(qp_compressed_parse(config, "config.json", &back, &err), 0, "%s", err.message);
-        for (size_t m = 0; m < COUNT(modules); m++) {
-            const struct qp_linear_scheme *a = qp_scheme_for(there, modules[m]), *b = qp_scheme_for(back, modules[m]);
-            cr_assert_eq(!a, !b, "%s %s", texts[i], modules[m]);
-            if (!a)
+                                          "model.layers.1.mlp.up_proj", "model.layers.1.self_attn.o_proj", "lm_head"};
+    struct qp_scheme *there = parsed(text), *back = NULL;
+    struct qp_error err;
+    qp_auto_json json_t *config = config_of(there);
+    cr_assert_eq(qp_compressed_parse(config, "config.json", &back, &err), 0, "%s", err.message);
+    same_spec(&there->kv_cache, &back->kv_cache, text);
+    for (size_t m = 0; m < COUNT(modules); m++) {
+        const struct qp_linear_scheme *a = qp_scheme_for(there, modules[m]), *b = qp_scheme_for(back, modules[m]);
+        cr_assert_eq(!a, !b, "%s %s", text, modules[m]);
+        if (!a)
+            continue;
+        same_spec(&a->weights, &b->weights, text);
+        same_spec(&a->activations, &b->activations, text);
+    }
+    qp_scheme_free(there);
+    qp_scheme_free(back);
+}
+
+/* Presets of numbers that the layout has no place for, with what the refusal says. */
+static const char *const unheld[][2] = {{"mxfp6", "use mxfp6_e2m3, mxfp4 or mxfp8"},
+                                        {"mxint8", "use mxfp8 or int8"},
+                                        {"nvfp4-fp8", "use groups of 16"},
+                                        {"nvfp4-mlp-weight-only", "use groups of 16"}};
+
+static const char *why_unheld(const char *preset)
+{
+    for (size_t i = 0; i < COUNT(unheld); i++)
+        if (strcmp(unheld[i][0], preset) == 0)
+            return unheld[i][1];
+    return NULL;
+}
+
+Test(config, every_preset_comes_back_from_its_config_or_is_refused)
+{
+    comes_back(RULES);
+    for (const struct qp_preset *p = qp_presets(); p->name; p++) {
+        static const char *const endings[] = {"", "-kv-fp8", "-kv-int8"};
+        for (size_t e = 0; e < COUNT(endings); e++) {
+            qp_auto_free char *text = qp_format("\"%s%s\"", p->name, endings[e]);
+            const char *why = why_unheld(p->name);
+            if (!why) {
+                comes_back(text);
                 continue;
-            cr_assert(a->weights.grid.bits == b->weights.grid.bits && a->weights.grid.codes == b->weights.grid.codes);
-            cr_assert(a->weights.granularity == b->weights.granularity && a->weights.group == b->weights.group);
-            cr_assert_eq(a->weights.grid.symmetric, b->weights.grid.symmetric);
-            cr_assert_eq(a->activations.enabled, b->activations.enabled);
-            cr_assert_eq(a->activations.granularity, b->activations.granularity);
+            }
+            struct qp_scheme *scheme = parsed(text);
+            struct qp_error err = {0};
+            qp_auto_json json_t *ignore = json_array();
+            json_t *config = NULL;
+            cr_assert_eq(qp_compressed_config(scheme, ignore, &config, &err), QP_ERR_INPUT, "%s", text);
+            cr_assert_not_null(strstr(err.message, why), "%s: %s", text, err.message);
+            qp_scheme_free(scheme);
         }
-        qp_scheme_free(there);
-        qp_scheme_free(back);
     }
 }
 
@@ -309,6 +356,8 @@ Test(config, simple_expressions_of_others_are_read)
     cr_assert_null(qp_scheme_for(scheme, "a.bxc"));
     qp_scheme_free(scheme);
 }
+
+#define FLOAT(rest) "{\"type\": \"float\", \"num_bits\": " rest "}"
 
 /* Sets `path` (keys with slashes) of the config of preset int8 to the JSON `value`, and parses it. */
 static void refused(const char *path, const char *value, const char *fragment)
@@ -338,7 +387,11 @@ Test(config, what_cannot_be_read_is_refused_with_its_key)
     refused("quantization_status", "\"frozen\"", ".quantization_status: only compressed");
     refused("sparsity_config", "{\"format\": \"sparse-24-bitmask\"}", ".sparsity_config: sparse");
     refused("transform_config", "{\"config_groups\": {}}", ".transform_config: rotated");
-    refused("kv_cache_scheme", "{\"num_bits\": 8}", ".kv_cache_scheme: quantized KV");
+    refused("kv_cache_scheme", "3", ".kv_cache_scheme: expected a mapping");
+    refused("kv_cache_scheme", "{\"type\": \"float\", \"strategy\": \"token\"}", ".kv_cache_scheme.strategy: expected");
+    refused("kv_cache_scheme", "{\"type\": \"float\", \"dynamic\": true}", ".kv_cache_scheme.dynamic: expected false");
+    refused("kv_cache_scheme", "{\"symmetric\": false}", ".kv_cache_scheme.symmetric: expected true");
+    refused("kv_cache_scheme", "{\"num_bits\": 4}", "scheme.kv_cache.format: found int4");
     refused("config_groups", "{}", ".config_groups: expected a mapping of 1 to 1000");
     refused("config_groups", "[]", ".config_groups: expected a mapping");
     refused("config_groups/group_0", "[]", ".config_groups.group_0: expected a mapping");
@@ -351,18 +404,31 @@ Test(config, what_cannot_be_read_is_refused_with_its_key)
     refused("config_groups/group_0/output_activations", "{\"num_bits\": 8}", ".output_activations: quantized outputs");
     refused("config_groups/group_0/weights", "3", ".group_0.weights: expected a mapping");
     refused("config_groups/group_0/weights", "null", "activations");
-    refused("config_groups/group_0/weights/num_bits", "9", ".weights.num_bits: expected 2 to 8");
-    refused("config_groups/group_0/weights/num_bits", "1", ".weights.num_bits: expected 2 to 8");
+    refused("config_groups/group_0/weights/num_bits", "9", ".weights.num_bits: expected 2 to 8 for type int");
+    refused("config_groups/group_0/weights/num_bits", "1", ".weights.num_bits: expected 2 to 8 for type int");
     refused("config_groups/group_0/weights/type", "\"complex\"", ".weights.type: expected");
     refused("config_groups/group_0/weights/type", "3", ".weights.type: expected");
     refused("config_groups/group_0/weights/symmetric", "3", ".weights.symmetric: expected");
-    refused("config_groups/group_0/weights/strategy", "\"block\"", ".weights.strategy: expected");
+    refused("config_groups/group_0/weights/strategy", "\"row\"", ".weights.strategy: expected");
+    refused("config_groups/group_0/weights/strategy", "\"block\"", ".weights.block_structure: expected rows");
     refused("config_groups/group_0/weights/strategy", "\"group\"", ".weights.group_size: expected an integer");
-    refused("config_groups/group_0/weights/block_structure", "[128, 128]", ".weights.block_structure: blocks");
     refused("config_groups/group_0/weights/scale_dtype", "\"torch.uint8\"", ".weights.scale_dtype: scales");
+    refused("config_groups/group_0/weights", FLOAT("3, \"group_size\": 32"), ".weights.num_bits: expected 4, 6 or 8");
+    refused("config_groups/group_0/weights", FLOAT("4, \"group_size\": 64"), ".weights.group_size: expected 16 or 32");
+    refused("config_groups/group_0/weights", FLOAT("6"), ".weights.group_size: expected 32");
+    refused("config_groups/group_0/weights", FLOAT("4, \"group_size\": 16, \"strategy\": \"group\""),
+            ".weights.strategy: expected \"tensor_group\" for nvfp4");
+    refused("config_groups/group_0/weights", FLOAT("8, \"group_size\": 16, \"scale_dtype\": \"torch.uint8\""),
+            ".weights.scale_dtype: torch.uint8 scales of 8 bits in groups of 16 cannot");
+    refused("config_groups/group_0/weights", FLOAT("8, \"symmetric\": false"), ".weights.symmetric: expected true");
     refused("config_groups/group_0/weights/actorder", "\"group\"", ".weights.actorder: columns");
-    refused("config_groups/group_0/input_activations/dynamic", "false", ".input_activations.dynamic: only");
-    refused("config_groups/group_0/input_activations/strategy", "\"group\"", ".input_activations.strategy: expected");
+    refused("config_groups/group_0/input_activations/dynamic", "false", "scheme.activations.dynamic: found false");
+    refused("config_groups/group_0/input_activations/dynamic", "\"local\"",
+            ".input_activations.dynamic: expected true");
+    refused("config_groups/group_0/input_activations", FLOAT("4, \"group_size\": 16, \"strategy\": \"tensor_group\""),
+            ".input_activations.dynamic: expected \"local\"");
+    refused("config_groups/group_0/input_activations/strategy", "\"block\"", ".input_activations.strategy: expected");
+    refused("config_groups/group_0/input_activations/strategy", "\"group\"", ".input_activations.group_size: expected");
     refused("ignore", "3", ".ignore: expected a list");
     refused("ignore", "[3]", ".ignore: 'something that is no string'");
 }
@@ -381,7 +447,7 @@ Test(config, what_the_layout_cannot_hold_is_refused)
     struct qp_quantized q = {ragged->base.weights.grid, 1, 65, 32, codes, scale, NULL};
     struct qp_tensor *out[QP_COMPRESSED_MAX];
     size_t count = 9;
-    cr_assert_eq(qp_compressed_pack("a.b", "pack-quantized", &q, out, &count, &err), QP_ERR_INPUT);
+    cr_assert_eq(qp_compressed_pack("a.b", &ragged->base, &q, out, &count, &err), QP_ERR_INPUT);
     cr_assert_eq(count, 0);
     qp_scheme_free(ragged);
 

@@ -2,8 +2,9 @@
 
     python tests/unit/golden/formats.py
 
-compressed_tensors.safetensors: for each case CASE, the inputs CASE/codes, CASE/scale, CASE/zero, what the library's
-compressor writes for them (CASE.weight_packed ...) and what it decompresses them to (CASE/weight).
+compressed_tensors.safetensors: for each case CASE, the inputs CASE/codes, CASE/scale, CASE/zero, CASE/global, what the
+library's compressor writes for them (CASE.weight_packed ...) and what it decompresses them to (CASE/weight). Scales are
+those of each row and group, in float32, as the library divides by them.
 configs.json: for each case the quantization_config of the library.
 blocks.gguf: one tensor a block type, of random blocks, and metadata of every type; blocks.safetensors: the same tensors
 dequantized by gguf-py.
@@ -61,6 +62,100 @@ def case(name, rows, cols, bits, kind, strategy, group, symmetric, activations, 
     return out, json.loads(config.model_dump_json())
 
 
+# name: (bits, group, strategy, dtype of the scales, layout, values of the codes without sign)
+E2M1 = [0, .5, 1, 1.5, 2, 3, 4, 6]
+E2M3 = [m / 8 for m in range(8)] + [(1 + m / 8) * 2**e for e in range(3) for m in range(8)]
+FLOATS = {
+    "nvfp4": (4, 16, "tensor_group", torch.float8_e4m3fn, "nvfp4-pack-quantized", E2M1),
+    "mxfp4": (4, 32, "group", torch.uint8, "mxfp4-pack-quantized", E2M1),
+    "mxfp6": (6, 32, "group", torch.uint8, "mxfp6-pack-quantized", E2M3),
+    "mxfp8": (8, 32, "group", torch.uint8, "mxfp8-quantized", None),
+}
+
+
+def random_codes(bits, values, rows, cols, random):
+    """Random codes, every one among the first but that of -0, which the library packs as 0, and what they stand for."""
+    if values is None:
+        codes = torch.from_numpy(random.normal(0, 60, (rows, cols))).to(torch.float8_e4m3fn)
+        return codes, codes.to(torch.float32)
+    codes = random.integers(0, 1 << bits, (rows, cols), dtype=np.uint8)
+    codes.reshape(-1)[:1 << bits] = np.arange(1 << bits)
+    codes[codes == 1 << bits - 1] = 0
+    magnitudes = np.array(values, np.float32)
+    table = np.concatenate([magnitudes, -magnitudes])
+    return torch.from_numpy(codes), torch.from_numpy(table[codes])
+
+
+def finish(name, scheme, state, codes, scale, layout, kv_cache=None):
+    """Compresses and decompresses; returns what goes to the files."""
+    compressor = BaseCompressor.get_value_from_registry(layout)
+    stored = compressor.compress(dict(state), scheme)
+    restored = compressor.decompress(dict(stored), scheme)["weight"]
+    out = {f"{name}.{key}": value.contiguous() for key, value in stored.items()}
+    out |= {f"{name}/codes": codes, f"{name}/scale": scale.contiguous(), f"{name}/weight": restored.contiguous()}
+    scheme.format = layout
+    config = QuantizationConfig(config_groups={"group_0": scheme}, format=layout, quantization_status="compressed",
+                                ignore=["lm_head"], kv_cache_scheme=kv_cache)
+    return out, json.loads(config.model_dump_json())
+
+
+def float_case(name, kind, rows, cols, activations, random):
+    """One linear in small floats: its scales are powers of two, or E4M3 below a global scale."""
+    bits, group, strategy, dtype, layout, values = FLOATS[kind]
+    args = dict(num_bits=bits, type="float", strategy=strategy, group_size=group, scale_dtype=dtype)
+    dynamic = dict(dynamic="local", observer="static_minmax") if kind == "nvfp4" else dict(dynamic=True)
+    inputs = QuantizationArgs(**(args | dynamic)) if activations else None
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args), input_activations=inputs)
+    codes, exact = random_codes(bits, values, rows, cols, random)
+    shape = (rows, cols // group)
+    state = {}
+    if kind == "nvfp4":
+        scale = torch.from_numpy(random.integers(1, 0x7f, shape, dtype=np.uint8)).view(dtype).to(torch.float32)
+        state["weight_global_scale"] = torch.from_numpy(random.uniform(900, 3000, 1).astype(np.float32))
+        effective = scale / state["weight_global_scale"]
+    else:
+        scale = effective = torch.from_numpy(np.exp2(random.integers(-20, 9, shape)).astype(np.float32))
+    state |= {"weight": exact * effective.repeat_interleave(group, dim=1), "weight_scale": scale}
+    out, config = finish(name, scheme, state, codes, effective, layout)
+    if kind == "nvfp4":
+        out[f"{name}/global"] = state["weight_global_scale"]
+    return out, config
+
+
+def block_case(name, rows, cols, kind, bits, block, activations, dtype, random, kv_cache=None):
+    """One linear in blocks, those at the edges short."""
+    weights = QuantizationArgs(num_bits=bits, type=kind, strategy="block", block_structure=list(block))
+    inputs = QuantizationArgs(**activations) if activations else None
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
+    if kind == "float":
+        codes = torch.from_numpy(random.normal(0, 60, (rows, cols))).to(torch.float8_e4m3fn)
+        layout = "float-quantized" if inputs else "naive-quantized"
+    else:
+        codes = torch.from_numpy(random.integers(-(1 << bits - 1), 1 << bits - 1, (rows, cols))).to(torch.int8)
+        layout = "int-quantized" if inputs else "pack-quantized"
+    shape = (-(-rows // block[0]), -(-cols // block[1]))
+    scale = torch.from_numpy(random.uniform(0.01, 2.0, shape)).to(dtype)
+    each_row = scale.to(torch.float32).repeat_interleave(block[0], dim=0)[:rows]
+    exact = codes.to(torch.float32) * each_row.repeat_interleave(block[1], dim=1)[:, :cols]
+    return finish(name, scheme, {"weight": exact, "weight_scale": scale}, codes, each_row, layout, kv_cache)
+
+
+def new_cases(random):
+    token = dict(num_bits=8, type="float", strategy="token", dynamic=True)
+    group = dict(num_bits=8, type="float", strategy="group", group_size=128, dynamic=True)
+    fixed = dict(num_bits=8, type="float", strategy="tensor", dynamic=False, observer="static_minmax")
+    for kind, rows, cols in (("nvfp4", 5, 48), ("mxfp4", 3, 96), ("mxfp6", 6, 64), ("mxfp8", 7, 64)):
+        for activations in (False, True):
+            name = kind + ("_both" if activations else "_weights")
+            yield name, *float_case(name, kind, rows, cols, activations, random)
+    cache = QuantizationArgs(num_bits=8, type="float", strategy="tensor", dynamic=False, symmetric=True)
+    yield "fp8_block", *block_case("fp8_block", 21, 256, "float", 8, (8, 128), group, torch.bfloat16, random)
+    yield "fp8_block_edge", *block_case("fp8_block_edge", 9, 21, "float", 8, (4, 8), None, torch.float16, random)
+    yield "fp8_block_kv", *block_case("fp8_block_kv", 8, 16, "float", 8, (4, 8), token, torch.float32, random, cache)
+    yield "fp8_block_static", *block_case("fp8_block_static", 8, 16, "float", 8, (4, 8), fixed, torch.bfloat16, random)
+    yield "int4_block", *block_case("int4_block", 12, 20, "int", 4, (8, 8), None, torch.bfloat16, random)
+
+
 def make_compressed():
     random = np.random.default_rng(7)
     tensors, configs = {}, {}
@@ -87,6 +182,9 @@ def make_compressed():
         stored, config = case(*c, random)
         tensors.update(stored)
         configs[c[0]] = config
+    for name, stored, config in new_cases(random):
+        tensors.update(stored)
+        configs[name] = config
     save_torch({name: t.clone() for name, t in tensors.items()}, HERE / "compressed_tensors.safetensors")
     (HERE / "configs.json").write_text(json.dumps(configs, indent=1, sort_keys=True) + "\n")
 
