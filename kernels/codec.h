@@ -84,11 +84,11 @@ static inline uint8_t qp_f32_to_e4m3(float x)
     return (uint8_t)qp_small_float_encode(qp_e4m3_format, x);
 }
 
-/* The nearest power of two of |x|, from 1.5 times a power on the next (torch); beyond 2^127 that, and NaN 0xff. */
+/* The power of two nearest to |x|, from 1.5 times a power on the next; beyond 2^127 that, and NaN 0xff. */
 static inline uint8_t qp_f32_to_e8m0(float x)
 {
     uint32_t u = qp_float_bits(x) & 0x7fffffff;
-    uint32_t code = (u + 0x3fffff + (u >= 0x800000)) >> 23; /* a tie goes up but for 2^-127, which is subnormal */
+    uint32_t code = (u + (u < 0x800000 ? 0x200000 : 0x400000)) >> 23; /* 1.5 * 2^-127 is subnormal */
 
     code = code > 0xfe ? 0xfe : code;
     return (uint8_t)(u > 0x7f800000 ? 0xff : code);

@@ -1,3 +1,4 @@
+#include "tests/kernel/grids.h"
 #include "tests/kernel/harness.h"
 
 /* A block with scales from the weights themselves and u upper triangular with ones near the diagonal. */
@@ -92,11 +93,6 @@ static void compare(struct qp_grid grid, int64_t rows, int64_t count, int64_t gr
 
 Test(gptq, every_backend_gives_the_reference_s_bits)
 {
-    static const struct qp_grid grids[] = {{.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
-                                           {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32},
-                                           {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F16},
-                                           {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
-                                           {.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}};
     static const struct {
         int64_t rows, count, group;
     } shapes[] = {{0, 8, 8},  {1, 1, 1},     {5, 0, 1},      {3, 7, 2},     {16, 8, 8},

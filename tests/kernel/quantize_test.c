@@ -1,19 +1,5 @@
+#include "tests/kernel/grids.h"
 #include "tests/kernel/harness.h"
-
-static const struct qp_grid grids[] = {
-    {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
-    {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16},
-    {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F32},
-    {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F16},
-    {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
-    {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F16},
-    {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16},
-    {.codes = QP_I8, .bits = 3, .symmetric = false, .scale_dtype = QP_F32},
-    {.codes = QP_I8, .bits = 2, .symmetric = true, .scale_dtype = QP_F32},
-    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
-    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16},
-    {.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F16},
-};
 
 static const struct {
     int64_t rows, cols, group;
@@ -172,7 +158,10 @@ Test(grid, limits)
                  {{.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32}, -8, 7},
                  {{.codes = QP_I8, .bits = 2, .symmetric = false, .scale_dtype = QP_F32}, -2, 1},
                  {{.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -448, 448},
-                 {{.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -57344, 57344}};
+                 {{.codes = QP_F8_E5M2, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -57344, 57344},
+                 {{.codes = QP_F6_E2M3, .bits = 6, .symmetric = true, .scale_dtype = QP_F8_E8M0}, -7.5f, 7.5f},
+                 {{.codes = QP_F6_E3M2, .bits = 6, .symmetric = true, .scale_dtype = QP_F8_E8M0}, -28, 28},
+                 {{.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E8M0}, -6, 6}};
 
     for (int i = 0; i < COUNT(cases); i++) {
         cr_assert_float_eq(qp_grid_min(&cases[i].grid), cases[i].min, 0);

@@ -51,4 +51,5 @@ def main():
     pathlib.Path(__file__).with_name("casts.h").write_text("\n".join(lines) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
