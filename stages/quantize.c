@@ -1,146 +1,215 @@
 /* quantize: turns each linear that the scheme names into codes, scales and zero points.
  *
- * rtn: round to nearest on the grid of each group's range.
- * gptq (Frantar et al. 2023, algorithm 1): with H the site's second moment, damped on the diagonal by `damping` times
- * its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order and each one's error is spread over
- * the later ones: inside blocks of `block` columns at once, over the rest by one product a block. Scales are those of
- * the original groups. order: activation takes columns by falling diag(H); the checkpoint stays in natural order. In:
- * blocks (gptq: with second_moment); out: the same with codes. Memory: one site's moment and one linear. */
-#include <math.h>
+ * For each site: scales first, of every linear that reads it (quantize/scales.h), then codes by the method, then
+ * polish. rtn: round to nearest. gptq (Frantar et al. 2023, algorithm 1): with H the site's second moment, damped on
+ * the diagonal by `damping` times its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order and
+ * each one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by one
+ * product a block. Scales are those of the original groups, or with `reestimate` of the groups as the loop finds them.
+ * The checkpoint stays in natural order, whatever the order of rounding (quantize/order.h). hqq (Badri and Shaji 2023):
+ * scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate descent on what the
+ * method left (quantize/polish.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
+ * Memory: one site's moment, factor and weights. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
 #include "stages/quantize/gptq.h"
+#include "stages/quantize/polish.h"
+#include "stages/quantize/scales.h"
 
 struct state {
-    const char *method, *order;
-    double damping;
-    int64_t block;
+    struct qp_quantize_options options;
     struct qp_model model;
 };
 
-static const char *const methods[] = {"rtn", "gptq", NULL};
-static const char *const orders[] = {"natural", "activation", NULL};
+static const char *const methods[] = {"rtn", "gptq", "hqq", NULL};
+static const char *const orders[] = {"natural", "activation", "group", NULL};
+static const char *const choices[] = {"auto", "minmax", "mse", "weighted", "hessian", NULL};
 static const struct qp_param params[] = {
     {.name = "method",
      .type = QP_PARAM_STRING,
      .fallback = "rtn",
      .choices = methods,
-     .help = "rtn rounds to nearest; gptq spreads each rounding error over the columns that follow",
-     .offset = offsetof(struct state, method)},
+     .help =
+         "rtn rounds to nearest; gptq spreads each rounding error over the columns that follow; hqq fits scales and "
+         "zero points without data",
+     .offset = offsetof(struct state, options.method)},
+    {.name = "scales",
+     .type = QP_PARAM_STRING,
+     .fallback = "auto",
+     .choices = choices,
+     .help = "how scales are chosen among those of shrunken ranges: minmax takes the range, mse the least error of the "
+             "weights, weighted weights it by the inputs' squares, hessian takes each group's part of the site loss; "
+             "auto keeps those that search chose, else weighted where the inputs are known, else minmax",
+     .offset = offsetof(struct state, options.scales)},
+    {.name = "shrink",
+     .type = QP_PARAM_FLOAT,
+     .fallback = "0.4",
+     .min = 0.05,
+     .max = 1.0,
+     .help = "smallest share of a range that is tried",
+     .offset = offsetof(struct state, options.shrink)},
+    {.name = "steps",
+     .type = QP_PARAM_INT,
+     .fallback = "40",
+     .min = 1,
+     .max = 1000,
+     .help = "shares of a range that are tried",
+     .offset = offsetof(struct state, options.steps)},
+    {.name = "share",
+     .type = QP_PARAM_BOOL,
+     .fallback = "true",
+     .help = "FP8 with one scale a tensor: linears that engines run as one matrix get the same scale",
+     .offset = offsetof(struct state, options.share)},
     {.name = "damping",
      .type = QP_PARAM_FLOAT,
      .fallback = "0.01",
      .min = 1e-6,
      .max = 1.0,
      .help = "gptq: share of the mean diagonal added to the diagonal of H",
-     .offset = offsetof(struct state, damping)},
+     .offset = offsetof(struct state, options.damping)},
     {.name = "block",
      .type = QP_PARAM_INT,
      .fallback = "128",
      .min = 1,
      .max = 4096,
      .help = "gptq: columns between two updates of the rest",
-     .offset = offsetof(struct state, block)},
+     .offset = offsetof(struct state, options.block)},
     {.name = "order",
      .type = QP_PARAM_STRING,
      .fallback = "activation",
      .choices = orders,
-     .help = "gptq: order in which columns are rounded",
-     .offset = offsetof(struct state, order)},
+     .help = "gptq: columns as they stand, by falling activation, or so with the groups kept whole",
+     .offset = offsetof(struct state, options.order)},
+    {.name = "reestimate",
+     .type = QP_PARAM_BOOL,
+     .fallback = "false",
+     .help = "gptq: choose the scales of a group anew when its columns' turn comes; not with order: activation",
+     .offset = offsetof(struct state, options.reestimate)},
+    {.name = "polish",
+     .type = QP_PARAM_INT,
+     .min = 0,
+     .max = 1000,
+     .help = "sweeps of coordinate descent over the codes, 0 for none; if not given 4 with gptq, else 0",
+     .offset = offsetof(struct state, options.polish)},
+    {.name = "pull",
+     .type = QP_PARAM_FLOAT,
+     .fallback = "0",
+     .min = 0.0,
+     .max = 1.0,
+     .help = "polish: share of the error that earlier layers left which this one makes up for",
+     .offset = offsetof(struct state, options.pull)},
+    {.name = "refit",
+     .type = QP_PARAM_BOOL,
+     .fallback = "false",
+     .help = "polish: let the scales descend as well",
+     .offset = offsetof(struct state, options.refit)},
     {0}};
-static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq"}, {0}};
+static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq", NULL},
+                                             {"second_moment", "polish", NULL, NULL},
+                                             {"second_moment", "scales", "weighted", NULL},
+                                             {"second_moment", "scales", "hessian", NULL},
+                                             {"drift", "pull", NULL, NULL},
+                                             {0}};
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"quantized", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same with codes"}, {0}};
 
-/* Quantizes w[rows, in] (overwritten by gptq) with the site's solver, or by rounding when it is NULL. */
-static int quantize_matrix(const struct qp_block *block, const struct qp_gptq *solver, int64_t rows, int64_t in,
-                           const struct qp_quant_spec *spec, float *w, struct qp_quantized *q, float *scale,
-                           int8_t *zero, uint8_t *codes, struct qp_error *err)
+/* What is left of the site's loss, for the log. */
+struct outcome {
+    int64_t steps;
+    double before, after;
+};
+
+static enum qp_order order_of(const struct qp_quantize_options *o)
 {
-    int64_t group = qp_spec_group(spec, in);
-    *q = (struct qp_quantized){.grid = spec->grid,
-                               .rows = rows,
-                               .cols = in,
-                               .group = group,
-                               .codes = codes,
-                               .scale = scale,
-                               .zero = spec->grid.symmetric ? NULL : zero};
-    block->kernels->qparams(&spec->grid, rows, in, group, w, scale, zero);
-    if (solver)
-        return qp_gptq_solve(solver, q, w, codes, err);
-    block->kernels->quantize(&spec->grid, rows, in, group, w, scale, q->zero, codes);
+    return qp_is(o->order, "activation") ? QP_ORDER_ACTIVATION
+           : qp_is(o->order, "group")    ? QP_ORDER_GROUP
+                                         : QP_ORDER_NATURAL;
+}
+
+/* Makes *solver one that serves the group; tells when more damping than asked for was needed. */
+static int open_solver(struct qp_stage *stage, const struct qp_quantize_options *o, const struct qp_site_work *work,
+                       int64_t group, struct qp_gptq **solver, struct qp_error *err)
+{
+    const struct qp_block *block = work->block;
+    double used = o->damping;
+    char name[128], where[192];
+    if (*solver && qp_gptq_serves(*solver, group))
+        return 0;
+    qp_gptq_close(*solver);
+    *solver = NULL;
+    snprintf(name, sizeof name, block->arch->family->block, (int)block->layer);
+    snprintf(where, sizeof where, "%s.%s", name, block->arch->family->sites[work->site].name);
+    int r = qp_gptq_open(block->kernels, work->in, work->h, o->block, order_of(o), group, &used, solver, err);
+    if (r < 0)
+        return qp_wrap(err, "%s", where);
+    if (used > o->damping)
+        qp_stage_warn(stage, "damping-raised", where, "H is close to singular: damping %g was needed, not %g", used,
+                      o->damping);
     return 0;
 }
 
-static int quantize_linear(struct qp_stage *stage, struct qp_block *block, enum qp_linear linear,
-                           const struct qp_linear_scheme *scheme, const struct qp_gptq *solver, struct qp_error *err)
+static int solve_gptq(const struct qp_quantize_options *o, const struct qp_site_work *work,
+                      const struct qp_gptq *solver, struct qp_member *m, struct qp_error *err)
 {
-    const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
-    int64_t rows = qp_arch_dim(block->arch, desc->out), in = qp_arch_dim(block->arch, desc->in);
-    int64_t count = qp_scale_count(rows, in, qp_spec_group(&scheme->weights, in));
-    float *w = qp_new_floats(rows * in, "a linear's weights", err);
-    float *scale = qp_new_floats(count, "scales", err);
-    int8_t *zero = qp_new_array(count, 1, "zero points", err);
-    uint8_t *codes = qp_new_array(rows * in, 1, "codes", err);
-    struct qp_quantized q;
-    int r = w && scale && zero && codes ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
-    if (r == 0)
-        r = quantize_matrix(block, solver, rows, in, &scheme->weights, w, &q, scale, zero, codes, err);
-    if (r == 0)
-        r = qp_block_set_quantized(block, linear, &q, qp_stage_allocator(stage), err);
+    struct qp_rescaling rescaling = {o, work, m};
+    int64_t count = m->q.rows * m->q.cols;
+    float *w = qp_new_floats(count, "a linear's weights", err);
+    if (!w)
+        return QP_ERR_ROOM;
+    memcpy(w, m->w, (size_t)count * sizeof *w);
+    int r = qp_gptq_solve(solver, &m->q, w, m->codes, o->reestimate && m->q.group > 0 ? qp_rescale_group : NULL,
+                          &rescaling, err);
     free(w);
-    free(scale);
-    free(zero);
-    free(codes);
     return r;
 }
 
-/* Factors the site's H; tells when more damping than asked for was needed. */
-static int open_solver(struct qp_stage *stage, const struct state *s, const struct qp_block *block, enum qp_site site,
-                       struct qp_gptq **solver, struct qp_error *err)
+/* Codes for a member that has its scales. */
+static int round_member(struct qp_stage *stage, const struct qp_quantize_options *o, const struct qp_site_work *work,
+                        struct qp_member *m, struct qp_gptq **solver, struct outcome *out, struct qp_error *err)
 {
-    const struct qp_site_desc *desc = &block->arch->family->sites[site];
-    int64_t in = qp_arch_dim(block->arch, desc->dim);
-    float *h = qp_new_floats(in * in, "a second moment", err);
-    int r = h ? qp_block_second_moment(block, site, h, err) : QP_ERR_ROOM;
-    if (r < 0) {
-        free(h);
+    struct qp_polished polished;
+    int r = 0;
+    if (qp_is(o->method, "gptq")) {
+        r = open_solver(stage, o, work, m->q.group, solver, err);
+        if (r == 0)
+            r = solve_gptq(o, work, *solver, m, err);
+    } else
+        work->block->kernels->quantize(&m->q.grid, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero,
+                                       m->codes);
+    if (r < 0 || qp_polish_sweeps(o) == 0)
         return r;
-    }
-    double used = s->damping;
-    bool by_activation = strcmp(s->order, "activation") == 0;
-    char name[128], where[192];
-    snprintf(name, sizeof name, block->arch->family->block, (int)block->layer);
-    snprintf(where, sizeof where, "%s.%s", name, desc->name);
-    r = qp_gptq_open(block->kernels, in, h, s->block, by_activation, &used, solver, err); /* takes h */
-    if (r < 0)
-        return qp_wrap(err, "%s", where);
-    if (used > s->damping)
-        qp_stage_warn(stage, "damping-raised", where, "H is close to singular: damping %g was needed, not %g", used,
-                      s->damping);
-    return 0;
+    r = qp_polish_member(o, work, m, &polished, err);
+    out->steps += polished.steps;
+    out->before += polished.before;
+    out->after += polished.after;
+    return r;
 }
 
 static int quantize_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
                          struct qp_error *err)
 {
+    struct qp_site_work work;
     struct qp_gptq *solver = NULL;
-    int r = 0;
-    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
-        const struct qp_linear_scheme *scheme = qp_model_scheme(&s->model, block->layer, (enum qp_linear)i);
-        if (block->arch->family->linears[i].site != site || !scheme || !scheme->weights.enabled)
-            continue;
-        if (strcmp(s->method, "gptq") == 0 && !solver)
-            r = open_solver(stage, s, block, site, &solver, err);
+    struct outcome out = {0};
+    int r = qp_site_open(&s->options, &s->model, block, site, &work, err);
+    if (r == 0)
+        r = qp_site_choose_scales(&s->options, &s->model, &work, err);
+    for (int i = 0; i < work.count && r == 0; i++) {
+        struct qp_member *m = &work.members[i];
+        r = round_member(stage, &s->options, &work, m, &solver, &out, err);
         if (r == 0)
-            r = quantize_linear(stage, block, (enum qp_linear)i, scheme, solver, err);
+            r = qp_block_set_quantized(block, m->linear, &m->q, qp_stage_allocator(stage), err);
     }
+    if (r == 0 && out.steps > 0)
+        qp_stage_log(stage, QP_DEBUG, "layer %lld %s: polish took %lld steps, loss %.3f of that before",
+                     (long long)block->layer, block->arch->family->sites[site].name, (long long)out.steps,
+                     out.after / out.before);
     qp_gptq_close(solver);
+    qp_site_close(&work);
     return r;
 }
 
@@ -158,6 +227,19 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, quantize, err);
 }
 
+static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
+{
+    const struct qp_quantize_options *o = &((struct state *)state)->options;
+    (void)stage;
+    if (o->reestimate && qp_is(o->order, "activation"))
+        return qp_fail(
+            err, QP_ERR_INPUT,
+            "reestimate: found order: activation, which takes groups apart; expected order: natural or group");
+    if (o->pull > 0.0 && qp_polish_sweeps(o) == 0)
+        return qp_fail(err, QP_ERR_INPUT, "pull: expected polish above 0, which is what pulls");
+    return 0;
+}
+
 static void close_(struct qp_stage *stage, void *state)
 {
     (void)stage;
@@ -166,13 +248,14 @@ static void close_(struct qp_stage *stage, void *state)
 
 const struct qp_stage_desc qp_stage_desc = {
     .name = "quantize",
-    .summary = "rounds weights to the scheme's grid (RTN, GPTQ)",
+    .summary = "rounds weights to the scheme's grid (RTN, GPTQ, HQQ), and polishes the codes",
     .version = 1,
     .state_size = sizeof(struct state),
     .params = params,
     .inputs = inputs,
     .outputs = outputs,
     .needs = stage_needs,
+    .open = open_,
     .process = process,
     .close = close_,
 };

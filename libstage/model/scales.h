@@ -23,7 +23,7 @@ struct qp_scale_choice {
 
 /* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `grid` is the spec's, with its global scale set.
  * scale and zero hold qp_scale_count(rows, cols, qp_spec_group(spec, cols)); zero is not looked at when symmetric.
- * Two-dimensional blocks get one scale: that of the rows' candidates which is best for the whole block. */
+ * Two-dimensional blocks and whole tensors are searched as one group each, with HESSIAN as with WEIGHTED. */
 int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, const struct qp_grid *grid,
                      int64_t rows, int64_t cols, const float *w, const struct qp_scale_choice *choice, float *scale,
                      int8_t *zero, struct qp_error *err);
@@ -31,5 +31,8 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
 /* NVFP4's global scale 448 * 6 / absmax (methods of compressed-tensors and modelopt, where it is the reciprocal); 1
  * when absmax is 0 or not finite. Linears that engines fuse (q, k, v; gate, up) share the one of their largest. */
 float qp_global_scale(float absmax);
+
+/* The nearest scale that the grid's scales can hold (F32, F16, BF16, E4M3 below grid->global). */
+float qp_held_scale(const struct qp_grid *grid, float scale);
 
 #endif

@@ -8,102 +8,71 @@
 
 struct qp_gptq {
     const struct qp_kernels *kernels;
-    int64_t in, block;
-    float *u;       /* [in, in], in the order of the columns */
+    int64_t in, block, group;
+    enum qp_order kind;
     int64_t *order; /* order[i]: the column that is rounded i-th; NULL: natural */
+    float *u;       /* [in, in], in the order of the columns */
 };
 
-struct ranked {
-    float key;
-    int64_t column;
-};
-
-static int by_falling_key(const void *a, const void *b)
+/* The diagonal of a column that was never seen counts as 1. */
+static float diagonal(int64_t n, const float *h, int64_t i)
 {
-    const struct ranked *x = a, *y = b;
-    if (x->key != y->key)
-        return x->key > y->key ? -1 : 1;
-    return x->column < y->column ? -1 : 1;
+    float d = h[i * n + i];
+    return d == 0.0f ? 1.0f : d;
 }
 
-static int rank_columns(int64_t n, const float *h, int64_t **order, struct qp_error *err)
-{
-    struct ranked *ranks = qp_new_array(n, sizeof *ranks, "the order of columns", err);
-    *order = qp_new_array(n, sizeof **order, "the order of columns", err);
-    if (!ranks || !*order) {
-        free(ranks);
-        return QP_ERR_ROOM;
-    }
-    for (int64_t i = 0; i < n; i++)
-        ranks[i] = (struct ranked){h[i * n + i], i};
-    qsort(ranks, (size_t)n, sizeof *ranks, by_falling_key);
-    for (int64_t i = 0; i < n; i++)
-        (*order)[i] = ranks[i].column;
-    free(ranks);
-    return 0;
-}
-
-static int permute(int64_t n, const int64_t *order, float **h, struct qp_error *err)
-{
-    float *p = qp_new_floats(n * n, "a permuted second moment", err);
-    if (!p)
-        return QP_ERR_ROOM;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < n; j++)
-            p[i * n + j] = (*h)[order[i] * n + order[j]];
-    free(*h);
-    *h = p;
-    return 0;
-}
-
-/* Mean of the diagonal after unseen columns were given a 1; negative when it is not finite. */
-static double prepare_diagonal(int64_t n, float *h)
+/* Mean of the diagonal; negative when it is not finite. */
+static double mean_diagonal(int64_t n, const float *h)
 {
     double sum = 0.0;
-    for (int64_t i = 0; i < n; i++) {
-        if (h[i * n + i] == 0.0f)
-            h[i * n + i] = 1.0f;
-        sum += h[i * n + i];
-    }
+    for (int64_t i = 0; i < n; i++)
+        sum += diagonal(n, h, i);
     return isfinite(sum) ? sum / (double)n : -1.0;
 }
 
-static int factor(struct qp_gptq *s, const float *h, double mean, double *damping, struct qp_error *err)
+/* u = the moment in the order of the columns, `added` on its diagonal. */
+static void fill(struct qp_gptq *s, const float *h, double added)
 {
     int64_t n = s->in;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = s->order ? s->order[i] : i;
+        for (int64_t j = 0; j < n; j++)
+            s->u[i * n + j] = h[row * n + (s->order ? s->order[j] : j)];
+        s->u[i * n + i] = diagonal(n, h, row) + (float)added;
+    }
+}
+
+static int factor(struct qp_gptq *s, const float *h, double *damping, struct qp_error *err)
+{
+    double mean = mean_diagonal(s->in, h);
+    if (mean < 0.0)
+        return qp_fail(err, QP_ERR_INPUT,
+                       "the second moment is not finite; the calibration data overflows the network");
     for (;; *damping *= 10.0) {
-        memcpy(s->u, h, (size_t)(n * n) * sizeof *h);
-        for (int64_t i = 0; i < n; i++)
-            s->u[i * n + i] += (float)(*damping * mean);
-        int64_t minor = s->kernels->inverse_factor(n, s->u);
+        fill(s, h, *damping * mean);
+        int64_t minor = s->kernels->inverse_factor(s->in, s->u);
         if (minor == 0)
             return 0;
         if (*damping * 10.0 > 1.0)
             return qp_fail(err, QP_ERR_INPUT,
                            "the second moment is not positive definite (leading minor %lld of %lld) with damping %g; "
                            "calibrate on more text, or use method: rtn",
-                           (long long)minor, (long long)n, *damping);
+                           (long long)minor, (long long)s->in, *damping);
     }
 }
 
-int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, float *h, int64_t block, bool by_activation,
-                 double *damping, struct qp_gptq **out, struct qp_error *err)
+int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, int64_t block, enum qp_order order,
+                 int64_t group, double *damping, struct qp_gptq **out, struct qp_error *err)
 {
     struct qp_gptq *s = calloc(1, sizeof *s);
-    int r = s ? 0 : qp_fail_memory(err, sizeof *s, "a solver");
-    double mean = r == 0 ? prepare_diagonal(in, h) : 0.0;
-    if (mean < 0.0)
-        r = qp_fail(err, QP_ERR_INPUT, "the second moment is not finite; the calibration data overflows the network");
-    if (r == 0) {
-        *s = (struct qp_gptq){.kernels = kernels, .in = in, .block = block};
-        s->u = qp_new_floats(in * in, "a factor of the second moment", err);
-        r = s->u ? 0 : QP_ERR_ROOM;
-    }
-    if (r == 0 && by_activation && (r = rank_columns(in, h, &s->order, err)) == 0)
-        r = permute(in, s->order, &h, err);
+    if (!s)
+        return qp_fail_memory(err, sizeof *s, "a solver");
+    *s = (struct qp_gptq){.kernels = kernels, .in = in, .block = block, .group = group, .kind = order};
+    s->u = qp_new_floats(in * in, "a factor of the second moment", err);
+    int r = s->u ? qp_order_columns(order, in, group, h, &s->order, err) : QP_ERR_ROOM;
     if (r == 0)
-        r = factor(s, h, mean, damping, err);
-    free(h);
+        r = factor(s, h, damping, err);
     if (r < 0) {
         qp_gptq_close(s);
         return r;
@@ -121,24 +90,32 @@ void qp_gptq_close(struct qp_gptq *solver)
     free(solver);
 }
 
-/* The kernel wants scales by row: one scale for the whole matrix is copied to each of them. */
-static int scales_by_row(const struct qp_quantized *q, struct qp_quantized *out, float **scale, int8_t **zero,
-                         struct qp_error *err)
+bool qp_gptq_serves(const struct qp_gptq *solver, int64_t group)
 {
-    *out = *q;
-    if (q->group > 0)
-        return 0;
-    *scale = qp_new_floats(q->rows, "scales", err);
-    *zero = qp_new_array(q->rows, 1, "zero points", err);
-    if (!*scale || !*zero)
-        return QP_ERR_ROOM;
-    for (int64_t r = 0; r < q->rows; r++) {
-        (*scale)[r] = q->scale[0];
-        (*zero)[r] = q->zero ? q->zero[0] : 0;
+    return solver->kind != QP_ORDER_GROUP || solver->group == group;
+}
+
+/* What one matrix is solved with. Matrices are in the order of the columns; scales are [rows, groups]. */
+struct solve {
+    const struct qp_gptq *s;
+    const struct qp_quantized *q;
+    int64_t groups;
+    int32_t *group_of; /* [in], of the i-th column */
+    float *w, *error, *scale;
+    int8_t *zero;
+    uint8_t *codes;
+    qp_rescale_fn *rescale;
+    void *context;
+};
+
+/* The kernel wants scales by row: one scale for the whole matrix is copied to each of them. */
+static void spread_scales(struct solve *v)
+{
+    const struct qp_quantized *q = v->q;
+    for (int64_t i = 0; i < q->rows * v->groups; i++) {
+        v->scale[i] = q->scale[q->group > 0 ? i : 0];
+        v->zero[i] = q->zero ? q->zero[q->group > 0 ? i : 0] : 0;
     }
-    out->scale = *scale;
-    out->zero = q->zero ? *zero : NULL;
-    return 0;
 }
 
 /* Copies columns into the order of the solver (forward) or back; `bytes` an element. */
@@ -152,64 +129,120 @@ static void reorder(const int64_t *order, int64_t rows, int64_t cols, size_t byt
         }
 }
 
-/* The solve on columns that already are in the solver's order; group_of[i] belongs to the i-th of them. */
-static void solve_ordered(const struct qp_gptq *s, const struct qp_quantized *q, const int32_t *group_of, float *w,
-                          uint8_t *codes, float *error)
+/* Columns from `at` on that are of its group. */
+static int64_t group_run(const struct solve *v, int64_t at)
 {
-    int64_t n = s->in;
-    for (int64_t at = 0; at < n; at += s->block) {
-        int64_t count = n - at < s->block ? n - at : s->block, rest = n - at - count;
-        struct qp_gptq_block b = {.grid = &q->grid,
-                                  .rows = q->rows,
-                                  .count = count,
-                                  .groups = qp_groups(n, q->group),
-                                  .w = w + at,
-                                  .w_stride = n,
-                                  .u = s->u + at * n + at,
-                                  .u_stride = n,
-                                  .scale = q->scale,
-                                  .zero = q->zero,
-                                  .group_of = group_of + at,
-                                  .codes = codes + at,
-                                  .codes_stride = n,
-                                  .error = error};
-        s->kernels->gptq_block(&b);
-        if (rest > 0)
-            s->kernels->gemm(false, false, q->rows, rest, count, -1.0f, error, count, s->u + at * n + at + count, n,
-                             1.0f, w + at + count, n);
-    }
+    int64_t end = at;
+    while (end < v->s->in && v->group_of[end] == v->group_of[at])
+        end++;
+    return end - at;
 }
 
-int qp_gptq_solve(const struct qp_gptq *s, const struct qp_quantized *q, float *w, uint8_t *codes, struct qp_error *err)
+static int enter_group(struct solve *v, int64_t at, struct qp_error *err)
 {
-    int64_t n = s->in, size = q->rows * n;
-    int64_t widest = s->block < n ? s->block : n;
-    int32_t *group_of = qp_new_array(n, sizeof *group_of, "the groups of columns", err);
-    float *error = qp_new_floats(q->rows * widest, "a block's errors", err);
-    float *ordered = s->order ? qp_new_floats(size, "reordered weights", err) : w;
-    uint8_t *ordered_codes = s->order ? qp_new_array(size, 1, "reordered codes", err) : codes;
-    struct qp_quantized by_row;
-    float *scale = NULL;
-    int8_t *zero = NULL;
-    int r = group_of && error && ordered && ordered_codes ? 0 : QP_ERR_ROOM;
-    if (r == 0)
-        r = scales_by_row(q, &by_row, &scale, &zero, err);
+    int64_t n = v->s->in, rows = v->q->rows, count = group_run(v, at);
+    float *w = qp_new_floats(rows * count, "a group's weights", err);
+    int64_t *columns = qp_new_array(count, sizeof *columns, "a group's columns", err);
+    int r = w && columns ? 0 : QP_ERR_ROOM;
     if (r == 0) {
-        for (int64_t i = 0; i < n; i++)
-            group_of[i] = q->group > 0 ? (int32_t)((s->order ? s->order[i] : i) / q->group) : 0;
-        if (s->order)
-            reorder(s->order, q->rows, n, sizeof *w, true, (const char *)w, (char *)ordered);
-        solve_ordered(s, &by_row, group_of, ordered, ordered_codes, error);
-        if (s->order)
-            reorder(s->order, q->rows, n, 1, false, (const char *)ordered_codes, (char *)codes);
+        for (int64_t i = 0; i < count; i++)
+            columns[i] = v->s->order ? v->s->order[at + i] : at + i;
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(w + i * count, v->w + i * n + at, (size_t)count * sizeof *w);
+        r = v->rescale(v->context, v->group_of[at], count, columns, w, err);
+        spread_scales(v);
     }
-    if (s->order) {
-        free(ordered);
-        free(ordered_codes);
+    free(w);
+    free(columns);
+    return r;
+}
+
+/* Rounds columns [at, at + count), and spreads their errors over all that follow. */
+static void solve_block(const struct solve *v, int64_t at, int64_t count)
+{
+    int64_t n = v->s->in, rest = n - at - count;
+    const float *u = v->s->u + at * n + at;
+    struct qp_gptq_block b = {.grid = &v->q->grid,
+                              .rows = v->q->rows,
+                              .count = count,
+                              .groups = v->groups,
+                              .w = v->w + at,
+                              .w_stride = n,
+                              .u = u,
+                              .u_stride = n,
+                              .scale = v->scale,
+                              .zero = v->q->zero ? v->zero : NULL,
+                              .group_of = v->group_of + at,
+                              .codes = v->codes + at,
+                              .codes_stride = n,
+                              .error = v->error};
+    v->s->kernels->gptq_block(&b);
+    if (rest > 0)
+        v->s->kernels->gemm(false, false, v->q->rows, rest, count, -1.0f, v->error, count, u + count, n, 1.0f,
+                            v->w + at + count, n);
+}
+
+/* Blocks end with their group when scales are set on entering one: all errors before it have to be in its weights. */
+static int solve_ordered(struct solve *v, struct qp_error *err)
+{
+    int64_t n = v->s->in;
+    int r = 0;
+    for (int64_t at = 0, count; at < n && r == 0; at += count) {
+        count = n - at < v->s->block ? n - at : v->s->block;
+        if (v->rescale) {
+            int64_t run = group_run(v, at);
+            count = count < run ? count : run;
+            if (at == 0 || v->group_of[at] != v->group_of[at - 1])
+                r = enter_group(v, at, err);
+        }
+        if (r == 0)
+            solve_block(v, at, count);
     }
-    free(group_of);
-    free(error);
-    free(scale);
-    free(zero);
+    return r;
+}
+
+static int open_solve(struct solve *v, const struct qp_quantized *q, float *w, uint8_t *codes, struct qp_error *err)
+{
+    const struct qp_gptq *s = v->s;
+    int64_t widest = s->block < s->in ? s->block : s->in;
+    v->groups = qp_groups(s->in, q->group);
+    v->group_of = qp_new_array(s->in, sizeof *v->group_of, "the groups of columns", err);
+    v->error = qp_new_floats(q->rows * widest, "a block's errors", err);
+    v->scale = qp_new_floats(q->rows * v->groups, "scales", err);
+    v->zero = qp_new_array(q->rows * v->groups, 1, "zero points", err);
+    v->w = s->order ? qp_new_floats(q->rows * s->in, "reordered weights", err) : w;
+    v->codes = s->order ? qp_new_array(q->rows * s->in, 1, "reordered codes", err) : codes;
+    if (!v->group_of || !v->error || !v->scale || !v->zero || !v->w || !v->codes)
+        return QP_ERR_ROOM;
+    for (int64_t i = 0; i < s->in; i++)
+        v->group_of[i] = q->group > 0 ? (int32_t)((s->order ? s->order[i] : i) / q->group) : 0;
+    if (s->order)
+        reorder(s->order, q->rows, s->in, sizeof *w, true, (const char *)w, (char *)v->w);
+    spread_scales(v);
+    return 0;
+}
+
+static void close_solve(struct solve *v)
+{
+    if (v->s->order) {
+        free(v->w);
+        free(v->codes);
+    }
+    free(v->group_of);
+    free(v->error);
+    free(v->scale);
+    free(v->zero);
+}
+
+int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, float *w, uint8_t *codes,
+                  qp_rescale_fn *rescale, void *context, struct qp_error *err)
+{
+    struct solve v = {.s = solver, .q = q, .rescale = rescale, .context = context};
+    int r = open_solve(&v, q, w, codes, err);
+    if (r == 0)
+        r = solve_ordered(&v, err);
+    if (r == 0 && solver->order)
+        reorder(solver->order, q->rows, solver->in, 1, false, (const char *)v.codes, (char *)codes);
+    close_solve(&v);
     return r;
 }

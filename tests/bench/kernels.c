@@ -320,6 +320,28 @@ static void bench_gptq(void)
     free(w), free(u), free(scale), free(error), free(codes), free(group_of);
 }
 
+/* One sweep from codes of 0, of the work of a dense one: the gradient, and what each column owes to those behind it. */
+static void bench_polish(void)
+{
+    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
+    const int64_t sizes[] = {576, 1536};
+
+    for (int i = 0; i < 2; i++) {
+        int64_t n = sizes[i];
+        float *w = numbers(n * n), *h = array(n * n, 4), *scale = array(n, 4);
+        uint8_t *codes = array(n * n, 1);
+        struct qp_polish p = {&grid, n, n, n, w, h, NULL, scale, NULL, codes, 1, NULL};
+        char name[64];
+        for (int64_t r = 0; r < n; r++)
+            scale[r] = 0.15f;
+        k->second_moment(n, n, w, h);
+        k->mirror(n, h);
+        snprintf(name, sizeof name, "polish [%d, %d] one sweep", (int)n, (int)n);
+        FLOPS(name, 3.0 * (double)(n * n * n), (memset(codes, 0, (size_t)(n * n)), k->polish(&p)));
+        free(w), free(h), free(scale), free(codes);
+    }
+}
+
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -341,5 +363,6 @@ int main(int argc, char **argv)
     bench_quantize();
     bench_convert();
     bench_gptq();
+    bench_polish();
     return 0;
 }

@@ -1,0 +1,135 @@
+#include "stages/quantize/polish.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+#include "stages/quantize/refit.h"
+
+/* [rows, in] each: p (NULL without a pull), H (w - q) + p, scratch. */
+struct polisher {
+    const struct qp_kernels *kernels;
+    const struct qp_member *m;
+    const float *h;
+    float *pull, *gradient, *delta;
+    int64_t in;
+};
+
+/* p = a D^T w for each row, so a W D. */
+static void set_pull(struct polisher *p, const float *drift, double amount)
+{
+    p->kernels->gemm(false, false, p->m->q.rows, p->in, p->in, (float)amount, p->m->w, p->in, drift, p->in, 0.0f,
+                     p->pull, p->in);
+}
+
+/* delta = w - q of these codes, gradient = H delta + p; loss[rows] may be NULL. */
+static void gradient(struct polisher *p, const uint8_t *codes, double *loss)
+{
+    const struct qp_quantized *q = &p->m->q;
+    int64_t count = q->rows * q->cols;
+    p->kernels->dequantize(&q->grid, q->rows, q->cols, q->group, codes, q->scale, q->zero, p->delta);
+    for (int64_t i = 0; i < count; i++)
+        p->delta[i] = p->m->w[i] - p->delta[i];
+    if (p->pull)
+        memcpy(p->gradient, p->pull, (size_t)count * sizeof *p->pull);
+    p->kernels->gemm(false, false, q->rows, p->in, p->in, 1.0f, p->delta, p->in, p->h, p->in, p->pull ? 1.0f : 0.0f,
+                     p->gradient, p->in);
+    for (int64_t r = 0; r < q->rows && loss; r++) {
+        loss[r] = 0.0;
+        for (int64_t i = r * p->in; i < (r + 1) * p->in; i++)
+            loss[r] += (double)p->delta[i] * (p->gradient[i] + (p->pull ? p->pull[i] : 0.0f));
+    }
+}
+
+/* Gives each row the codes of rounding to nearest where those lose less; returns the loss that is left. */
+static int choose_start(struct polisher *p, double *loss, struct qp_error *err)
+{
+    const struct qp_quantized *q = &p->m->q;
+    double *other = qp_new_array(q->rows, sizeof *other, "losses of rows", err);
+    uint8_t *nearest = qp_new_array(q->rows * q->cols, 1, "codes", err);
+    int r = other && nearest ? 0 : QP_ERR_ROOM;
+    if (r == 0) {
+        p->kernels->quantize(&q->grid, q->rows, q->cols, q->group, p->m->w, q->scale, q->zero, nearest);
+        gradient(p, nearest, other);
+        gradient(p, q->codes, loss);
+        for (int64_t i = 0; i < q->rows; i++)
+            if (other[i] < loss[i]) {
+                memcpy(p->m->codes + i * q->cols, nearest + i * q->cols, (size_t)q->cols);
+                loss[i] = other[i];
+            }
+    }
+    free(other);
+    free(nearest);
+    return r;
+}
+
+static double descend(struct polisher *p, int64_t sweeps, double *gains, int64_t *steps)
+{
+    const struct qp_quantized *q = &p->m->q;
+    struct qp_polish polish = {.grid = &q->grid,
+                               .rows = q->rows,
+                               .cols = q->cols,
+                               .group = q->group,
+                               .w = p->m->w,
+                               .h = p->h,
+                               .pull = p->pull,
+                               .scale = q->scale,
+                               .zero = q->zero,
+                               .codes = p->m->codes,
+                               .sweeps = (int)sweeps,
+                               .gain = gains};
+    double sum = 0.0;
+    *steps += p->kernels->polish(&polish);
+    for (int64_t r = 0; r < q->rows; r++)
+        sum += gains[r];
+    return sum;
+}
+
+static bool can_refit(const struct qp_member *m)
+{
+    return m->q.group > 0 && m->spec->granularity != QP_PER_BLOCK && m->q.grid.scale_dtype != QP_F8_E8M0;
+}
+
+static int polish(const struct qp_quantize_options *o, struct polisher *p, struct qp_polished *out,
+                  struct qp_error *err)
+{
+    int64_t sweeps = qp_polish_sweeps(o);
+    double *rows = qp_new_array(p->m->q.rows, sizeof *rows, "losses of rows", err);
+    int r = rows ? choose_start(p, rows, err) : QP_ERR_ROOM;
+    if (r == 0) {
+        for (int64_t i = 0; i < p->m->q.rows; i++)
+            out->before += rows[i];
+        out->after = out->before - descend(p, sweeps, rows, &out->steps);
+        if (o->refit && can_refit(p->m)) {
+            gradient(p, p->m->codes, NULL);
+            out->after -= qp_refit_scales(&p->m->q, p->h, p->gradient, p->m->scale);
+            out->after -= descend(p, sweeps, rows, &out->steps);
+        }
+    }
+    free(rows);
+    return r;
+}
+
+int qp_polish_member(const struct qp_quantize_options *options, const struct qp_site_work *work, struct qp_member *m,
+                     struct qp_polished *out, struct qp_error *err)
+{
+    int64_t count = m->q.rows * work->in;
+    bool pulled = work->drift != NULL;
+    struct polisher p = {.kernels = work->block->kernels,
+                         .m = m,
+                         .h = work->h,
+                         .pull = pulled ? qp_new_floats(count, "the pull of the drift", err) : NULL,
+                         .gradient = qp_new_floats(count, "gradients", err),
+                         .delta = qp_new_floats(count, "errors of weights", err),
+                         .in = work->in};
+    int r = p.gradient && p.delta && (p.pull || !pulled) ? 0 : QP_ERR_ROOM;
+    *out = (struct qp_polished){0};
+    if (r == 0 && pulled)
+        set_pull(&p, work->drift, options->pull);
+    if (r == 0)
+        r = polish(options, &p, out, err);
+    free(p.pull);
+    free(p.gradient);
+    free(p.delta);
+    return r;
+}

@@ -1,0 +1,22 @@
+/* Betters codes and scales that are there already, in the metric of the second moment. */
+#ifndef QUANTPIPE_STAGES_QUANTIZE_POLISH_H
+#define QUANTPIPE_STAGES_QUANTIZE_POLISH_H
+
+#include "stages/quantize/site.h"
+
+/* How many steps were taken, and what they lowered the loss by. */
+struct qp_polished {
+    int64_t steps;
+    double before, after;
+};
+
+/* Coordinate descent on a member's codes (kernels/polish.h) in options->polish sweeps, each row from the better of its
+ * codes and those of rounding to nearest: the loss of a row never rises above either's. With `refit`, the scales
+ * descend as well, each to the best value that its dtype can hold, and the codes once more.
+ * pull = a adds 2 a wᵀ D (w - q) to the loss, D the drift: with H and D of the tokens x that come out of quantized
+ * blocks, x0 the original network's, at a = 1 it is ||X0 w - X q||² less a constant (GPTAQ's asymmetric objective).
+ * The pulled loss falls, so that the loss in the metric of H rises by no more than the pull gives. */
+int qp_polish_member(const struct qp_quantize_options *options, const struct qp_site_work *work, struct qp_member *m,
+                     struct qp_polished *out, struct qp_error *err);
+
+#endif

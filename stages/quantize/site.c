@@ -1,0 +1,90 @@
+#include "stages/quantize/site.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+
+/* Where GPTQ has been: what is left after four sweeps is not worth a fifth (tests/bench/RESULTS.md). */
+enum { DEFAULT_SWEEPS = 4 };
+
+bool qp_is(const char *text, const char *word)
+{
+    return strcmp(text, word) == 0;
+}
+
+int64_t qp_polish_sweeps(const struct qp_quantize_options *options)
+{
+    if (options->polish >= 0)
+        return options->polish;
+    return qp_is(options->method, "gptq") ? DEFAULT_SWEEPS : 0;
+}
+
+static int load_member(struct qp_site_work *work, enum qp_linear linear, const struct qp_quant_spec *spec,
+                       struct qp_error *err)
+{
+    const struct qp_block *block = work->block;
+    int64_t rows = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    int64_t group = qp_spec_group(spec, work->in), count = qp_scale_count(rows, work->in, group);
+    struct qp_member *m = &work->members[work->count++];
+    *m = (struct qp_member){.linear = linear,
+                            .spec = spec,
+                            .w = qp_new_floats(rows * work->in, "a linear's weights", err),
+                            .scale = qp_new_floats(count, "scales", err),
+                            .zero = qp_new_array(count, 1, "zero points", err),
+                            .codes = qp_new_array(rows * work->in, 1, "codes", err)};
+    if (!m->w || !m->scale || !m->zero || !m->codes)
+        return QP_ERR_ROOM;
+    int8_t *zero = spec->grid.symmetric ? NULL : m->zero;
+    m->q = (struct qp_quantized){spec->grid, rows, work->in, group, m->codes, m->scale, zero};
+    return qp_block_weight(block, linear, true, m->w, err);
+}
+
+static bool wants_moment(const struct qp_quantize_options *o, const struct qp_site_work *work)
+{
+    bool by_scales = qp_is(o->scales, "weighted") || qp_is(o->scales, "hessian");
+    bool optional = qp_is(o->scales, "auto") && qp_block_has_stat(work->block, work->site, "second_moment");
+    return qp_is(o->method, "gptq") || qp_polish_sweeps(o) > 0 || by_scales || optional;
+}
+
+static int load_statistics(const struct qp_quantize_options *o, struct qp_site_work *work, struct qp_error *err)
+{
+    int r = 0;
+    if (wants_moment(o, work)) {
+        work->h = qp_new_floats(work->in * work->in, "a second moment", err);
+        r = work->h ? qp_block_second_moment(work->block, work->site, work->h, err) : QP_ERR_ROOM;
+    }
+    if (r == 0 && o->pull > 0.0 && qp_polish_sweeps(o) > 0) {
+        work->drift = qp_new_floats(work->in * work->in, "a drift", err);
+        r = work->drift ? qp_block_drift(work->block, work->site, work->drift, err) : QP_ERR_ROOM;
+    }
+    return r;
+}
+
+int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
+                 enum qp_site site, struct qp_site_work *out, struct qp_error *err)
+{
+    const struct qp_family *family = block->arch->family;
+    int r = 0;
+    *out = (struct qp_site_work){.block = block, .site = site, .in = qp_arch_dim(block->arch, family->sites[site].dim)};
+    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
+        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)i);
+        if (family->linears[i].site == site && scheme && scheme->weights.enabled)
+            r = load_member(out, (enum qp_linear)i, &scheme->weights, err);
+    }
+    if (r == 0 && out->count > 0)
+        r = load_statistics(options, out, err);
+    return r;
+}
+
+void qp_site_close(struct qp_site_work *work)
+{
+    for (int i = 0; i < work->count; i++) {
+        free(work->members[i].w);
+        free(work->members[i].scale);
+        free(work->members[i].zero);
+        free(work->members[i].codes);
+    }
+    free(work->h);
+    free(work->drift);
+}

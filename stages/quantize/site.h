@@ -1,0 +1,47 @@
+/* One site while its linears are quantized. */
+#ifndef QUANTPIPE_STAGES_QUANTIZE_SITE_H
+#define QUANTPIPE_STAGES_QUANTIZE_SITE_H
+
+#include "libstage/include/block_stage.h"
+#include "libstage/model/scales.h"
+
+/* The stage's parameters. */
+struct qp_quantize_options {
+    const char *method, *scales, *order;
+    double shrink, damping, pull;
+    int64_t steps, block, polish; /* polish: INT64_MIN when the user left it open */
+    bool share, reestimate, refit;
+};
+
+/* A linear of the site. `q` points to the arrays beside it. */
+struct qp_member {
+    enum qp_linear linear;
+    const struct qp_quant_spec *spec;
+    struct qp_quantized q;
+    float *w; /* [rows, in], transformed */
+    float *scale;
+    int8_t *zero;
+    uint8_t *codes;
+};
+
+struct qp_site_work {
+    struct qp_block *block;
+    enum qp_site site;
+    int64_t in;
+    struct qp_member members[QP_LINEARS];
+    int count;
+    float *h;     /* [in, in] second moment; NULL when no part of the method asks for it */
+    float *drift; /* [in, in]; NULL likewise */
+};
+
+/* Whether a parameter's text is this word. */
+bool qp_is(const char *text, const char *word);
+
+int64_t qp_polish_sweeps(const struct qp_quantize_options *options);
+
+/* Loads what the options ask for. Nothing to do when there are no members. Close it also after a failure. */
+int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
+                 enum qp_site site, struct qp_site_work *out, struct qp_error *err);
+void qp_site_close(struct qp_site_work *work);
+
+#endif
