@@ -69,7 +69,7 @@ static inline float qp_power(float x, float power)
     log = t + (log * t * square - 0.5f * square);
 
     float y = power * ((float)((int32_t)e - 127) + log * 1.44269504088896341f);
-    float bounded = y < -126 ? -126 : y > 127 ? 127 : y;
+    float bounded = y < -126 ? -126 : y > 127.99f ? 127.99f : y;
     float shifted = bounded + 0x1.8p23f, f = bounded - (shifted - 0x1.8p23f); /* the sum rounds to a whole number */
     float exp = 1.535336188319500e-4f;
     exp = exp * f + 1.339887440266574e-3f;
@@ -80,7 +80,7 @@ static inline float qp_power(float x, float power)
     exp = exp * f + 1;
 
     float result = qp_bits_float(qp_float_bits(exp) + (qp_float_bits(shifted) << 23));
-    result = y > 127.9f ? INFINITY : result;
+    result = y > 127.99f ? INFINITY : result;
     result = y < -126 || x < FLT_MIN ? 0 : result;
     return x <= FLT_MAX ? result : x;
 }
