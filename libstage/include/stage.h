@@ -5,12 +5,14 @@
  * parameters, sockets, credit, acknowledgement, signals, logs and exit codes.
  *
  * Order of calls: open once, with the parameters in the state; process once for each unit, in order of seq (a stage
- * without input ports is called once with NULL, and emits everything); close once, also after a failure. All callbacks
- * run on one thread; none sees a socket. They return 0 or a negative code with `err` described; a failure stops the
- * run. A process callback owns its unit: it passes it on with qp_stage_emit, or frees it. A stage that passes a model
- * unit on must pass on every block and the end unit as well. A unit is acknowledged upstream by itself, when everything
- * that was emitted while it was processed has been acknowledged downstream and no reference of its shared tensors is
- * left: who keeps a tensor of a unit beyond process keeps memory of the stage that made it, and better keeps a copy. */
+ * without input ports is called once with NULL, and emits everything), and for unit n of a feedback port after unit n,
+ * and before unit n + 1, of the others (qp_stage_port tells them apart); close once, also after a failure. All
+ * callbacks run on one thread; none sees a socket. They return 0 or a negative code with `err` described; a failure
+ * stops the run. A process callback owns its unit: it passes it on with qp_stage_emit, or frees it. A stage that passes
+ * a model unit on must pass on every block and the end unit as well. A unit is acknowledged upstream by itself, when
+ * everything that was emitted while it was processed has been acknowledged downstream and no reference of its shared
+ * tensors is left: who keeps a tensor of a unit beyond process keeps memory of the stage that made it, and better keeps
+ * a copy. */
 #ifndef QUANTPIPE_STAGE_H
 #define QUANTPIPE_STAGE_H
 
@@ -40,13 +42,16 @@ struct qp_param {
 
 /* A port carries units. Features are the words that the type check of an edge works with: an input `needs` features
  * (weights, statistics, quantized, validated ...) that some stage upstream `provides`. NULL-terminated, or NULL. Into
- * an optional input nothing needs to come; what leaves an optional output may go nowhere. */
+ * an optional input nothing needs to come; what leaves an optional output may go nowhere. A feedback input takes an
+ * edge with `delay: 1`, on which the stage's own units come back from downstream: a process callback frees those, and
+ * emits nothing of them. */
 struct qp_port {
     const char *name;
     const char *const *needs;    /* of inputs */
     const char *const *provides; /* of outputs: added to what came in */
     const char *help;
-    bool optional;
+    bool optional, feedback;
+    const char *const *collects; /* of inputs: what the stage can collect only while this one is connected */
 };
 
 /* Something that a stage upstream has to collect (a word of libstage/model/block.h: "second_moment", "absmax" ...) when
@@ -66,7 +71,7 @@ struct qp_stage_desc {
     const struct qp_port *inputs;  /* NULL: a source; ends with a NULL name */
     const struct qp_port *outputs; /* NULL: a sink */
     const struct qp_need *needs;   /* NULL: none */
-    const char *const *collects;   /* what it can collect for stages downstream; NULL: nothing */
+    const char *const *collects;   /* what it can always collect for stages downstream; NULL: nothing */
     const char *data;              /* the data entry it reads: "calibration", "evaluation"; NULL: none */
     bool data_optional;            /* it works without that entry; else, it is missing only if nobody needs it */
     bool any_scheme;               /* works before the formats of a budget are chosen: model.scheme has none yet */
@@ -85,6 +90,12 @@ int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit
 /* How a process callback ends that hands its unit on: emits it through the only output when `r` is 0, otherwise frees
  * it and returns r. */
 int qp_stage_pass(struct qp_stage *stage, struct qp_unit *unit, int r, struct qp_error *err);
+
+/* The input port of the unit in process; NULL in a source. */
+const char *qp_stage_port(const struct qp_stage *stage);
+
+/* Whether an edge leads into this input port. */
+bool qp_stage_connected(const struct qp_stage *stage, const char *port);
 
 /* Tensors allocated here reach consumers on the same host without a copy. */
 const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage);
@@ -137,5 +148,10 @@ int qp_params_parse(const struct qp_param *params, const json_t *values, void *s
 int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
                   const char *const *wants, struct qp_unit **units, size_t unit_count, struct qp_unit ***out,
                   size_t *count, json_t **report, struct qp_error *err);
+
+/* The same for a stage with several inputs: units[i] comes through ports[i]; the ports that are named are connected. */
+int qp_stage_call_ports(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
+                        const char *const *wants, struct qp_unit **units, const char *const *ports, size_t unit_count,
+                        struct qp_unit ***out, size_t *count, json_t **report, struct qp_error *err);
 
 #endif

@@ -66,12 +66,26 @@ static bool cancelled(void *context)
 
 static const struct stage_surroundings around = {emit, report, warn, log_nothing, progress, cancelled};
 
-static int feed(struct qp_stage *stage, struct qp_unit **units, size_t count, struct qp_error *err)
+/* NULL for ports: all units come through the first. */
+static const char *port_of(const struct qp_stage *stage, const char *const *ports, size_t i)
+{
+    return ports ? ports[i] : stage->desc->inputs[0].name;
+}
+
+static void connect_ports(struct qp_stage *stage, const char *const *ports, size_t count)
+{
+    for (size_t i = 0; i < count && qp_port_count(stage->desc->inputs) > 0; i++)
+        stage->connected |= (uint64_t)1 << qp_port_index(stage->desc->inputs, port_of(stage, ports, i));
+}
+
+static int feed(struct qp_stage *stage, struct qp_unit **units, const char *const *ports, size_t count,
+                struct qp_error *err)
 {
     int r = 0;
     if (qp_port_count(stage->desc->inputs) == 0)
         return qp_stage_process(stage, NULL, err);
     for (size_t i = 0; i < count; i++) {
+        stage->port = port_of(stage, ports, i);
         if (r == 0)
             r = qp_stage_process(stage, units[i], err);
         else
@@ -92,6 +106,13 @@ int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const 
                   const char *const *wants, struct qp_unit **units, size_t unit_count, struct qp_unit ***out,
                   size_t *count, json_t **report_out, struct qp_error *err)
 {
+    return qp_stage_call_ports(desc, params, context, wants, units, NULL, unit_count, out, count, report_out, err);
+}
+
+int qp_stage_call_ports(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
+                        const char *const *wants, struct qp_unit **units, const char *const *ports, size_t unit_count,
+                        struct qp_unit ***out, size_t *count, json_t **report_out, struct qp_error *err)
+{
     struct catcher catch = {.report = json_object()};
     json_t *wanted = word_array(wants);
     struct qp_stage stage = {.desc = desc,
@@ -102,9 +123,10 @@ int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const 
                              .kernels = qp_kernels_open("cpu"),
                              .around = &around,
                              .around_context = &catch};
+    connect_ports(&stage, ports, unit_count);
     int r = qp_stage_begin(&stage, params, err);
     if (r == 0)
-        r = feed(&stage, units, unit_count, err);
+        r = feed(&stage, units, ports, unit_count, err);
     else
         for (size_t i = 0; i < unit_count; i++)
             qp_unit_free(units[i]);

@@ -19,11 +19,15 @@ static json_t *text(const char *value)
 static json_t *describe_ports(const struct qp_port *ports, bool inputs)
 {
     json_t *array = json_array();
-    for (; ports && ports->name; ports++)
-        json_array_append_new(array,
-                              json_pack("{s:s, s:o, s:o, s:b}", "name", ports->name, inputs ? "needs" : "provides",
-                                        words(inputs ? ports->needs : ports->provides), "help", text(ports->help),
-                                        "optional", ports->optional));
+    for (; ports && ports->name; ports++) {
+        json_t *port = json_pack("{s:s, s:o, s:o, s:b}", "name", ports->name, inputs ? "needs" : "provides",
+                                 words(inputs ? ports->needs : ports->provides), "help", text(ports->help), "optional",
+                                 ports->optional);
+        if (inputs)
+            json_object_update_new(
+                port, json_pack("{s:b, s:o}", "feedback", ports->feedback, "collects", words(ports->collects)));
+        json_array_append_new(array, port);
+    }
     return array;
 }
 

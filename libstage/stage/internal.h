@@ -18,6 +18,8 @@ struct stage_surroundings {
 struct qp_stage {
     const struct qp_stage_desc *desc;
     void *state;
+    const char *port;              /* of the unit in process; NULL: none */
+    uint64_t connected;            /* bit i: something leads into input i */
     const json_t *context, *wants; /* borrowed */
     const char *scratch;           /* borrowed */
     int threads;

@@ -34,9 +34,10 @@ static char *port_endpoint(const struct link *link, const char *control, const c
 
 static int open_ports(struct link *link, const char *control, struct qp_error *err)
 {
-    size_t count = qp_port_count(link->desc->outputs);
-    if (count > LINK_MOST)
-        return qp_fail(err, QP_ERR_STAGE, "%zu output ports; at most %d", count, LINK_MOST);
+    size_t count = qp_port_count(link->desc->outputs), inputs = qp_port_count(link->desc->inputs);
+    if (count > LINK_MOST || inputs > LINK_MOST)
+        return qp_fail(err, QP_ERR_STAGE, "%zu input and %zu output ports; at most %d of each", inputs, count,
+                       LINK_MOST);
     for (; link->out_count < count; link->out_count++) {
         qp_fail(err, QP_ERR_ROOM, "no memory for an endpoint");
         qp_auto_free char *endpoint = port_endpoint(link, control, link->desc->outputs[link->out_count].name, err);
@@ -185,18 +186,48 @@ struct qp_pool *link_pool(const struct link *link)
     return link->pool;
 }
 
-/* The input whose next unit has the lowest seq; -1 while one that has not ended has none, in_count when all ended. */
+uint64_t link_connected(const struct link *link)
+{
+    uint64_t ports = 0;
+    for (size_t i = 0; i < link->in_count; i++)
+        ports |= (uint64_t)1 << link->in_ports[i];
+    return ports;
+}
+
+/* Unit n that comes back from downstream stands between units n and n + 1 of the other inputs. */
+static bool is_sooner(const struct link *link, size_t i, size_t than)
+{
+    int64_t seq = qp_in_next(link->ins[i])->seq, other = qp_in_next(link->ins[than])->seq;
+    return seq < other || (seq == other && !link->delayed[i] && link->delayed[than]);
+}
+
+/* The input whose unit is the first of those that have come; in_count when none has one. */
+static size_t first_input(const struct link *link)
+{
+    size_t best = link->in_count;
+    for (size_t i = 0; i < link->in_count; i++)
+        if (qp_in_next(link->ins[i]) && (best == link->in_count || is_sooner(link, i, best)))
+            best = i;
+    return best;
+}
+
+/* Whether all that may still come on input i stands behind the first unit of input `best`. */
+static bool is_behind(const struct link *link, size_t i, size_t best)
+{
+    int64_t taken = qp_in_taken(link->ins[i]), seq = qp_in_next(link->ins[best])->seq;
+    return qp_in_ended(link->ins[i]) || taken >= seq || (taken == seq - 1 && link->delayed[i] && !link->delayed[best]);
+}
+
+/* The input to take a unit from; -1 while that cannot be known, in_count when all have ended. */
 static int choose_input(const struct link *link)
 {
-    int best = (int)link->in_count;
-    for (int i = 0; i < (int)link->in_count; i++) {
-        const struct qp_unit *unit = qp_in_next(link->ins[i]);
-        if (!unit && !qp_in_ended(link->ins[i]))
+    size_t best = first_input(link);
+    for (size_t i = 0; i < link->in_count; i++) {
+        bool waits = !qp_in_next(link->ins[i]);
+        if (waits && !(best < link->in_count ? is_behind(link, i, best) : qp_in_ended(link->ins[i])))
             return -1;
-        if (unit && (best == (int)link->in_count || unit->seq < qp_in_next(link->ins[best])->seq))
-            best = i;
     }
-    return best;
+    return (int)best;
 }
 
 int link_next(struct link *link, struct link_unit *next, struct qp_error *err)
@@ -208,7 +239,8 @@ int link_next(struct link *link, struct link_unit *next, struct qp_error *err)
     int r = failure(link, err);
     *next = (struct link_unit){0};
     if (r == 0 && input < (int)link->in_count) {
-        next->input = (size_t)input;
+        next->edge = (size_t)input;
+        next->port = link->in_ports[input];
         next->unit = qp_in_take(link->ins[input], &next->receipt);
     }
     pthread_mutex_unlock(&link->lock);
@@ -218,7 +250,7 @@ int link_next(struct link *link, struct link_unit *next, struct qp_error *err)
 void link_processed(struct link *link, const struct link_unit *unit)
 {
     pthread_mutex_lock(&link->lock);
-    qp_in_processed(link->ins[unit->input], unit->receipt);
+    qp_in_processed(link->ins[unit->edge], unit->receipt);
     link_sample(link);
     pthread_mutex_unlock(&link->lock);
     qp_receipt_release(unit->receipt);

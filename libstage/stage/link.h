@@ -16,7 +16,8 @@ struct link;
 struct link_unit {
     struct qp_unit *unit;
     struct qp_receipt *receipt;
-    size_t input;
+    size_t edge; /* index of the input edge */
+    size_t port; /* index of the input port that it leads into */
 };
 
 /* Dials the runner, binds the output ports and starts the thread. SIGTERM and SIGINT have to be blocked. */
@@ -33,7 +34,11 @@ int link_wait_config(struct link *link, json_t **config, struct qp_error *err);
 int link_connect(struct link *link, const json_t *config, struct qp_error *err);
 struct qp_pool *link_pool(const struct link *link);
 
-/* Waits for the unit with the lowest seq of all inputs; unit NULL when all have ended. */
+/* Bit i: some edge leads into input port i. */
+uint64_t link_connected(const struct link *link);
+
+/* Waits for the unit that is next: of the lowest seq of all inputs, those that are delayed after the others; unit NULL
+ * when all have ended. */
 int link_next(struct link *link, struct link_unit *next, struct qp_error *err);
 
 /* The unit has been processed: credit goes back, and its receipt is the emitted units' from now on. */

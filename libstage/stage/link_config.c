@@ -35,16 +35,32 @@ static int connect_output(struct link *link, const json_t *output, struct qp_err
     return r;
 }
 
+/* Which port an edge leads into, and whether its units come back from downstream. */
+static int place_input(struct link *link, const json_t *input, struct qp_error *err)
+{
+    const char *name = text(input, "port");
+    int port = qp_port_index(link->desc->inputs, name);
+    json_int_t delay = json_integer_value(json_object_get(input, "delay"));
+    if (port < 0)
+        return qp_fail(err, QP_ERR_STAGE, "config: this stage has no input port %s", name);
+    if (delay != link->desc->inputs[port].feedback)
+        return qp_fail(err, QP_ERR_STAGE, "config: delay %lld at input port %s; expected %d", (long long)delay, name,
+                       link->desc->inputs[port].feedback);
+    link->in_ports[link->in_count] = (size_t)port;
+    link->delayed[link->in_count] = delay > 0;
+    return 0;
+}
+
 static int connect_input(struct link *link, const json_t *input, const char *run, int64_t window, struct qp_error *err)
 {
-    static const char *const port_fields[] = {"port:s", "edge:s", "from:a", NULL};
+    static const char *const port_fields[] = {"port:s", "edge:s", "from:a", "delay:i?", NULL};
     static const char *const peer_fields[] = {"instance:s", "replica:i", "endpoint:s", "host:s", NULL};
     int r = qp_fields_check(input, port_fields, "config.inputs", err);
     const json_t *peers = json_object_get(input, "from"), *peer = json_array_get(peers, 0);
     if (r == 0 && (json_array_size(peers) != 1 || link->in_count == LINK_MOST))
         r = qp_fail(err, QP_ERR_STAGE, "config: an edge has one producer, and a stage at most %d edges", LINK_MOST);
-    if (r == 0 && qp_port_index(link->desc->inputs, text(input, "port")) < 0)
-        r = qp_fail(err, QP_ERR_STAGE, "config: this stage has no input port %s", text(input, "port"));
+    if (r == 0)
+        r = place_input(link, input, err);
     if (r == 0)
         r = qp_fields_check(peer, peer_fields, "config.inputs.from", err);
     if (r < 0)

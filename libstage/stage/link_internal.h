@@ -10,7 +10,7 @@
 #include "libstage/wire/edge_in.h"
 #include "libstage/wire/edge_out.h"
 
-#define LINK_MOST 16 /* input edges of a stage; output ports of a stage */
+#define LINK_MOST 16 /* input edges of a stage; its input ports; its output ports */
 
 /* A message for the runner that waits for the thread. */
 struct outgoing {
@@ -40,6 +40,8 @@ struct link {
     long rejected[LINK_MOST];                    /* as far as told */
     size_t out_count;
     struct qp_in *ins[LINK_MOST];
+    size_t in_ports[LINK_MOST]; /* where ins lead */
+    bool delayed[LINK_MOST];    /* of ins: they bring this stage's own units back */
     size_t in_count;
     struct qp_references *references;
     struct qp_pool *pool;

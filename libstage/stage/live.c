@@ -109,6 +109,7 @@ static int prepare(struct life *life, const json_t *config, struct qp_error *err
     if (r < 0)
         return r;
     int64_t threads = json_integer_value(json_object_get(config, "threads"));
+    life->stage.connected = link_connected(life->link);
     life->stage.context = json_object_get(config, "context");
     life->stage.wants = json_object_get(config, "wants");
     life->stage.scratch = json_string_value(json_object_get(config, "scratch"));
@@ -137,6 +138,7 @@ static int process_units(struct life *life, struct qp_error *err)
         if (r < 0 || !next.unit)
             return r;
         life->current = next.receipt;
+        life->stage.port = life->stage.desc->inputs[next.port].name;
         life->seq = next.unit->seq;
         r = process(life, next.unit, err);
         life->current = NULL;

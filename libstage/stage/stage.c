@@ -82,6 +82,17 @@ int qp_stage_pass(struct qp_stage *stage, struct qp_unit *unit, int r, struct qp
     return r;
 }
 
+const char *qp_stage_port(const struct qp_stage *stage)
+{
+    return stage->port;
+}
+
+bool qp_stage_connected(const struct qp_stage *stage, const char *port)
+{
+    int index = qp_port_index(stage->desc->inputs, port);
+    return index >= 0 && (stage->connected >> index & 1);
+}
+
 const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage)
 {
     return stage->allocator;

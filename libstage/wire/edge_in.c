@@ -41,7 +41,8 @@ struct qp_in {
     struct open_receipt *open;
     struct arrival *coming;
     struct arrival *first, **last;
-    int64_t last_seq, units; /* units: headers since hello */
+    int64_t last_seq, taken; /* seq of the unit that came last, and of the one that was taken last */
+    int64_t units;           /* headers since hello */
     bool ended;
     int64_t received, duplicates;
 };
@@ -91,7 +92,7 @@ int qp_in_open(void *context, const struct qp_in_config *config, struct qp_in **
     in->window_bytes = config->window_bytes;
     in->receipts.wake = config->wake;
     in->last = &in->first;
-    in->last_seq = -1;
+    in->last_seq = in->taken = -1;
     int r = greet(in, context, config, err);
     if (r < 0) {
         qp_in_close_socket(in);
@@ -159,6 +160,11 @@ const char *qp_in_edge(const struct qp_in *in)
     return in->edge;
 }
 
+int64_t qp_in_taken(const struct qp_in *in)
+{
+    return in->taken;
+}
+
 bool qp_in_ended(const struct qp_in *in)
 {
     return in->ended;
@@ -176,6 +182,7 @@ struct qp_unit *qp_in_take(struct qp_in *in, struct qp_receipt **receipt)
     in->first = arrival->next;
     if (!in->first)
         in->last = &in->first;
+    in->taken = unit->seq;
     in->ended = unit->kind == QP_UNIT_END;
     *receipt = arrival->receipt;
     free(arrival->inlined);

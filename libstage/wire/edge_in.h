@@ -43,6 +43,9 @@ struct qp_unit *qp_in_take(struct qp_in *in, struct qp_receipt **receipt);
 /* The unit has been processed: its credit goes back to the producer. */
 void qp_in_processed(struct qp_in *in, const struct qp_receipt *receipt);
 
+/* seq of the unit that was taken last; -1 before the first. All that comes has a higher one. */
+int64_t qp_in_taken(const struct qp_in *in);
+
 bool qp_in_ended(const struct qp_in *in); /* the end unit has been taken */
 
 /* Reads what has come, sends credit and acknowledgements. Returns 1 when something happened. */

@@ -89,20 +89,28 @@ static char *edge_name(const struct fake_run *run, int from, int to)
     return qp_format("%s->%s", run->stages[from].name, run->stages[to].name);
 }
 
-static json_t *inputs_of(const struct fake_run *run, int index)
+static json_t *input_of(const struct fake_run *run, int index, int from, int input)
 {
-    int from = run->stages[index].from;
-    json_t *inputs = json_array();
-    if (from < 0)
-        return inputs;
     const struct fake_stage *producer = &run->stages[from];
     const char *port = producer->desc->outputs[0].name;
     qp_auto_free char *edge = edge_name(run, from, index);
-    json_array_append_new(inputs, json_pack("{s:s, s:s, s:[{s:s, s:i, s:O, s:O}]}", "port",
-                                            run->stages[index].desc->inputs[0].name, "edge", edge, "from", "instance",
-                                            producer->name, "replica", 0, "endpoint",
-                                            json_object_get(json_object_get(producer->hello, "endpoints"), port),
-                                            "host", json_object_get(producer->hello, "host")));
+    return json_pack("{s:s, s:s, s:[{s:s, s:i, s:O, s:O}]}", "port", run->stages[index].desc->inputs[input].name,
+                     "edge", edge, "from", "instance", producer->name, "replica", 0, "endpoint",
+                     json_object_get(json_object_get(producer->hello, "endpoints"), port), "host",
+                     json_object_get(producer->hello, "host"));
+}
+
+static json_t *inputs_of(const struct fake_run *run, int index)
+{
+    const struct fake_stage *stage = &run->stages[index];
+    json_t *inputs = json_array();
+    if (stage->from >= 0)
+        json_array_append_new(inputs, input_of(run, index, stage->from, 0));
+    if (stage->back > 0) {
+        json_t *back = input_of(run, index, stage->back, 1);
+        json_object_set_new(back, "delay", json_integer(1));
+        json_array_append_new(inputs, back);
+    }
     return inputs;
 }
 
@@ -110,7 +118,7 @@ static json_t *outputs_of(const struct fake_run *run, int index)
 {
     json_t *outputs = json_array(), *edges = json_array();
     for (int i = 0; i < run->count; i++)
-        if (run->stages[i].from == index && !run->stages[i].spare) {
+        if ((run->stages[i].from == index || (index > 0 && run->stages[i].back == index)) && !run->stages[i].spare) {
             qp_auto_free char *edge = edge_name(run, index, i);
             json_array_append_new(edges, json_pack("{s:s, s:i}", "edge", edge, "consumers", 1));
         }

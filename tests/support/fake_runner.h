@@ -1,5 +1,5 @@
 /* The smallest runner: starts stages as processes of their own (forked, each runs qp_stage_main), connects them by
- * their first ports, and notes what they say until all have ended. */
+ * their first ports (and by their second inputs back from downstream), and notes what they say until all have ended. */
 #ifndef QUANTPIPE_TESTS_FAKE_RUNNER_H
 #define QUANTPIPE_TESTS_FAKE_RUNNER_H
 
@@ -12,6 +12,7 @@ struct fake_stage {
     const struct qp_stage_desc *desc;
     const char *name;
     int from;           /* index of the stage that it reads from; -1: a source */
+    int back;           /* index of the stage downstream that feeds it back by its second input; 0: none does */
     const char *params; /* JSON; NULL: none */
     int64_t memory;     /* 0: the stage's default */
     bool spare;         /* waits until fake_replace */

@@ -23,8 +23,9 @@ static const struct qp_param params[] = {
     {"method", QP_PARAM_STRING, "rtn", 0, 0, methods, "how", offsetof(struct state, method)},
     {.name = NULL},
 };
-static const struct qp_port inputs[] = {{"in", needs_weights, NULL, "blocks", false}, {.name = NULL}};
-static const struct qp_port outputs[] = {{"out", NULL, provides, "the same blocks", true}, {.name = NULL}};
+static const struct qp_port inputs[] = {{.name = "in", .needs = needs_weights, .help = "blocks"}, {.name = NULL}};
+static const struct qp_port outputs[] = {
+    {.name = "out", .provides = provides, .help = "the same blocks", .optional = true}, {.name = NULL}};
 static const struct qp_need needs[] = {{"second_moment", "method", "gptq"}, {.what = NULL}};
 
 static int open_stage(struct qp_stage *stage, void *state, struct qp_error *err)
@@ -127,7 +128,8 @@ Test(stage_describe, says_all_that_the_tables_hold)
 {
     static const char text[] =
         "{\"quantpipe\": 1, \"name\": \"example\", \"summary\": \"An example.\", \"version\": 3, \"protocol\": 1,"
-        "\"inputs\": [{\"name\": \"in\", \"needs\": [\"weights\"], \"help\": \"blocks\", \"optional\": false}],"
+        "\"inputs\": [{\"name\": \"in\", \"needs\": [\"weights\"], \"help\": \"blocks\", \"optional\": false, "
+        "\"feedback\": false, \"collects\": []}],"
         "\"outputs\": [{\"name\": \"out\", \"provides\": [\"quantized\", \"anything\"], \"help\": \"the same "
         "blocks\", \"optional\": true}],"
         "\"params\": [{\"name\": \"fail_at\", \"type\": \"int\", \"default\": null, \"min\": null, \"max\": null,"
