@@ -117,8 +117,9 @@ static bool is_port(const json_t *port)
 static bool is_need(const json_t *need)
 {
     const json_t *param = json_object_get(need, "param"), *value = json_object_get(need, "value");
+    const json_t *scheme = json_object_get(need, "scheme");
     return is_text(json_object_get(need, "what")) && (is_absent(param) || is_text(param)) &&
-           (is_absent(value) || json_is_string(value));
+           (is_absent(value) || json_is_string(value)) && (is_absent(scheme) || is_text(scheme));
 }
 
 static bool is_list_of(const json_t *list, bool (*is_item)(const json_t *))
@@ -141,7 +142,7 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
     } lists[] = {{"params", "parameters {name, type, ...}", is_param},
                  {"inputs", "ports {name, needs, optional}", is_port},
                  {"outputs", "ports {name, provides, optional}", is_port},
-                 {"needs", "needs {what, param, value}", is_need},
+                 {"needs", "needs {what, param, value, scheme}", is_need},
                  {"collects", "words", is_text}};
     if (!json_is_object(descriptor) || !is_text(json_object_get(descriptor, "name")))
         return qp_fail(err, QP_ERR_INPUT, "the descriptor has no `name`; see schemas/stage.schema.json");

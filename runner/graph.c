@@ -322,8 +322,27 @@ static bool is_something(const char *value)
     return *value && !zero && strcmp(value, "false") != 0 && strcmp(value, "none") != 0;
 }
 
-static bool is_active(const struct qp_instance *in, const json_t *need)
+/* Whether the scheme of the instance's branch, or one of all that share it, has what `word` says. One that cannot be
+ * read has nothing: that is told when schemes are checked. */
+static bool scheme_has(const struct qp_pipeline *p, const struct qp_instance *in, const char *word)
 {
+    bool found = false;
+    for (size_t i = 0; i < p->branch_count; i++) {
+        struct qp_scheme *scheme = NULL;
+        struct qp_error unused;
+        if (in->branch != QP_SHARED && (size_t)in->branch != i)
+            continue;
+        found |= qp_scheme_parse(p->branches[i].source, &scheme, &unused) == 0 && qp_scheme_has(scheme, word);
+        qp_scheme_free(scheme);
+    }
+    return found;
+}
+
+static bool is_active(const struct qp_pipeline *p, const struct qp_instance *in, const json_t *need)
+{
+    const char *scheme = text_of(need, "scheme");
+    if (scheme && !scheme_has(p, in, scheme))
+        return false;
     const char *param = text_of(need, "param"), *wanted = text_of(need, "value");
     char value[256];
     if (!param)
@@ -332,12 +351,15 @@ static bool is_active(const struct qp_instance *in, const json_t *need)
     return wanted ? strcmp(value, wanted) == 0 : is_something(value);
 }
 
-/* "method: gptq of stage `quantize`", or "stage `quantize`". */
+/* "method: gptq of stage `quantize`", "the scheme's kv_cache in stage `quantize`", or "stage `quantize`". */
 static void reason(const struct qp_instance *in, const json_t *need, char *text, size_t size)
 {
     char value[128];
-    const char *param = text_of(need, "param");
-    if (param)
+    const char *param = text_of(need, "param"), *scheme = text_of(need, "scheme");
+    if (scheme)
+        snprintf(text, size, "the scheme's %s in stage `%s`",
+                 strcmp(scheme, "static") == 0 ? "fixed ranges of activations" : scheme, in->name);
+    else if (param)
         snprintf(text, size, "`%s: %s` of stage `%s`", param, param_text(in, param, value, sizeof value), in->name);
     else
         snprintf(text, size, "stage `%s`", in->name);
@@ -377,7 +399,7 @@ static int place_needs(struct qp_pipeline *p, size_t index, struct qp_error *err
     size_t i;
     json_t *need;
     json_array_foreach(json_object_get(in->descriptor, "needs"), i, need) {
-        int r = is_active(in, need) ? place_need(p, index, need, err) : 0;
+        int r = is_active(p, in, need) ? place_need(p, index, need, err) : 0;
         if (r < 0)
             return r;
     }

@@ -7,25 +7,29 @@
  * product a block. Scales are those of the original groups, or with `reestimate` of the groups as the loop finds them.
  * The checkpoint stays in natural order, whatever the order of rounding (quantize/order.h). hqq (Badri and Shaji 2023):
  * scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate descent on what the
- * method left (quantize/polish.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
+ * method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
+ * (quantize/activations.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
  * Memory: one site's moment, factor and weights. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "stages/quantize/activations.h"
 #include "stages/quantize/gptq.h"
 #include "stages/quantize/polish.h"
 #include "stages/quantize/scales.h"
 
 struct state {
     struct qp_quantize_options options;
+    struct qp_calibrator calibrator;
     struct qp_model model;
 };
 
 static const char *const methods[] = {"rtn", "gptq", "hqq", NULL};
 static const char *const orders[] = {"natural", "activation", "group", NULL};
 static const char *const choices[] = {"auto", "minmax", "mse", "weighted", "hessian", NULL};
+static const char *const calibrators[] = {"minmax", "average", "percentile", "entropy", "mse", NULL};
 static const struct qp_param params[] = {
     {.name = "method",
      .type = QP_PARAM_STRING,
@@ -105,12 +109,40 @@ static const struct qp_param params[] = {
      .fallback = "false",
      .help = "polish: let the scales descend as well",
      .offset = offsetof(struct state, options.refit)},
+    {.name = "activation_calibrator",
+     .type = QP_PARAM_STRING,
+     .fallback = "minmax",
+     .choices = calibrators,
+     .help = "how the fixed range of activations is chosen: minmax takes the largest, average a moving average over "
+             "the samples, percentile all but a share, entropy the least divergence, mse the least error",
+     .offset = offsetof(struct state, calibrator.method)},
+    {.name = "activation_percentile",
+     .type = QP_PARAM_FLOAT,
+     .fallback = "99.99",
+     .min = 50.0,
+     .max = 100.0,
+     .help = "percentile: how many of 100 activations lie within the range",
+     .offset = offsetof(struct state, calibrator.percentile)},
+    {.name = "activation_norm",
+     .type = QP_PARAM_FLOAT,
+     .fallback = "2.4",
+     .min = 1.0,
+     .max = 8.0,
+     .help = "mse: the power of the error, 2 for squares",
+     .offset = offsetof(struct state, calibrator.norm)},
     {0}};
 static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq", NULL},
                                              {"second_moment", "polish", NULL, NULL},
                                              {"second_moment", "scales", "weighted", NULL},
                                              {"second_moment", "scales", "hessian", NULL},
                                              {"drift", "pull", NULL, NULL},
+                                             {"absmax", NULL, NULL, "static"},
+                                             {"histogram", "activation_calibrator", "average", "static"},
+                                             {"histogram", "activation_calibrator", "percentile", "static"},
+                                             {"histogram", "activation_calibrator", "entropy", "static"},
+                                             {"histogram", "activation_calibrator", "mse", "static"},
+                                             {"window_absmax", "activation_calibrator", "average", "static"},
+                                             {"kv_absmax", NULL, NULL, "kv_cache"},
                                              {0}};
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"quantized", NULL};
@@ -216,9 +248,12 @@ static int quantize_site(struct qp_stage *stage, const struct state *s, struct q
 static int quantize(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
     int r = 0;
-    for (int site = 0; site < QP_SITES && r == 0 && qp_block_is_layer(block); site++)
-        r = quantize_site(stage, state, block, (enum qp_site)site, err);
-    return r;
+    const struct state *s = state;
+    if (!qp_block_is_layer(block))
+        return 0;
+    for (int site = 0; site < QP_SITES && r == 0; site++)
+        r = quantize_site(stage, s, block, (enum qp_site)site, err);
+    return r < 0 ? r : qp_quantize_activations(stage, &s->model, &s->calibrator, block, err);
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)

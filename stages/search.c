@@ -45,7 +45,7 @@ static const struct qp_param params[] = {
      .help = "scales from activations (plain), from activations and weights (duo), or both",
      .offset = offsetof(struct state, form)},
     {0}};
-static const struct qp_need stage_needs[] = {{"absmean", "method", "awq"}, {"second_moment", "method", "awq"}, {0}};
+static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method", .value = "awq"}, {.what = "second_moment", .param = "method", .value = "awq"}, {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds"}, {0}};

@@ -34,7 +34,7 @@ static const struct qp_param params[] = {
      .help = "migration strength: 0 leaves all difficulty in the activations, 1 moves all into the weights",
      .offset = offsetof(struct state, alpha)},
     {0}};
-static const struct qp_need stage_needs[] = {{"absmax", "method", "smoothquant"}, {0}};
+static const struct qp_need stage_needs[] = {{.what = "absmax", .param = "method", .value = "smoothquant"}, {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds"}, {0}};

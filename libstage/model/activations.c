@@ -19,16 +19,6 @@ static bool same_activations(const struct qp_quant_spec *a, const struct qp_quan
            a->dynamic == b->dynamic;
 }
 
-bool qp_spec_is_static(const struct qp_quant_spec *spec)
-{
-    return spec->enabled && !spec->dynamic;
-}
-
-bool qp_spec_has_global(const struct qp_quant_spec *spec)
-{
-    return spec->enabled && spec->grid.scale_dtype == QP_F8_E4M3;
-}
-
 /* One site: the spec of its first quantized linear, which the others have to share. */
 static int site_spec(const struct qp_arch *arch, int64_t layer, enum qp_site site, const struct qp_scheme *scheme,
                      unsigned quantized, struct qp_quant_spec *out, struct qp_error *err)

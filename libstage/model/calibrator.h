@@ -10,7 +10,7 @@
 #ifndef QUANTPIPE_MODEL_CALIBRATOR_H
 #define QUANTPIPE_MODEL_CALIBRATOR_H
 
-#include "kernels/kernels.h"
+#include "libstage/model/block.h"
 
 enum { QP_RANGE_BINS = 2048, QP_RANGE_START = 128 };
 
@@ -45,5 +45,25 @@ float qp_range_average(int64_t windows, int64_t n, const float *window_absmax, c
 
 /* The share of values beyond a range. */
 double qp_range_clipped(const struct qp_range_histogram *histogram, double range);
+
+/* ---- of a block, from its statistics with the folds in ---- */
+
+struct qp_calibrator {
+    const char *method; /* "minmax", "average", "percentile", "entropy" or "mse" */
+    double percentile;  /* of percentile: 99.99, say */
+    double norm;        /* of mse: 2, or 2.4 as llm-compressor */
+};
+
+/* The largest |x| of a site's inputs (statistic absmax). */
+int qp_site_absmax(const struct qp_block *block, enum qp_site site, float *range, struct qp_error *err);
+
+/* The range that the calibrator chooses for a site, and the share of values beyond it. Statistics: absmax; all but
+ * minmax: histogram; average: window_absmax. */
+int qp_site_range(const struct qp_block *block, enum qp_site site, const struct qp_calibrator *calibrator,
+                  const struct qp_grid *grid, float *range, double *clipped, struct qp_error *err);
+
+/* The largest |x| of the keys and of the values that a KV cache holds (statistic kv_absmax); values get smaller where
+ * v_proj is the fold target of the site behind it. */
+int qp_cache_absmax(const struct qp_block *block, float *keys, float *values, struct qp_error *err);
 
 #endif

@@ -52,8 +52,8 @@ static json_t *describe_needs(const struct qp_need *needs)
 {
     json_t *array = json_array();
     for (; needs && needs->what; needs++)
-        json_array_append_new(array, json_pack("{s:s, s:o, s:o}", "what", needs->what, "param", text(needs->param),
-                                               "value", text(needs->value)));
+        json_array_append_new(array, json_pack("{s:s, s:o, s:o, s:o}", "what", needs->what, "param", text(needs->param),
+                                               "value", text(needs->value), "scheme", text(needs->scheme)));
     return array;
 }
 

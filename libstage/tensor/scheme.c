@@ -62,6 +62,34 @@ const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, con
     return found->weights.enabled ? found : NULL;
 }
 
+bool qp_spec_is_static(const struct qp_quant_spec *spec)
+{
+    return spec->enabled && !spec->dynamic;
+}
+
+bool qp_spec_has_global(const struct qp_quant_spec *spec)
+{
+    return spec->enabled && spec->grid.scale_dtype == QP_F8_E4M3;
+}
+
+static bool is_fixed(const struct qp_linear_scheme *linear)
+{
+    return linear->weights.enabled &&
+           (qp_spec_is_static(&linear->activations) || qp_spec_has_global(&linear->activations));
+}
+
+bool qp_scheme_has(const struct qp_scheme *scheme, const char *word)
+{
+    if (strcmp(word, "kv_cache") == 0)
+        return scheme->kv_cache.enabled;
+    bool found = is_fixed(&scheme->base);
+    for (size_t i = 0; i < scheme->rule_count; i++)
+        found |= is_fixed(&scheme->rules[i].scheme);
+    for (size_t i = 0; scheme->budget && i < scheme->budget->count; i++)
+        found |= is_fixed(&scheme->budget->candidates[i].scheme);
+    return found && strcmp(word, "static") == 0;
+}
+
 int64_t qp_spec_group(const struct qp_quant_spec *spec, int64_t cols)
 {
     if (spec->granularity == QP_PER_TENSOR)

@@ -111,6 +111,15 @@ void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype);
 /* What applies to a module ("model.layers.0.mlp.up_proj"): NULL when it is ignored or left as it is. Borrowed. */
 const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, const char *module);
 
+/* What calibration has to find out for a scheme, or for a candidate of its budget: "static", activations with a fixed
+ * range (NVFP4's global scale included); "kv_cache", keys and values. */
+bool qp_scheme_has(const struct qp_scheme *scheme, const char *word);
+
+/* Whether a number from calibration belongs to a spec: the scale of one fixed range, or NVFP4's global scale above the
+ * groups' own. */
+bool qp_spec_is_static(const struct qp_quant_spec *spec);
+bool qp_spec_has_global(const struct qp_quant_spec *spec);
+
 /* Columns that share a scale in a matrix of `cols` columns, as kernels/quant.h wants it (0: one scale for all). */
 int64_t qp_spec_group(const struct qp_quant_spec *spec, int64_t cols);
 

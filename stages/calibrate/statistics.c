@@ -112,11 +112,11 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, struc
 static int open_cache(struct qp_stage *stage, const struct qp_block *block, struct qp_statistics *s,
                       struct qp_error *err)
 {
-    int64_t one = 1;
+    int64_t dim = qp_arch_dim(block->arch, QP_DIM_KV);
     if (!qp_stage_wants(stage, "kv_absmax"))
         return 0;
-    int r = new_stat(stage, block, "kv", "key_absmax", 1, &one, 0.0f, &s->key_absmax, err);
-    return r < 0 ? r : new_stat(stage, block, "kv", "value_absmax", 1, &one, 0.0f, &s->value_absmax, err);
+    int r = new_stat(stage, block, "kv", "key_absmax", 1, &dim, 0.0f, &s->key_absmax, err);
+    return r < 0 ? r : new_stat(stage, block, "kv", "value_absmax", 1, &dim, 0.0f, &s->value_absmax, err);
 }
 
 int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, const struct qp_windows *windows,
@@ -200,8 +200,8 @@ int qp_statistics_cache(void *statistics, const float *keys, const float *vals, 
     struct qp_statistics *s = statistics;
     if (!s->key_absmax)
         return 0;
-    *values(s->key_absmax) = fmaxf(*values(s->key_absmax), largest(keys, rows * dim));
-    *values(s->value_absmax) = fmaxf(*values(s->value_absmax), largest(vals, rows * dim));
+    s->kernels->column_stats(rows, dim, keys, values(s->key_absmax), NULL, NULL, NULL);
+    s->kernels->column_stats(rows, dim, vals, values(s->value_absmax), NULL, NULL, NULL);
     return 0;
 }
 

@@ -30,6 +30,9 @@ static const struct {
                "null, 'value': null}]}"},
     {"tuned", "{'name': 'tuned', 'inputs': [{'name': 'in'}], 'outputs': null, 'params': [{'name': 'pull', 'type': "
               "'percent', 'default': '0%'}], 'needs': [{'what': 'peak', 'param': 'pull', 'value': null}]}"},
+    {"fixed", "{'name': 'fixed', 'inputs': [{'name': 'in'}], 'outputs': null, 'params': [{'name': 'by', 'type': "
+              "'string', 'default': 'peak'}], 'needs': [{'what': 'peak', 'scheme': 'static'}, {'what': 'moment', "
+              "'param': 'by', 'value': 'moment', 'scheme': 'static'}, {'what': 'peak', 'scheme': 'kv_cache'}]}"},
     {"open", "{'name': 'open', 'inputs': [{'name': 'in'}, {'name': 'more', 'optional': true}], 'outputs': [{'name': "
              "'out', 'optional': true}]}"},
     {"sink", "{'name': 'sink', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': null}"},
@@ -155,6 +158,34 @@ Test(graph, a_need_without_a_value_is_active_when_the_parameter_is_set)
     }
     expect_failure(HEAD "  source: {}\n  tuned: {from: source, with: {pull: 3}}\n", ":7:3",
                    "`pull: 3` of stage `tuned` needs `peak`, and no stage upstream collects it");
+}
+
+Test(graph, needs_can_ask_for_what_the_scheme_has)
+{
+    static const struct {
+        const char *scheme, *with;
+        size_t wants;
+    } runs[] = {{"int8", "", 0},
+                {"int8", ", with: {by: peak}", 0},
+                {"fp8", "", 1},
+                {"fp8", ", with: {by: moment}", 2},
+                {"nvfp4", "", 1},
+                {"{weights: {format: int4}, kv_cache: {format: int8}}", "", 1},
+                {"{weights: {format: int8}, rules: [{match: a, activations: {format: int8, dynamic: false}}]}", "", 1},
+                {"[int8, fp8]", "", 1}};
+    char yaml[512];
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        snprintf(yaml, sizeof yaml,
+                 "quantpipe: 1\nmodel: m\noutput: o\nscheme: %s\nstages:\n  source: {}\n  collect: {from: source}\n"
+                 "  fixed: {from: collect%s}\n" DATA,
+                 runs[i].scheme, runs[i].with);
+        struct qp_pipeline *p = built(yaml);
+        cr_expect_eq(json_array_size(qp_pipeline_find(p, "collect")->wants), runs[i].wants, "%s", yaml);
+        qp_pipeline_free(p);
+    }
+    expect_failure("quantpipe: 1\nmodel: m\noutput: o\nscheme: fp8\nstages:\n  source: {}\n  fixed: {from: source}\n",
+                   ":7:3",
+                   "the scheme's fixed ranges of activations in stage `fixed` needs `peak`, and no stage upstream");
 }
 
 Test(graph, a_cycle_is_printed)

@@ -26,7 +26,7 @@ static const struct qp_param params[] = {
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs_weights, .help = "blocks"}, {.name = NULL}};
 static const struct qp_port outputs[] = {
     {.name = "out", .provides = provides, .help = "the same blocks", .optional = true}, {.name = NULL}};
-static const struct qp_need needs[] = {{"second_moment", "method", "gptq"}, {.what = NULL}};
+static const struct qp_need needs[] = {{.what = "second_moment", .param = "method", .value = "gptq"}, {.what = NULL}};
 
 static int open_stage(struct qp_stage *stage, void *state, struct qp_error *err)
 {
@@ -135,7 +135,7 @@ Test(stage_describe, says_all_that_the_tables_hold)
         "\"params\": [{\"name\": \"fail_at\", \"type\": \"int\", \"default\": null, \"min\": null, \"max\": null,"
         "\"choices\": null, \"help\": \"seq to fail at\"}, {\"name\": \"method\", \"type\": \"string\", \"default\": "
         "\"rtn\", \"min\": null, \"max\": null, \"choices\": [\"rtn\", \"gptq\"], \"help\": \"how\"}],"
-        "\"needs\": [{\"what\": \"second_moment\", \"param\": \"method\", \"value\": \"gptq\"}],"
+        "\"needs\": [{\"what\": \"second_moment\", \"param\": \"method\", \"value\": \"gptq\", \"scheme\": null}],"
         "\"collects\": [\"second_moment\"], \"data\": \"calibration\", \"data_optional\": true, \"stateful\": true}";
     qp_auto_json json_t *wanted = json_loads(text, 0, NULL);
     qp_auto_json json_t *description = qp_stage_describe(&desc);

@@ -1,0 +1,125 @@
+/* Ranges from the statistics of a block unit. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/model/block_internal.h"
+#include "libstage/model/calibrator.h"
+#include "libstage/model/histogram.h"
+
+static float largest(const float *x, int64_t count)
+{
+    float most = 0.0f;
+    for (int64_t i = 0; i < count; i++)
+        most = fmaxf(most, x[i]);
+    return most;
+}
+
+/* absmax[in] in new memory. */
+static int get_absmax(const struct qp_block *block, enum qp_site site, int64_t in, float **out, struct qp_error *err)
+{
+    float *absmax = qp_new_floats(in, "a site's ranges", err);
+    int r = absmax ? qp_block_stat(block, site, "absmax", absmax, err) : QP_ERR_ROOM;
+    if (r < 0) {
+        free(absmax);
+        return r;
+    }
+    *out = absmax;
+    return 0;
+}
+
+int qp_site_absmax(const struct qp_block *block, enum qp_site site, float *range, struct qp_error *err)
+{
+    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    float *absmax;
+    int r = get_absmax(block, site, in, &absmax, err);
+    if (r < 0)
+        return r;
+    *range = largest(absmax, in);
+    free(absmax);
+    return 0;
+}
+
+static int get_histogram(const struct qp_block *block, enum qp_site site, struct qp_range_histogram *out,
+                         struct qp_error *err)
+{
+    const struct qp_site_desc *desc = &block->arch->family->sites[site];
+    int64_t in = qp_arch_dim(block->arch, desc->dim);
+    const struct qp_tensor *counts;
+    const float *fold = NULL;
+    float *absmax;
+    int r = qp_block_get(block, desc->name, "histogram", QP_F32, in, QP_LOG_BINS, &counts, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r >= 0)
+        r = get_absmax(block, site, in, &absmax, err);
+    if (r < 0)
+        return r;
+    qp_range_histogram(in, counts->data, fold, absmax, out);
+    free(absmax);
+    return 0;
+}
+
+static int average(const struct qp_block *block, enum qp_site site, float *range, struct qp_error *err)
+{
+    const struct qp_site_desc *desc = &block->arch->family->sites[site];
+    int64_t in = qp_arch_dim(block->arch, desc->dim);
+    const struct qp_tensor *found = qp_block_find(block, desc->name, "window_absmax"), *windows;
+    const float *fold = NULL;
+    int r = qp_block_get(block, desc->name, "window_absmax", QP_F32, found && found->rank == 2 ? found->shape[0] : 1,
+                         in, &windows, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r < 0)
+        return r;
+    *range = qp_range_average(windows->shape[0], in, windows->data, fold);
+    return 0;
+}
+
+int qp_site_range(const struct qp_block *block, enum qp_site site, const struct qp_calibrator *c,
+                  const struct qp_grid *grid, float *range, double *clipped, struct qp_error *err)
+{
+    *clipped = 0.0;
+    if (strcmp(c->method, "minmax") == 0)
+        return qp_site_absmax(block, site, range, err);
+    struct qp_range_histogram *h = qp_new_array(1, sizeof *h, "a histogram", err);
+    int r = h ? get_histogram(block, site, h, err) : QP_ERR_ROOM;
+    if (r < 0) {
+        free(h);
+        return r;
+    }
+    if (strcmp(c->method, "percentile") == 0)
+        *range = qp_range_percentile(h, c->percentile);
+    else if (strcmp(c->method, "entropy") == 0)
+        *range = qp_range_entropy(block->kernels, grid, h);
+    else if (strcmp(c->method, "mse") == 0)
+        *range = qp_range_mse(block->kernels, grid, c->norm, h);
+    else
+        r = average(block, site, range, err);
+    if (r == 0)
+        *clipped = qp_range_clipped(h, *range);
+    free(h);
+    return r;
+}
+
+int qp_cache_absmax(const struct qp_block *block, float *keys, float *values, struct qp_error *err)
+{
+    const struct qp_tensor *key, *value;
+    const float *fold = NULL;
+    int64_t dim = qp_arch_dim(block->arch, QP_DIM_KV);
+    int site = qp_site_of_rows(block->arch, QP_V);
+    int r = qp_block_get(block, "kv", "key_absmax", QP_F32, dim, 0, &key, err);
+    if (r == 0)
+        r = qp_block_get(block, "kv", "value_absmax", QP_F32, dim, 0, &value, err);
+    if (r == 0 && site >= 0)
+        r = qp_block_site_fold(block, (enum qp_site)site, &fold, err);
+    if (r < 0)
+        return r;
+    *keys = largest(key->data, dim);
+    *values = 0.0f;
+    for (int64_t i = 0; i < dim; i++)
+        *values =
+            fmaxf(*values, ((const float *)value->data)[i] / (fold ? fold[qp_fold_index(block->arch, QP_V, i)] : 1));
+    return 0;
+}

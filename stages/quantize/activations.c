@@ -1,0 +1,74 @@
+#include "stages/quantize/activations.h"
+
+#include <stdio.h>
+
+#include "libstage/model/scales.h"
+
+static const double clipped_most = 1e-3;
+
+static int put_scale(struct qp_stage *stage, struct qp_block *block, const char *module, const char *what,
+                     const struct qp_grid *grid, float range, struct qp_error *err)
+{
+    float scale;
+    block->kernels->qparams(grid, 1, 1, 0, &range, &scale, NULL);
+    return qp_block_set_number(block, module, what, scale, qp_stage_allocator(stage), err);
+}
+
+static int fix_range(struct qp_stage *stage, const struct qp_calibrator *calibrator, struct qp_block *block,
+                     enum qp_site site, const struct qp_grid *grid, struct qp_error *err)
+{
+    const char *name = block->arch->family->sites[site].name;
+    float range;
+    double clipped;
+    char prefix[128], where[192];
+    int r = qp_site_range(block, site, calibrator, grid, &range, &clipped, err);
+    if (r < 0)
+        return r;
+    if (clipped > clipped_most) {
+        snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
+        snprintf(where, sizeof where, "%s.%s", prefix, name);
+        qp_stage_warn(stage, "activation-saturates", where,
+                      "%.2f %% of the calibration text's activations lie beyond the range %g that %s chose; choose a "
+                      "wider one (activation_calibrator), or ranges at run time (dynamic: true)",
+                      100.0 * clipped, (double)range, calibrator->method);
+    }
+    return put_scale(stage, block, name, "input_scale", grid, range, err);
+}
+
+static int fix_global(struct qp_stage *stage, struct qp_block *block, enum qp_site site, struct qp_error *err)
+{
+    float absmax;
+    int r = qp_site_absmax(block, site, &absmax, err);
+    return r < 0 ? r
+                 : qp_block_set_number(block, block->arch->family->sites[site].name, "input_global_scale",
+                                       qp_global_scale(absmax), qp_stage_allocator(stage), err);
+}
+
+static int fix_cache(struct qp_stage *stage, const struct qp_quant_spec *spec, struct qp_block *block,
+                     struct qp_error *err)
+{
+    float keys, values;
+    if (!spec->enabled)
+        return 0;
+    int r = qp_cache_absmax(block, &keys, &values, err);
+    if (r == 0)
+        r = put_scale(stage, block, "kv", "key_scale", &spec->grid, keys, err);
+    return r < 0 ? r : put_scale(stage, block, "kv", "value_scale", &spec->grid, values, err);
+}
+
+int qp_quantize_activations(struct qp_stage *stage, const struct qp_model *model,
+                            const struct qp_calibrator *calibrator, struct qp_block *block, struct qp_error *err)
+{
+    struct qp_quant_spec specs[QP_SITES];
+    unsigned quantized = 0;
+    for (int l = 0; l < QP_LINEARS; l++)
+        quantized |= (unsigned)(qp_model_scheme(model, block->layer, (enum qp_linear)l) != NULL) << l;
+    int r = qp_site_activations(block->arch, block->layer, model->scheme, quantized, specs, err);
+    for (int s = 0; r == 0 && s < QP_SITES; s++) {
+        if (qp_spec_is_static(&specs[s]))
+            r = fix_range(stage, calibrator, block, (enum qp_site)s, &specs[s].grid, err);
+        else if (qp_spec_has_global(&specs[s]))
+            r = fix_global(stage, block, (enum qp_site)s, err);
+    }
+    return r < 0 ? r : fix_cache(stage, &model->scheme->kv_cache, block, err);
+}
