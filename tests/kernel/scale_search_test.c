@@ -236,10 +236,11 @@ Test(scale_search, a_sweep_tries_every_scale_of_e4m3)
             w[(c - 1) * 16 + j] = (float[]){0.5f, -1, 1.5f, 2, -3, 3, 0, c % 2 == 0 ? 4 : -3}[j % 8] * exact / 64;
     }
     EACH_RUN(run)
-    {
+    for (int up = 0; up < 2; up++) {
         struct qp_scale_search s = {
             .grid = &grid, .rows = 126, .cols = 16, .group = 16, .w = w, .norm = 2, .steps = 1, .scale = scale};
-        s.first = 1e9f; /* to 448 and, with 0, from the least on */
+        s.first = up ? 0 : 1e9f; /* the least code, and the largest */
+        s.last = up ? 1e9f : 0;
         s.sweep = true;
         run.k->scale_search(&s);
         for (int r = 0; r < 126; r++) {
@@ -249,11 +250,11 @@ Test(scale_search, a_sweep_tries_every_scale_of_e4m3)
     }
 }
 
-/* 7 is clipped to 6 by the floor rule (exponent 0), a 1.0 error of 1; with the next exponent it becomes 8 or 6. */
+/* Both have exponent 0 by the floor rule, which clips them at 6. For the first the next exponent is better. */
 Test(scale_search, a_sweep_tries_the_neighbouring_exponents)
 {
     const struct qp_grid grid = {QP_F4_E2M1, 4, true, false, QP_F8_E8M0, QP_SCALE_FLOOR, 0};
-    const float w[2][4] = {{7.9f, 8, 4, -2}, {6.5f, 0.5f, 1.5f, -0.5f}};
+    const float w[2][4] = {{7.9f, -7.6f, 4, -2}, {6.5f, 0.5f, 1.5f, -0.5f}};
     float scale[2];
 
     EACH_RUN(run)
