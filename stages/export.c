@@ -190,7 +190,7 @@ static int put_fixed(struct state *s, const struct qp_block *block, const char *
     struct qp_tensor *tensor;
     int r = qp_block_number(block, module, what, &value, err);
     if (r < 0)
-        return qp_wrap(err, "%s", name);
+        return qp_wrap(err, "%s, which quantize fixes from what calibrate saw", name);
     r = qp_compressed_fixed_scale(name, dtype, value, &tensor, err);
     return r < 0 ? r : put(s, tensor, err);
 }

@@ -7,6 +7,8 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
+#include "libstage/model/checkpoint.h"
+#include "libstage/model/model_unit.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
@@ -85,6 +87,136 @@ Test(export, config_says_how_it_is_quantized)
     cr_expect_str_eq(json_string_value(json_array_get(ignore, 1)), "model.layers.1.mlp.down_proj");
     json_decref(config);
     qp_remove_tree(f.folder, NULL);
+}
+
+/* Gives both layers the numbers that calibration fixes for activations and the KV cache. */
+static void fix_ranges(struct fixture *f, const char *module, const char *what, float value)
+{
+    struct qp_error err;
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        char name[128];
+        struct qp_tensor *t;
+        snprintf(name, sizeof name, "model.layers.%d.%s.%s", layer, module, what);
+        cr_assert_eq(qp_tensor_new(name, QP_F32, 1, (const int64_t[]){1}, &t, &err), 0, "%s", err.message);
+        *(float *)t->data = value;
+        cr_assert_eq(qp_unit_put(f->units[2 + layer], t, &err), 0, "%s", err.message);
+    }
+}
+
+static void fix_sites(struct fixture *f, const char *what, float value)
+{
+    static const char *const sites[] = {"attn_in", "attn_out", "mlp_in", "mlp_out"};
+    for (int i = 0; i < 4; i++)
+        fix_ranges(f, sites[i], what, value);
+}
+
+/* down_proj of layer 1 from its codes, as the unit says; the unit is gone once it is exported. */
+static float *dequantized(const struct fixture *f)
+{
+    struct qp_error err;
+    struct qp_model model;
+    struct qp_block block;
+    struct qp_quantized q;
+    float *w = malloc(sizeof *w * TINY_HIDDEN * TINY_FFN);
+    const struct qp_kernels *k = qp_kernels_open("ref");
+    cr_assert_eq(qp_model_open(f->units[0], &model, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_block_of(&model.arch, k, f->units[3], &block, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_block_quantized(&block, QP_DOWN, qp_model_scheme(&model, 1, QP_DOWN), &q, &err), 1, "%s",
+                 err.message);
+    k->dequantize(&q.grid, q.rows, q.cols, q.group, q.codes, q.scale, q.zero, w);
+    qp_model_close(&model);
+    return w;
+}
+
+static void comes_back(const char *scheme)
+{
+    struct fixture f;
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint;
+    struct qp_tensor *read;
+    size_t count;
+    set_up(&f, scheme);
+    fix_sites(&f, "input_scale", 0.25f);
+    fix_sites(&f, "input_global_scale", 300.0f);
+    fix_ranges(&f, "kv", "key_scale", 0.5f);
+    fix_ranges(&f, "kv", "value_scale", 0.125f);
+    float *expected = dequantized(&f);
+    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, NULL));
+    cr_assert_eq(qp_checkpoint_open(f.output, &checkpoint, &err), 0, "%s: %s", scheme, err.message);
+    cr_assert_eq(qp_checkpoint_tensor(checkpoint, "model.layers.1.mlp.down_proj.weight", NULL, &read, &err), 0,
+                 "%s: %s", scheme, err.message);
+    cr_expect_eq(read->elements, TINY_HIDDEN * TINY_FFN);
+    cr_expect_arr_eq(read->data, expected, read->bytes, "%s", scheme);
+    qp_tensor_unref(read);
+    qp_checkpoint_close(checkpoint);
+    free(expected);
+    qp_remove_tree(f.folder, NULL);
+}
+
+Test(export, every_layout_reads_back_as_it_was_quantized)
+{
+    comes_back("\"nvfp4\"");
+    comes_back("\"mxfp4\"");
+    comes_back("\"mxfp6-weight-only\"");
+    comes_back("\"mxfp8-kv-fp8\"");
+    comes_back("\"fp8-kv-fp8\"");
+    comes_back("\"int8-static-kv-int8\"");
+    comes_back("{\"weights\": {\"format\": \"fp8_e4m3\", \"block\": [24, 40]}}");
+    comes_back("{\"weights\": {\"format\": \"int3\", \"block\": [10, 32]}}");
+    comes_back("{\"exact\": \"modelopt\", \"weights\": {\"format\": \"int4\", \"group\": 32}}");
+}
+
+Test(export, fixed_ranges_are_written_beside_their_linears)
+{
+    struct fixture f;
+    struct qp_error err;
+    struct qp_safetensors *file;
+    size_t count;
+    set_up(&f, "\"fp8-kv-fp8\"");
+    fix_sites(&f, "input_scale", 0.25f);
+    fix_ranges(&f, "kv", "key_scale", 0.5f);
+    fix_ranges(&f, "kv", "value_scale", 0.125f);
+    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, NULL));
+    cr_assert_eq(qp_safetensors_open(f.output, &file, &err), 0, "%s", err.message);
+    static const struct {
+        const char *name;
+        float value;
+    } scales[] = {{"model.layers.1.mlp.down_proj.input_scale", 0.25f},
+                  {"model.layers.0.self_attn.k_scale", 0.5f},
+                  {"model.layers.1.self_attn.v_scale", 0.125f}};
+    for (int i = 0; i < 3; i++) {
+        const struct qp_tensor *t = qp_safetensors_find(file, scales[i].name);
+        cr_assert_not_null(t, "%s", scales[i].name);
+        cr_expect(t->dtype == QP_F32 && t->rank == 1 && t->elements == 1);
+        cr_expect_eq(*(const float *)t->data, scales[i].value);
+    }
+    qp_safetensors_close(file);
+    qp_remove_tree(f.folder, NULL);
+}
+
+static void refused(const char *scheme, const char *module, const char *what, const char *fragment)
+{
+    struct fixture f;
+    size_t count;
+    set_up(&f, scheme);
+    if (module)
+        fix_ranges(&f, module, what, 0.0f);
+    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    cr_expect(strstr(tiny_message, fragment), "%s: '%s' lacks '%s'", scheme, tiny_message, fragment);
+    cr_expect_not(exists(&f, ""));
+    qp_remove_tree(f.folder, NULL);
+}
+
+Test(export, a_missing_range_and_a_format_without_layout_are_refused)
+{
+    refused("\"fp8\"", NULL, NULL, "q_proj.input_scale");
+    refused("\"fp8\"", "attn_in", "input_scale", "attn_in.input_scale is 0");
+    refused("\"nvfp4\"", NULL, NULL, "q_proj.input_global_scale");
+    refused("\"int8-kv-int8\"", NULL, NULL, "self_attn.k_scale");
+    refused("\"mxint8\"", NULL, NULL, "has no mxint8; use mxfp8 or int8");
+    refused("\"mxfp6\"", NULL, NULL, "use mxfp6_e2m3, mxfp4 or mxfp8");
+    refused("{\"weights\": {\"format\": \"int4\", \"group\": 40, \"ragged\": true}}", NULL, NULL,
+            "last group is short");
 }
 
 Test(export, nothing_appears_when_the_run_ends_early)

@@ -148,6 +148,20 @@ void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNI
     put(units[TINY_LAYERS + 2], random_tensor(name, 1, TINY_HIDDEN, 0, 1.0f, 0.1f, 8));
 }
 
+/* Gives the rows of each block the largest of their scales. */
+static void share_blocks(const struct qp_quant_spec *spec, int64_t rows, int64_t groups, float *scale)
+{
+    for (int64_t top = 0; spec->granularity == QP_PER_BLOCK && top < rows; top += spec->block_rows)
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t end = top + spec->block_rows < rows ? top + spec->block_rows : rows;
+            float most = 0;
+            for (int64_t r = top; r < end; r++)
+                most = fmaxf(most, scale[r * groups + g]);
+            for (int64_t r = top; r < end; r++)
+                scale[r * groups + g] = most;
+        }
+}
+
 static void quantize_linear(struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme)
 {
     struct qp_error err;
@@ -156,10 +170,12 @@ static void quantize_linear(struct qp_block *block, enum qp_linear linear, const
     float *w = malloc((size_t)(2 * rows * cols) * sizeof *w), *scale = w + rows * cols;
     int8_t *zero = malloc((size_t)(rows * cols));
     uint8_t *codes = malloc((size_t)(rows * cols));
-    const struct qp_grid *grid = &scheme->weights.grid;
+    struct qp_grid own = scheme->weights.grid, *grid = &own;
     int64_t group = qp_spec_group(&scheme->weights, cols);
+    own.global = grid->scale_dtype == QP_F8_E4M3 ? 1000.0f : 0.0f;
     cr_assert_eq(qp_block_weight(block, linear, true, w, &err), 0, "%s", err.message);
     block->kernels->qparams(grid, rows, cols, group, w, scale, zero);
+    share_blocks(&scheme->weights, rows, qp_groups(cols, group), scale);
     block->kernels->quantize(grid, rows, cols, group, w, scale, grid->symmetric ? NULL : zero, codes);
     struct qp_quantized q = {*grid, rows, cols, group, codes, scale, grid->symmetric ? NULL : zero};
     cr_assert_eq(qp_block_set_quantized(block, linear, &q, NULL, &err), 0, "%s", err.message);
