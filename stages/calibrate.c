@@ -60,7 +60,7 @@ static int calibrate(struct qp_stage *stage, void *state, struct qp_block *block
         return 0;
     if (qp_block_is_layer(block))
         return calibrate_layer(stage, s, block, err);
-    return block->layer < 0 ? qp_text_embed(&s->text, block, &s->stream, err) : 0;
+    return block->layer < 0 ? qp_text_embed(&s->text, block, QP_ORIGINAL, &s->stream, err) : 0;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)

@@ -58,10 +58,8 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 
 static int embed(struct state *s, const struct qp_block *block, struct qp_error *err)
 {
-    int r = qp_text_embed(&s->text, block, &s->streams[ORIGINAL], err);
-    if (r == 0)
-        memcpy(s->streams[QUANTIZED].x, s->streams[ORIGINAL].x, s->streams[ORIGINAL].bytes);
-    return r;
+    int r = qp_text_embed(&s->text, block, QP_ORIGINAL, &s->streams[ORIGINAL], err);
+    return r < 0 ? r : qp_text_embed(&s->text, block, QP_QUANTIZED, &s->streams[QUANTIZED], err);
 }
 
 static int forward(struct state *s, const struct qp_block *block, int network, struct qp_error *err)

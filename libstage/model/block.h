@@ -9,7 +9,7 @@
  *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
  *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
  *   B.S.window_absmax F32 [windows, in]    absmax of each window of the text by itself
- *   B.kv.key_absmax, B.kv.value_absmax F32 [kv]   per channel, of what a KV cache holds (keys after RoPE)
+ *   B.kv.key_absmax, B.kv.value_absmax F32 [1]    of what a KV cache holds (keys after RoPE)
  *   B.S.fold F32 [in]                      what smooth and search multiplied the site's weights with so far
  *   B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1] (NVFP4):
  *       chosen by search, kept or chosen by quantize
@@ -98,6 +98,11 @@ int qp_block_set_number(struct qp_block *block, const char *module, const char *
 int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
                         struct qp_quant_spec out[QP_SITES], struct qp_error *err);
 
+/* Whether a number from calibration belongs to a spec: the scale of one fixed range, or NVFP4's global scale above the
+ * groups' own. */
+bool qp_spec_is_static(const struct qp_quant_spec *spec);
+bool qp_spec_has_global(const struct qp_quant_spec *spec);
+
 /* ---- forward ---- */
 
 enum qp_version { QP_ORIGINAL, QP_TRANSFORMED, QP_QUANTIZED };
@@ -117,8 +122,8 @@ struct qp_layer {
     void *memory;
 };
 
-/* QP_QUANTIZED is what a reader of the exported checkpoint computes: linears without codes are taken transformed and,
- * if a fold changed them, rounded to the model's dtype. It alone needs `scheme`: the activations of a site are
+/* QP_QUANTIZED is what a reader of the exported checkpoint computes: linears without codes are taken transformed
+ * and rounded to the model's dtype. It alone needs `scheme`: the activations of a site are
  * quantized when one of its linears has codes; linears of a site that have codes have to agree on them (QP_ERR_INPUT).
  */
 int qp_layer_load(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,
@@ -153,20 +158,25 @@ int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t le
                      const float *sin, float *x, struct qp_workspace *workspace, const struct qp_taps *taps,
                      struct qp_error *err);
 
-/* x[count, hidden] = rows of the embedding unit's matrix. QP_ERR_INPUT for an id outside the vocabulary. */
-int qp_embed(const struct qp_block *block, int64_t count, const int32_t *ids, float *x, struct qp_error *err);
+/* x[count, hidden] = rows of the embedding unit's matrix; QP_QUANTIZED: rounded to the model's dtype, as it will be
+ * exported. QP_ERR_INPUT for an id outside the vocabulary. */
+int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, const int32_t *ids, float *x,
+             struct qp_error *err);
 
 /* The head: final norm and matrix in float32, loaded once. */
 struct qp_head {
     const struct qp_arch *arch;
     const struct qp_kernels *kernels;
-    float *gain;   /* [hidden] */
-    float *weight; /* [vocab, hidden] */
+    float *gain;           /* [hidden] */
+    float *weight;         /* [vocab, hidden] */
+    float *rounded_gain;   /* to the model's dtype, as they will be exported: */
+    float *rounded_weight; /* the same memory where that changes nothing */
 };
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err);
 void qp_head_free(struct qp_head *head);
 
-/* logits[rows, vocab] of x[rows, hidden]; scratch[rows, hidden]. */
-void qp_head_logits(const struct qp_head *head, int64_t rows, const float *x, float *scratch, float *logits);
+/* logits[rows, vocab] of x[rows, hidden]; scratch[rows, hidden]. QP_QUANTIZED: with what will be exported. */
+void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x, float *scratch,
+                    float *logits);
 
 #endif

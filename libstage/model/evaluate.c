@@ -72,7 +72,7 @@ static int run_block(struct evaluation *e, int64_t index, struct qp_error *err)
         return r;
     if (qp_block_is_layer(&block))
         return run_layer(e, &block, err);
-    return block.layer < 0 ? qp_text_embed(&e->text, &block, &e->stream, err) : run_head(e, &block, err);
+    return block.layer < 0 ? qp_text_embed(&e->text, &block, QP_ORIGINAL, &e->stream, err) : run_head(e, &block, err);
 }
 
 int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,

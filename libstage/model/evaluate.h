@@ -35,12 +35,13 @@ void qp_text_close(struct qp_text *text); /* a zeroed one is accepted */
 
 /* Hidden states of the stream = embeddings of the text; then, layer by layer, what the layer makes of them. `taps` as
  * in qp_layer_forward, may be NULL. */
-int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, struct qp_stream *stream,
-                  struct qp_error *err);
+int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, enum qp_version version,
+                  struct qp_stream *stream, struct qp_error *err);
 int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_stream *stream,
                     const struct qp_taps *taps, struct qp_error *err);
 
-/* Scores a head's logits of the stream's final hidden states, against those of `reference` unless it is NULL. */
+/* Scores a head's logits of the stream's final hidden states. With a `reference` the stream is the quantized network's,
+ * read by the head as it will be exported, and compared with the reference's; without, all is as in the checkpoint. */
 int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,
                     struct qp_metrics *out, struct qp_error *err);
 

@@ -3,6 +3,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "libstage/model/block_internal.h"
 
 /* The tensor MODULE.weight of an end's unit; QP_ERR_INPUT when it is missing or of another shape or kind. */
 static int get_end(const struct qp_block *block, const char *module, int rank, const int64_t *shape,
@@ -22,7 +25,14 @@ static int get_end(const struct qp_block *block, const char *module, int rank, c
     return 0;
 }
 
-int qp_embed(const struct qp_block *block, int64_t count, const int32_t *ids, float *x, struct qp_error *err)
+/* Whether export, which writes the model's dtype, changes a tensor. */
+static bool rounds(const struct qp_arch *arch, const struct qp_tensor *t)
+{
+    return t->dtype != arch->dtype && arch->dtype != QP_F32;
+}
+
+int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, const int32_t *ids, float *x,
+             struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
     const struct qp_tensor *t;
@@ -40,6 +50,8 @@ int qp_embed(const struct qp_block *block, int64_t count, const int32_t *ids, fl
         const char *row = (const char *)t->data + (size_t)ids[i] * row_bytes;
         block->kernels->to_f32(t->dtype, arch->hidden, row, x + i * arch->hidden);
     }
+    if (version == QP_QUANTIZED && rounds(arch, t))
+        qp_round_to(block->kernels, arch->dtype, count * arch->hidden, x);
     return 0;
 }
 
@@ -54,13 +66,20 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
                     err);
     if (r < 0)
         return r;
-    size_t bytes = (size_t)(gain->elements + weight->elements) * sizeof(float);
-    struct qp_head head = {arch, block->kernels, malloc(bytes), NULL};
+    bool twice = rounds(arch, gain) || rounds(arch, weight);
+    size_t count = (size_t)(gain->elements + weight->elements), bytes = (twice ? 2 : 1) * count * sizeof(float);
+    struct qp_head head = {.arch = arch, .kernels = block->kernels, .gain = malloc(bytes)};
     if (!head.gain)
         return qp_fail_memory(err, bytes, "the head in float32");
     head.weight = head.gain + arch->hidden;
+    head.rounded_gain = twice ? head.gain + count : head.gain;
+    head.rounded_weight = head.rounded_gain + arch->hidden;
     block->kernels->to_f32(gain->dtype, gain->elements, gain->data, head.gain);
     block->kernels->to_f32(weight->dtype, weight->elements, weight->data, head.weight);
+    if (twice) {
+        memcpy(head.rounded_gain, head.gain, count * sizeof(float));
+        qp_round_to(block->kernels, arch->dtype, (int64_t)count, head.rounded_gain); /* the matrix stands behind it */
+    }
     *out = head;
     return 0;
 }
@@ -71,10 +90,13 @@ void qp_head_free(struct qp_head *head)
     *head = (struct qp_head){0};
 }
 
-void qp_head_logits(const struct qp_head *head, int64_t rows, const float *x, float *scratch, float *logits)
+void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x, float *scratch,
+                    float *logits)
 {
     const struct qp_arch *arch = head->arch;
-    head->kernels->rms_norm(rows, arch->hidden, x, head->gain, arch->norm_eps, scratch);
-    head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, head->weight,
-                        arch->hidden, 0.0f, logits, arch->vocab);
+    const float *gain = version == QP_QUANTIZED ? head->rounded_gain : head->gain;
+    const float *weight = version == QP_QUANTIZED ? head->rounded_weight : head->weight;
+    head->kernels->rms_norm(rows, arch->hidden, x, gain, arch->norm_eps, scratch);
+    head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, weight, arch->hidden,
+                        0.0f, logits, arch->vocab);
 }

@@ -33,15 +33,6 @@ static int64_t lay_out(struct qp_layer *layer, float *memory)
     return total;
 }
 
-/* Whether a fold changes a linear: if so, export rounds it again. */
-static bool is_folded(const struct qp_block *block, enum qp_linear linear)
-{
-    const struct qp_family *f = block->arch->family;
-    int rows = qp_site_of_rows(block->arch, linear);
-    return qp_block_find(block, f->sites[f->linears[linear].site].name, "fold") ||
-           (rows >= 0 && qp_block_find(block, f->sites[rows].name, "fold"));
-}
-
 static int load_linear(const struct qp_block *block, enum qp_linear linear, bool transformed, struct qp_layer *layer,
                        struct qp_error *err)
 {
@@ -71,9 +62,9 @@ static int load_exported(const struct qp_block *block, enum qp_linear linear, co
         return r;
     if (coded)
         layer->kernels->dequantize(&q.grid, rows, cols, q.group, q.codes, q.scale, q.zero, layer->weight[linear]);
-    else if (is_folded(block, linear))
+    else /* export writes the model's dtype */
         qp_round_to(layer->kernels, arch->dtype, rows * cols, layer->weight[linear]);
-    if (layer->bias[linear] && is_folded(block, linear))
+    if (layer->bias[linear])
         qp_round_to(layer->kernels, arch->dtype, rows, layer->bias[linear]);
     return coded;
 }

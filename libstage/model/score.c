@@ -78,10 +78,10 @@ static void score_rows(const struct qp_head *head, const struct qp_stream *strea
 {
     int64_t at = row * stream->hidden;
     set_targets(stream->windows, row, rows, s->target);
-    qp_head_logits(head, rows, stream->x + at, s->normed, s->logits);
+    qp_head_logits(head, reference ? QP_QUANTIZED : QP_ORIGINAL, rows, stream->x + at, s->normed, s->logits);
     struct qp_logits l = {.rows = rows, .vocab = head->arch->vocab, .target = s->target};
     if (reference) {
-        qp_head_logits(head, rows, reference->x + at, s->normed, s->reference_logits);
+        qp_head_logits(head, QP_ORIGINAL, rows, reference->x + at, s->normed, s->reference_logits);
         l.p = s->reference_logits;
         l.nll_p = s->reference_nll;
         l.top_p = s->reference_top;

@@ -25,10 +25,11 @@ void qp_text_close(struct qp_text *text)
     *text = (struct qp_text){0};
 }
 
-int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, struct qp_stream *stream,
-                  struct qp_error *err)
+int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, enum qp_version version,
+                  struct qp_stream *stream, struct qp_error *err)
 {
-    return qp_embed(embedding, text->windows->count * text->windows->length, text->windows->ids, stream->x, err);
+    return qp_embed(embedding, version, text->windows->count * text->windows->length, text->windows->ids, stream->x,
+                    err);
 }
 
 int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_stream *stream,

@@ -33,7 +33,7 @@ static int run_head(const struct network *n, const struct qp_block *block, struc
     int r = qp_head_load(block, &head, err);
     if (r < 0)
         return r;
-    qp_head_logits(&head, rows, n->x, scratch, n->logits);
+    qp_head_logits(&head, QP_ORIGINAL, rows, n->x, scratch, n->logits);
     qp_head_free(&head);
     return 0;
 }
@@ -49,8 +49,9 @@ static int run_block(const struct network *n, int64_t index, struct qp_error *er
         return r;
     if (qp_block_is_layer(&block))
         return run_layer(n, &block, err);
-    return index == 0 ? qp_embed(&block, n->windows->count * n->windows->length, n->windows->ids, n->x, err)
-                      : run_head(n, &block, err);
+    return index == 0
+               ? qp_embed(&block, QP_ORIGINAL, n->windows->count * n->windows->length, n->windows->ids, n->x, err)
+               : run_head(n, &block, err);
 }
 
 int network_logits(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,

@@ -101,8 +101,8 @@ Test(evaluate, divergence_is_from_the_reference)
     for (int i = 0; i < COUNT; i++)
         stream.x[i] = reference.x[i] + noise[i];
     cr_assert_eq(qp_stream_score(&head, &stream, &reference, &m, &err), 0, "%s", err.message);
-    qp_head_logits(&head, GOLDEN_TOKENS, reference.x, scratch, p);
-    qp_head_logits(&head, GOLDEN_TOKENS, stream.x, scratch, q);
+    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, reference.x, scratch, p);
+    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, stream.x, scratch, q);
     struct qp_metrics expected = by_definition(p, q);
     cr_assert_eq(m.tokens, expected.tokens);
     cr_assert_float_eq(m.perplexity, expected.perplexity, 1e-4 * expected.perplexity);

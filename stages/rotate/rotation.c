@@ -1,0 +1,102 @@
+#include "stages/rotate/rotation.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "libstage/base/memory.h"
+
+enum { TILE = 16 }; /* columns taken at once, so that reading them uses whole cache lines */
+
+/* splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+int rotation_new(int64_t n, const char *what, uint64_t seed, uint64_t stream, struct rotation *out,
+                 struct qp_error *err)
+{
+    struct rotation r = {0};
+    uint64_t state = seed;
+    state = next_random(&state) ^ stream;
+    int e = qp_hadamard_new(n, what, &r.h, err);
+    if (e == 0 && !(r.sign = qp_new_array(n, sizeof *r.sign, "signs", err)))
+        e = QP_ERR_ROOM;
+    if (e < 0) {
+        rotation_free(&r);
+        return e;
+    }
+    for (int64_t i = 0; i < n; i++)
+        r.sign[i] = next_random(&state) >> 63 ? -1.0 : 1.0;
+    *out = r;
+    return 0;
+}
+
+void rotation_free(struct rotation *r)
+{
+    qp_hadamard_free(&r->h);
+    free(r->sign);
+    *r = (struct rotation){0};
+}
+
+static void rotate_vector(const struct rotation *r, double *x, double *scratch)
+{
+    for (int64_t i = 0; i < r->h.n; i++)
+        x[i] *= r->sign[i];
+    qp_hadamard_apply(&r->h, x, scratch);
+}
+
+int rotate_rows(const struct rotation *r, int64_t rows, int64_t cols, double *w, struct qp_error *err)
+{
+    int64_t n = r->h.n;
+    atomic_bool failed = false;
+#pragma omp parallel
+    {
+        double *scratch = malloc((size_t)n * sizeof *scratch);
+        if (!scratch)
+            failed = true;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; scratch && j < cols; j += n)
+                rotate_vector(r, w + i * cols + j, scratch);
+        free(scratch);
+    }
+    return failed ? qp_fail_memory(err, (size_t)n * sizeof *w, "a rotated vector") : 0;
+}
+
+/* Rotates `count` columns from `first` of the n rows at w; x has room for count + 1 vectors. */
+static void rotate_tile(const struct rotation *r, int64_t cols, int64_t first, int64_t count, double *w, double *x)
+{
+    int64_t n = r->h.n;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < count; j++)
+            x[j * n + i] = w[i * cols + first + j];
+    for (int64_t j = 0; j < count; j++)
+        rotate_vector(r, x + j * n, x + count * n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < count; j++)
+            w[i * cols + first + j] = x[j * n + i];
+}
+
+int rotate_columns(const struct rotation *r, int64_t rows, int64_t cols, double *w, struct qp_error *err)
+{
+    int64_t n = r->h.n, tiles = (cols + TILE - 1) / TILE;
+    atomic_bool failed = false;
+#pragma omp parallel
+    {
+        double *x = malloc((size_t)((TILE + 1) * n) * sizeof *x);
+        if (!x)
+            failed = true;
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < tiles; t++)
+            for (int64_t i = 0; x && i < rows; i += n) {
+                int64_t first = t * TILE, count = cols - first < TILE ? cols - first : TILE;
+                rotate_tile(r, cols, first, count, w + i * cols, x);
+            }
+        free(x);
+    }
+    return failed ? qp_fail_memory(err, (size_t)((TILE + 1) * n) * sizeof *w, "rotated columns") : 0;
+}
