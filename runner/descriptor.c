@@ -109,9 +109,10 @@ static bool is_param(const json_t *param)
 
 static bool is_port(const json_t *port)
 {
-    const json_t *optional = json_object_get(port, "optional");
+    const json_t *optional = json_object_get(port, "optional"), *feedback = json_object_get(port, "feedback");
     return is_text(json_object_get(port, "name")) && is_words(json_object_get(port, "needs")) &&
-           is_words(json_object_get(port, "provides")) && (!optional || json_is_boolean(optional));
+           is_words(json_object_get(port, "provides")) && is_words(json_object_get(port, "collects")) &&
+           (!optional || json_is_boolean(optional)) && (!feedback || json_is_boolean(feedback));
 }
 
 static bool is_need(const json_t *need)
@@ -140,7 +141,7 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
         const char *key, *expected;
         bool (*is_item)(const json_t *);
     } lists[] = {{"params", "parameters {name, type, ...}", is_param},
-                 {"inputs", "ports {name, needs, optional}", is_port},
+                 {"inputs", "ports {name, needs, optional, feedback, collects}", is_port},
                  {"outputs", "ports {name, provides, optional}", is_port},
                  {"needs", "needs {what, param, value, scheme}", is_need},
                  {"collects", "words", is_text}};

@@ -78,6 +78,7 @@ static int add_edge(struct qp_pipeline *p, struct qp_instance *to, const struct 
         return unknown_source(p, source, err);
     struct qp_edge edge = {.from = (size_t)(from - p->instances), .to = (size_t)(to - p->instances)};
     edge.path = source->path;
+    edge.delay = source->delay;
     int r = pick_port(p, from, "outputs", source->output, source->path, &edge.output, err);
     if (r == 0)
         r = pick_port(p, to, "inputs", source->input, source->path, &edge.input, err);
@@ -143,7 +144,7 @@ static int build_edges(struct qp_pipeline *p, struct qp_error *err)
 static bool is_ready(const struct qp_pipeline *p, size_t index, const bool *placed)
 {
     for (size_t i = 0; i < p->edge_count; i++)
-        if (p->edges[i].to == index && !placed[p->edges[i].from])
+        if (p->edges[i].to == index && !p->edges[i].delay && !placed[p->edges[i].from])
             return false;
     return true;
 }
@@ -157,7 +158,7 @@ static int cycle(const struct qp_pipeline *p, const bool *placed, struct qp_erro
         at++;
     while (!into[at]) {
         for (size_t i = 0; i < p->edge_count && !into[at]; i++)
-            if (p->edges[i].to == at && !placed[p->edges[i].from])
+            if (p->edges[i].to == at && !p->edges[i].delay && !placed[p->edges[i].from])
                 into[at] = &p->edges[i];
         at = into[at]->from;
     }
@@ -171,7 +172,10 @@ static int cycle(const struct qp_pipeline *p, const bool *placed, struct qp_erro
         snprintf(text + strlen(text), sizeof text - strlen(text), " -> %s", p->instances[steps[--count]].name);
     snprintf(text + strlen(text), sizeof text - strlen(text), " -> %s", p->instances[first].name);
     return qp_document_fail(p->document, into[first]->path, err,
-                            "the stages go round in a circle: %s; take one `from` out of it", text);
+                            "the stages go round in a circle: %s; take one `from` out of it, or let blocks come back "
+                            "later at a stage that has an input for that: from: {in: STAGE, feedback: {from: STAGE, "
+                            "delay: 1}}",
+                            text);
 }
 
 static int find_order(struct qp_pipeline *p, struct qp_error *err)
@@ -187,6 +191,50 @@ static int find_order(struct qp_pipeline *p, struct qp_error *err)
         p->order[done++] = next;
     }
     return 0;
+}
+
+/* ---- feedback ---- */
+
+/* Whether units get from one instance to another without coming back from anywhere. */
+static bool leads_to(const struct qp_pipeline *p, size_t from, size_t to)
+{
+    bool seen[QP_MAX_INSTANCES] = {false};
+    seen[from] = true;
+    for (size_t o = 0; o < p->count; o++)
+        for (size_t i = 0; seen[p->order[o]] && i < p->edge_count; i++)
+            if (p->edges[i].from == p->order[o] && !p->edges[i].delay)
+                seen[p->edges[i].to] = true;
+    return seen[to];
+}
+
+/* A feedback input and a delayed edge belong together, and close a circle. */
+static int check_delay(const struct qp_pipeline *p, const struct qp_edge *e, struct qp_error *err)
+{
+    const struct qp_instance *from = &p->instances[e->from], *to = &p->instances[e->to];
+    const json_t *port = find_port(ports_of(to, "inputs"), e->input);
+    bool feedback = json_is_true(json_object_get(port, "feedback"));
+    if (feedback && !e->delay)
+        return qp_document_fail(p->document, e->path, err,
+                                "input `%s` of stage `%s` takes blocks that come back: write {from: %s, delay: 1}",
+                                e->input, to->name, from->name);
+    if (!feedback && e->delay)
+        return qp_document_fail(p->document, e->path, err,
+                                "input `%s` of stage `%s` takes no blocks that come back; remove `delay`", e->input,
+                                to->name);
+    if (e->delay && !leads_to(p, e->to, e->from))
+        return qp_document_fail(p->document, e->path, err,
+                                "nothing comes back from stage `%s`, which gets nothing of what `%s` puts out; name a "
+                                "stage behind `%s`",
+                                from->name, to->name, to->name);
+    return 0;
+}
+
+static int check_delays(const struct qp_pipeline *p, struct qp_error *err)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < p->edge_count; i++)
+        r = check_delay(p, &p->edges[i], err);
+    return r;
 }
 
 /* ---- types ---- */
@@ -226,20 +274,27 @@ static int check_edge(const struct qp_pipeline *p, const struct qp_edge *e, cons
     return 0;
 }
 
+/* What an edge carries; a new reference. */
+static json_t *provided_by(const struct qp_pipeline *p, const struct qp_edge *e, json_t **sets)
+{
+    json_t *provided = json_copy(sets[e->from]);
+    const json_t *port = find_port(ports_of(&p->instances[e->from], "outputs"), e->output);
+    size_t i;
+    json_t *word;
+    json_array_foreach(json_object_get(port, "provides"), i, word)
+        json_object_set_new(provided, json_string_value(word), json_true());
+    return provided;
+}
+
 /* sets[i]: what stage i's inputs carry; its outputs carry that and what they provide. */
 static int check_types(const struct qp_pipeline *p, json_t **sets, struct qp_error *err)
 {
     for (size_t o = 0; o < p->count; o++)
         for (size_t i = 0; i < p->edge_count; i++) {
             const struct qp_edge *e = &p->edges[i];
-            if (e->to != p->order[o])
+            if (e->to != p->order[o] || e->delay)
                 continue;
-            qp_auto_json json_t *provided = json_copy(sets[e->from]);
-            const json_t *port = find_port(ports_of(&p->instances[e->from], "outputs"), e->output);
-            size_t j;
-            json_t *word;
-            json_array_foreach(json_object_get(port, "provides"), j, word)
-                json_object_set_new(provided, json_string_value(word), json_true());
+            qp_auto_json json_t *provided = provided_by(p, e, sets);
             int r = provided ? check_edge(p, e, provided, err) : qp_fail_memory(err, 0, "features");
             if (r < 0)
                 return r;
@@ -249,12 +304,26 @@ static int check_types(const struct qp_pipeline *p, json_t **sets, struct qp_err
     return 0;
 }
 
+/* What comes back has features that do not go on: they are for the stage alone. */
+static int check_feedback_types(const struct qp_pipeline *p, json_t **sets, struct qp_error *err)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < p->edge_count; i++) {
+        qp_auto_json json_t *provided = provided_by(p, &p->edges[i], sets);
+        if (p->edges[i].delay)
+            r = provided ? check_edge(p, &p->edges[i], provided, err) : qp_fail_memory(err, 0, "features");
+    }
+    return r;
+}
+
 static int type_check(const struct qp_pipeline *p, struct qp_error *err)
 {
     json_t *sets[QP_MAX_INSTANCES];
     for (size_t i = 0; i < p->count; i++)
         sets[i] = json_object();
     int r = check_types(p, sets, err);
+    if (r == 0)
+        r = check_feedback_types(p, sets, err);
     for (size_t i = 0; i < p->count; i++)
         json_decref(sets[i]);
     return r;
@@ -272,8 +341,36 @@ static bool has_word(const json_t *words, const char *word)
     return false;
 }
 
-/* The nearest stage upstream of `index` that can collect `what`, or -1: breadth first over edges. */
-static int find_collector(const struct qp_pipeline *p, size_t index, const char *what)
+static bool collects(const struct qp_pipeline *p, size_t index, const char *what)
+{
+    return has_word(json_object_get(p->instances[index].descriptor, "collects"), what);
+}
+
+/* The input that a stage can collect `what` with, or NULL. `connected`: only one that something leads into. */
+static const json_t *collecting_input(const struct qp_pipeline *p, size_t index, const char *what, bool connected)
+{
+    size_t i;
+    json_t *port;
+    json_array_foreach(ports_of(&p->instances[index], "inputs"), i, port)
+        if (has_word(json_object_get(port, "collects"), what) &&
+            (!connected || has_edge(p, index, true, text_of(port, "name"))))
+            return port;
+    return NULL;
+}
+
+static bool can_collect(const struct qp_pipeline *p, size_t index, const char *what)
+{
+    return collects(p, index, what) || collecting_input(p, index, what, true);
+}
+
+static bool could_collect(const struct qp_pipeline *p, size_t index, const char *what)
+{
+    return collecting_input(p, index, what, false) != NULL;
+}
+
+/* The nearest stage upstream of `index` that suits, or -1: breadth first over edges. */
+static int find_collector(const struct qp_pipeline *p, size_t index, const char *what,
+                          bool (*suits)(const struct qp_pipeline *, size_t, const char *))
 {
     size_t queue[QP_MAX_INSTANCES] = {index}, count = 1;
     bool seen[QP_MAX_INSTANCES] = {false};
@@ -281,9 +378,9 @@ static int find_collector(const struct qp_pipeline *p, size_t index, const char 
     for (size_t head = 0; head < count; head++)
         for (size_t i = 0; i < p->edge_count; i++) {
             size_t from = p->edges[i].from;
-            if (p->edges[i].to != queue[head] || seen[from])
+            if (p->edges[i].to != queue[head] || p->edges[i].delay || seen[from])
                 continue;
-            if (has_word(json_object_get(p->instances[from].descriptor, "collects"), what))
+            if (suits(p, from, what))
                 return (int)from;
             seen[from] = true;
             queue[count++] = from;
@@ -376,17 +473,31 @@ static int check_data(const struct qp_pipeline *p, const struct qp_instance *in,
                                 why, in->name, entry, entry);
 }
 
+static int no_collector(const struct qp_pipeline *p, size_t index, const char *what, const char *why,
+                        struct qp_error *err)
+{
+    const struct qp_instance *in = &p->instances[index];
+    int could = find_collector(p, index, what, could_collect);
+    if (could < 0)
+        return qp_document_fail_key(
+            p->document, in->path, err,
+            "%s needs `%s`, and no stage upstream collects it; put a stage that does (calibrate) before it", why, what);
+    const char *input = text_of(collecting_input(p, (size_t)could, what, false), "name");
+    return qp_document_fail_key(p->document, p->instances[could].path, err,
+                                "%s needs `%s`, which stage `%s` collects only with something at its input `%s`: write "
+                                "from: {in: STAGE, %s: {from: %s, delay: 1}}",
+                                why, what, p->instances[could].name, input, input, in->name);
+}
+
 static int place_need(struct qp_pipeline *p, size_t index, const json_t *need, struct qp_error *err)
 {
     const struct qp_instance *in = &p->instances[index];
     const char *what = text_of(need, "what");
     char why[256];
     reason(in, need, why, sizeof why);
-    int collector = find_collector(p, index, what);
+    int collector = find_collector(p, index, what, can_collect);
     if (collector < 0)
-        return qp_document_fail_key(
-            p->document, in->path, err,
-            "%s needs `%s`, and no stage upstream collects it; put a stage that does (calibrate) before it", why, what);
+        return no_collector(p, index, what, why, err);
     struct qp_instance *from = &p->instances[collector];
     if (!has_word(from->wants, what) && json_array_append_new(from->wants, json_string(what)) < 0)
         return qp_fail_memory(err, 0, what);
@@ -418,6 +529,8 @@ int qp_graph_build(struct qp_pipeline *pipeline, struct qp_error *err)
         r = find_order(pipeline, err);
     for (size_t i = 0; r == 0 && i < pipeline->count; i++)
         r = check_loose_ends(pipeline, i, err);
+    if (r == 0)
+        r = check_delays(pipeline, err);
     if (r == 0)
         r = type_check(pipeline, err);
     for (size_t i = 0; r == 0 && i < pipeline->count; i++)

@@ -70,11 +70,14 @@ static json_t *inputs_of(const struct qp_supervisor *s, size_t index)
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
         const struct qp_child *from = &s->children[e->from];
-        if (e->to == index)
-            json_array_append_new(inputs,
-                                  json_pack("{s:s, s:s, s:[{s:s, s:i, s:O, s:s}]}", "port", e->input, "edge", e->id,
-                                            "from", "instance", from->instance->name, "replica", 0, "endpoint",
-                                            json_object_get(from->endpoints, e->output), "host", from->host));
+        if (e->to != index)
+            continue;
+        json_t *input = json_pack("{s:s, s:s, s:[{s:s, s:i, s:O, s:s}]}", "port", e->input, "edge", e->id, "from",
+                                  "instance", from->instance->name, "replica", 0, "endpoint",
+                                  json_object_get(from->endpoints, e->output), "host", from->host);
+        if (e->delay)
+            json_object_set_new(input, "delay", json_integer(e->delay));
+        json_array_append_new(inputs, input);
     }
     return inputs;
 }

@@ -103,6 +103,29 @@ static int add_source(const struct qp_document *d, struct qp_instance *in, const
     return 0;
 }
 
+static const char source_expected[] =
+    "one stage, or stage.port; for feedback {from: STAGE, delay: 1} (this version knows no lists here)";
+
+/* {from: quantize, delay: 1}: a feedback edge. */
+static int add_feedback(const struct qp_document *d, struct qp_instance *in, const char *path, const char *port,
+                        const json_t *value, struct qp_error *err)
+{
+    static const char *const known[] = {"from", "delay"};
+    const json_t *from = json_object_get(value, "from"), *delay = json_object_get(value, "delay");
+    qp_auto_free char *at = qp_format("%s.delay", path);
+    int r = at ? check_keys(d, path, value, known, COUNT(known), err) : qp_fail_memory(err, strlen(path), port);
+    if (r == 0 && !json_is_string(from))
+        r = wrong_type(d, path, value, source_expected, err);
+    if (r == 0 && delay && !(json_is_integer(delay) && json_integer_value(delay) == 1))
+        r = wrong_type(d, at, delay, "1: each block comes back before the next one goes; this version knows no other",
+                       err);
+    if (r == 0)
+        r = add_source(d, in, port, path, json_string_value(from), err);
+    if (r == 0)
+        in->sources[in->source_count - 1].delay = delay != NULL;
+    return r;
+}
+
 static int add_mapped_source(const struct qp_document *d, struct qp_instance *in, const char *path, const char *port,
                              const json_t *value, struct qp_error *err)
 {
@@ -110,10 +133,12 @@ static int add_mapped_source(const struct qp_document *d, struct qp_instance *in
     if (!at)
         return qp_fail_memory(err, strlen(path), port);
     if (strcmp(port, "delay") == 0)
-        return qp_document_fail_key(d, at, err, "`delay` (feedback) is not supported by this version; remove it");
+        return qp_document_fail_key(d, at, err,
+                                    "`delay` belongs to one input: from: {PORT: STAGE, PORT: {from: STAGE, delay: 1}}");
+    if (json_is_object(value))
+        return add_feedback(d, in, at, port, value, err);
     if (!json_is_string(value))
-        return wrong_type(d, at, value, "one stage, or stage.port (this version knows neither lists nor delays here)",
-                          err);
+        return wrong_type(d, at, value, source_expected, err);
     return add_source(d, in, port, at, json_string_value(value), err);
 }
 

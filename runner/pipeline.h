@@ -20,6 +20,7 @@ struct qp_source {
     char *input;    /* input port; NULL: the only one */
     char *instance; /* stage instance upstream */
     char *output;   /* its output port; NULL: the only one */
+    int delay;      /* 1: a feedback edge, whose units come back a block later */
     char *path;     /* of this in the document */
 };
 
@@ -53,6 +54,7 @@ struct qp_branch {
 struct qp_edge {
     size_t from, to; /* indexes of instances */
     const char *output, *input;
+    int delay; /* 1: a feedback edge; order and features do not follow it */
     char *id; /* "4.search-quantize": what both ends call it */
     const char *path;
 };
@@ -104,8 +106,9 @@ char *qp_output_of(const char *pattern, const char *name, bool several);
 /* The name of an instance in the document: up to the `@`, into text (at least 65 bytes); returns it. */
 const char *qp_base_name(const struct qp_instance *instance, char *text, size_t size);
 
-/* Resolves every `from` to an edge, orders the stages, and checks: no cycle, no loose end, every input's needs provided
- * upstream, every need for statistics collected upstream (into `wants`), data where it is needed. */
+/* Resolves every `from` to an edge, orders the stages, and checks: no cycle without a delay, no loose end, every
+ * input's needs provided upstream, every need for statistics collected upstream (into `wants`), data where it is
+ * needed. */
 int qp_graph_build(struct qp_pipeline *pipeline, struct qp_error *err);
 
 /* The pipeline as it will run: every default, override and variable resolved. A new reference. */

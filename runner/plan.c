@@ -52,7 +52,7 @@ static bool sees_moments(const struct qp_pipeline *p, size_t index)
         if (strcmp(json_string_value(word), "second_moment") == 0)
             return true;
     for (size_t e = 0; e < p->edge_count; e++)
-        if (p->edges[e].to == index && sees_moments(p, p->edges[e].from))
+        if (p->edges[e].to == index && !p->edges[e].delay && sees_moments(p, p->edges[e].from))
             return true;
     return false;
 }
@@ -90,8 +90,8 @@ static json_t *as_json(const struct qp_plan *plan)
         json_array_append_new(stages, stage_json(plan, p->order[i]));
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
-        json_array_append_new(edges, json_sprintf("%s.%s -> %s.%s", p->instances[e->from].name, e->output,
-                                                  p->instances[e->to].name, e->input));
+        json_array_append_new(edges, json_sprintf("%s.%s -> %s.%s%s", p->instances[e->from].name, e->output,
+                                                  p->instances[e->to].name, e->input, e->delay ? " (delay 1)" : ""));
     }
     for (int64_t i = 0; i < qp_arch_blocks(arch); i++)
         json_array_append_new(blocks, json_integer((json_int_t)qp_block_bytes(arch, i)));
@@ -113,7 +113,8 @@ static void print_stage(const struct qp_plan *plan, size_t index)
            qp_size_text(in->memory ? in->memory : qp_machine_memory() / 4, budget, sizeof budget));
     for (size_t e = 0; e < p->edge_count; e++)
         if (p->edges[e].to == index)
-            printf(", from %s.%s", p->instances[p->edges[e].from].name, p->edges[e].output);
+            printf(", %s %s.%s", p->edges[e].delay ? "and a block later from" : "from",
+                   p->instances[p->edges[e].from].name, p->edges[e].output);
     json_array_foreach(in->wants, i, word)
         printf("%s%s", i ? ", " : "; collects ", json_string_value(word));
     printf("\n");

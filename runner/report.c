@@ -178,6 +178,8 @@ static json_t *edges_of(const struct qp_supervisor *s)
         json_t *edge = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "from", p->instances[e->from].name,
                                  "to", p->instances[e->to].name, "sent", 0, "received", 0, "acknowledged", 0, "resent",
                                  0, "duplicates", 0, "bytes_inline", 0, "bytes_by_reference", 0);
+        if (e->delay)
+            json_object_set_new(edge, "delay", json_integer(e->delay));
         add_counters(edge, &s->children[e->from], e->id, "producer");
         add_counters(edge, &s->children[e->to], e->id, "consumer");
         json_array_append_new(edges, edge);

@@ -37,10 +37,11 @@ static json_t *sources_of(const struct qp_pipeline *p, size_t index)
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
         char name[128];
-        if (e->to == index)
-            json_object_set_new(
-                from, e->input,
-                json_sprintf("%s.%s", qp_base_name(&p->instances[e->from], name, sizeof name), e->output));
+        if (e->to != index)
+            continue;
+        json_t *source = json_sprintf("%s.%s", qp_base_name(&p->instances[e->from], name, sizeof name), e->output);
+        json_object_set_new(from, e->input,
+                            e->delay ? json_pack("{s:o, s:i}", "from", source, "delay", e->delay) : source);
     }
     return from;
 }

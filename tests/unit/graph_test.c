@@ -35,6 +35,10 @@ static const struct {
               "'param': 'by', 'value': 'moment', 'scheme': 'static'}, {'what': 'peak', 'scheme': 'kv_cache'}]}"},
     {"open", "{'name': 'open', 'inputs': [{'name': 'in'}, {'name': 'more', 'optional': true}], 'outputs': [{'name': "
              "'out', 'optional': true}]}"},
+    {"circle",
+     "{'name': 'circle', 'inputs': [{'name': 'in'}, {'name': 'back', 'needs': ['quantized'], 'optional': true, "
+     "'feedback': true, 'collects': ['peak']}], 'outputs': [{'name': 'out', 'provides': ['statistics']}], "
+     "'data': 'calibration', 'collects': ['moment']}"},
     {"sink", "{'name': 'sink', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': null}"},
     {"strict", "{'name': 'strict', 'inputs': [{'name': 'in', 'needs': ['quantized']}], 'outputs': []}"},
     {"two", "{'name': 'two', 'inputs': [{'name': 'a'}, {'name': 'b'}], 'outputs': [{'name': 'x'}, {'name': 'y'}]}"},
@@ -194,6 +198,64 @@ Test(graph, a_cycle_is_printed)
                         "  c: {use: pass, from: b}\n",
                    ":9:24", "the stages go round in a circle: c -> a -> b -> c");
     expect_failure(HEAD "  a: {use: pass, from: a}\n", ":6:24", "a -> a;");
+}
+
+#define CIRCLE HEAD "  source: {}\n  circle: {from: {in: source, back: {from: method, delay: 1}}}\n"
+#define METHOD "  method: {from: circle}\n"
+
+Test(graph, a_delayed_edge_closes_a_circle)
+{
+    struct qp_pipeline *p = built(CIRCLE METHOD "  strict: {from: method}\n" DATA);
+    static const char *const expected[] = {"source", "circle", "method", "strict"};
+    for (size_t i = 0; i < 4; i++)
+        cr_expect_str_eq(p->instances[p->order[i]].name, expected[i]);
+    cr_assert_eq(p->edge_count, 4);
+    int delays = 0;
+    for (size_t i = 0; i < 4; i++)
+        delays += p->edges[i].delay;
+    cr_expect_eq(delays, 1);
+    cr_expect_eq(p->edges[1].delay, 1);
+    cr_expect_str_eq(p->edges[1].input, "back");
+    qp_pipeline_free(p);
+    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: method}}\n" METHOD, ":7:37",
+                   "the stages go round in a circle: circle -> method -> circle; take one `from` out of it, or let "
+                   "blocks come back later at a stage that has an input for that: from: {in: STAGE, feedback: {from: "
+                   "STAGE, delay: 1}}");
+}
+
+Test(graph, a_delay_has_its_place)
+{
+    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: source}}\n  sink: {from: circle}\n", ":7:37",
+                   "input `back` of stage `circle` takes blocks that come back: write {from: source, delay: 1}");
+    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: {from: source, delay: 1}}}\n"
+                        "  sink: {from: circle}\n",
+                   ":7:37", "nothing comes back from stage `source`, which gets nothing of what `circle` puts out");
+    expect_failure(HEAD "  a: {use: pass, from: {in: {from: b, delay: 1}}}\n  b: {use: pass, from: a}\n", ":6:29",
+                   "input `in` of stage `a` takes no blocks that come back; remove `delay`");
+    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: {from: pass, delay: 1}}}\n"
+                        "  pass: {from: circle}\n  sink: {from: pass}\n",
+                   ":7:37", "circle.back needs [quantized], but pass.out provides [weights, statistics]");
+}
+
+Test(graph, what_comes_back_does_not_go_on)
+{
+    expect_failure(CIRCLE METHOD "  strict: {from: circle}\n  sink: {from: method}\n" DATA, ":9:18",
+                   "strict.in needs [quantized], but circle.out provides [weights, statistics]");
+}
+
+Test(graph, some_statistics_need_feedback)
+{
+    struct qp_pipeline *p =
+        built(CIRCLE "  method: {from: circle, with: {method: smooth}}\n  sink: {from: method}\n" DATA);
+    const json_t *wants = qp_pipeline_find(p, "circle")->wants;
+    cr_assert_eq(json_array_size(wants), 1);
+    cr_expect_str_eq(json_string_value(json_array_get(wants, 0)), "peak");
+    qp_pipeline_free(p);
+    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source}}\n"
+                        "  method: {from: circle, with: {method: smooth}}\n  sink: {from: method}\n" DATA,
+                   ":7:3",
+                   "`method: smooth` of stage `method` needs `peak`, which stage `circle` collects only with something "
+                   "at its input `back`: write from: {in: STAGE, back: {from: method, delay: 1}}");
 }
 
 Test(graph, features_accumulate_along_the_path)
