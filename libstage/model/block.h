@@ -9,7 +9,7 @@
  *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
  *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
  *   B.S.window_absmax F32 [windows, in]    absmax of each window of the text by itself
- *   B.kv.key_absmax, B.kv.value_absmax F32 [1]    of what a KV cache holds (keys after RoPE)
+ *   B.kv.key_absmax, B.kv.value_absmax F32 [kv]   per channel, of what a KV cache holds (keys after RoPE)
  *   B.S.fold F32 [in]                      what smooth and search multiplied the site's weights with so far
  *   B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1] (NVFP4):
  *       chosen by search, kept or chosen by quantize
@@ -97,11 +97,6 @@ int qp_block_set_number(struct qp_block *block, const char *module, const char *
  * that are have to agree (QP_ERR_INPUT). */
 int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
                         struct qp_quant_spec out[QP_SITES], struct qp_error *err);
-
-/* Whether a number from calibration belongs to a spec: the scale of one fixed range, or NVFP4's global scale above the
- * groups' own. */
-bool qp_spec_is_static(const struct qp_quant_spec *spec);
-bool qp_spec_has_global(const struct qp_quant_spec *spec);
 
 /* ---- forward ---- */
 
