@@ -246,10 +246,12 @@ static void bench_quantize(void)
     } cases[] = {{"int4 g128", {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16}, 128},
                  {"int4 g128 asymmetric", {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16}, 128},
                  {"int8 channel", {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, 4096},
-                 {"fp8 channel", {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, 4096}};
+                 {"fp8 channel", {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, 4096},
+                 {"nvfp4", {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, 2688}, 16},
+                 {"mxfp4", {QP_F4_E2M1, 4, true, false, QP_F8_E8M0, QP_SCALE_CEIL, 0}, 32}};
     const int64_t rows = 1024, cols = 4096, count = rows * cols;
-    float *w = numbers(count), *scale = array(count / 128, 4);
-    int8_t *zero = array(count / 128, 1);
+    float *w = numbers(count), *scale = array(count / 16, 4);
+    int8_t *zero = array(count / 16, 1);
     uint8_t *codes = array(count, 1);
     int32_t *words = array(count / 4, 4);
     char name[64];
@@ -299,7 +301,8 @@ static void bench_convert(void)
 static void bench_gptq(void)
 {
     const struct qp_grid grids[] = {{.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
-                                    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}};
+                                    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+                                    {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F32}};
     const int64_t rows = 4096, count = 128;
     float *w = numbers(rows * count), *u = numbers(count * count), *scale = array(rows, 4);
     float *error = array(rows * count, 4);
@@ -311,13 +314,56 @@ static void bench_gptq(void)
         u[i] = i % (count + 1) == 0 ? 1 : 1e-3f * u[i];
     for (int64_t r = 0; r < rows; r++)
         scale[r] = 0.1f;
-    for (int g = 0; g < 2; g++) {
+    for (int g = 0; g < 3; g++) {
         struct qp_gptq_block b = {&grids[g], rows,  count, 1,        w,     count, u,
                                   count,     scale, NULL,  group_of, codes, count, error};
         snprintf(name, sizeof name, "gptq_block [4096, 128] %s", qp_dtype_name(grids[g].codes));
         FLOPS(name, (double)(rows * count * count), k->gptq_block(&b));
     }
     free(w), free(u), free(scale), free(error), free(codes), free(group_of);
+}
+
+/* Numbers times candidates a second, in thousands of millions. */
+static void bench_scale_search(void)
+{
+    static const struct {
+        const char *name;
+        struct qp_grid grid;
+        int64_t group;
+        double norm;
+        bool moment, sweep;
+        int candidates;
+    } cases[] = {
+        {"int4 g128", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 128, 2, false, false, 40},
+        {"int4 g128, norm 2.4", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 128, 2.4, false, false, 40},
+        {"int4 g128, block of H", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 128, 2, true, false, 40},
+        {"nvfp4 sweep", {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, 0, 2688}, 16, 2, false, true, 126},
+        {"nvfp4 sweep, norm 2.4", {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, 0, 2688}, 16, 2.4, false, true, 126},
+        {"nvfp4 sweep, block of H", {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, 0, 2688}, 16, 2, true, true, 126},
+    };
+    const int64_t rows = 512, cols = 2048;
+    float *w = numbers(rows * cols), *h = numbers(cols * cols), *scale = array(rows * cols / 16, 4);
+    char name[64];
+
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        struct qp_scale_search s = {&cases[c].grid,
+                                    rows,
+                                    cols,
+                                    cases[c].group,
+                                    w,
+                                    NULL,
+                                    cases[c].moment ? h : NULL,
+                                    cases[c].norm,
+                                    cases[c].sweep ? 1e9f : 1,
+                                    cases[c].sweep ? 0 : 0.4f,
+                                    cases[c].candidates,
+                                    cases[c].sweep,
+                                    scale,
+                                    NULL};
+        snprintf(name, sizeof name, "scale_search %s", cases[c].name);
+        MEASURE(name, (double)(rows * cols * cases[c].candidates), INFINITY, "G/s    ", k->scale_search(&s));
+    }
+    free(w), free(h), free(scale);
 }
 
 /* One sweep from codes of 0, of the work of a dense one: the gradient, and what each column owes to those behind it. */
@@ -363,6 +409,7 @@ int main(int argc, char **argv)
     bench_quantize();
     bench_convert();
     bench_gptq();
+    bench_scale_search();
     bench_polish();
     return 0;
 }
