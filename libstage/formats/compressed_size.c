@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/pack.h"
+#include "libstage/formats/compressed_layout.h"
 #include "libstage/formats/compressed_tensors.h"
 
 static uint64_t ceil_div(int64_t a, int64_t b)
@@ -17,13 +18,14 @@ static uint64_t scale_count(const struct qp_quant_spec *w, int64_t rows, int64_t
     return (uint64_t)qp_scale_count(rows, cols, qp_spec_group(w, cols));
 }
 
-/* Integers alone are packed into words along the row, small floats into bytes; other codes take a byte each. */
+/* Integers alone are packed into words along the row, floats of 4 and 6 bits into bytes; other codes take a byte. */
 static uint64_t code_bytes(const struct qp_linear_scheme *scheme, bool packed, int64_t rows, int64_t cols)
 {
     const struct qp_grid *grid = &scheme->weights.grid;
     if (packed)
         return 4 * (uint64_t)(rows * qp_packed_words(grid->bits, cols));
-    return grid->codes == QP_F4_E2M1 ? (uint64_t)rows * ceil_div(cols, 2) : (uint64_t)(rows * cols);
+    int bits = qp_compressed_code_bits(grid);
+    return (uint64_t)rows * (uint64_t)(cols * (bits ? bits : 8) / 8);
 }
 
 /* Zero points are bytes, but packed down the rows beside packed codes in groups or channels. */
@@ -52,7 +54,7 @@ struct qp_stored qp_compressed_stored(const struct qp_linear_scheme *scheme, enu
     const struct qp_quant_spec *w = &scheme->weights, *a = &scheme->activations;
     bool packed = strcmp(qp_compressed_format(scheme), "pack-quantized") == 0;
     add(&s, code_bytes(scheme, packed, rows, cols));
-    add(&s, scale_count(w, rows, cols) * (uint64_t)qp_dtype_bits(w->grid.scale_dtype) / 8);
+    add(&s, scale_count(w, rows, cols) * (uint64_t)qp_dtype_bits(qp_compressed_scale_storage(&w->grid)) / 8);
     if (packed)
         add(&s, 2 * sizeof(int64_t)); /* weight_shape */
     if (!w->grid.symmetric)
