@@ -1,249 +1,151 @@
 /* search: looks for per-channel scales that make the weights quantize better, keeping what lowers the site loss.
  *
- * awq (Lin et al. 2024, section 3.2): for each site that can be folded, with x[j] the mean of |x[:, j]| and w[j] the
- * mean of |W[:, j]| relative to its group's largest, candidates for ratio r on a grid are
- *   s = x^r  or, "duo",  s = x^r / (w^(1 - r) + 1e-4);  s at least 1e-4, divided by sqrt(max(s) min(s)).
- * A candidate's loss is tr(D H Dᵀ) with D = quantize(W diag(s)) diag(s)^-1 - W, summed over the linears of the site:
- * the error of the site's outputs over all calibration tokens, without the tokens. Identity is a candidate, so that no
- * site gets worse. In: blocks with absmean and second_moment; out: the same with folds. Memory: one site's weights. */
+ * A site's loss for scales s is tr(D H Dᵀ) with D = quantize(W diag(s)) diag(s)^-1 - W, summed over its linears: the
+ * error of the site's outputs over all calibration tokens, without the tokens. Identity is a candidate, so that no site
+ * gets worse. Methods:
+ *   awq (Lin et al. 2024, section 3.2): with x[j] the mean of |x[:, j]| and w[j] the mean of |W[:, j]| relative to its
+ *     group's largest, for ratio r on a grid s = x^r (plain) or s = x^r / (w^(1 - r) + 1e-4) (duo).
+ *   joint: log s = a log x - b log w + c u, u the balance of noise against range (search/balance.h); coordinate descent
+ *     over (a, b, c).
+ * clip: the scale of each group is that of the clipped range which rounds best in the metric of H, inside the search
+ * and after it; the scales travel on to quantize. In: blocks with absmean and second_moment; out: the same with folds
+ * and scales. Memory: one site's weights. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
-#include "libstage/model/quality.h"
-
-#define SMALLEST_SCALE 1e-4f /* of the original implementation */
+#include "stages/search/balance.h"
+#include "stages/search/clip.h"
+#include "stages/search/joint.h"
+#include "stages/search/scales.h"
 
 struct state {
-    const char *method, *form;
+    const char *method, *form, *metric;
     int64_t grid;
+    bool clip;
     struct qp_model model;
 };
 
-static const char *const methods[] = {"none", "awq", NULL};
+static const char *const methods[] = {"none", "awq", "joint", NULL};
 static const char *const forms[] = {"plain", "duo", "both", NULL};
+static const char *const metrics[] = {"diagonal", "block", NULL};
 static const struct qp_param params[] = {
     {.name = "method",
      .type = QP_PARAM_STRING,
      .fallback = "none",
      .choices = methods,
-     .help = "awq searches activation-aware weight scales",
+     .help = "awq searches activation-aware weight scales; joint descends over more shapes of them",
      .offset = offsetof(struct state, method)},
     {.name = "grid",
      .type = QP_PARAM_INT,
      .fallback = "20",
      .min = 2,
      .max = 1000,
-     .help = "ratios tried for each form of scale",
+     .help = "awq: ratios tried for each form of scale",
      .offset = offsetof(struct state, grid)},
     {.name = "form",
      .type = QP_PARAM_STRING,
      .fallback = "plain",
      .choices = forms,
-     .help = "scales from activations (plain), from activations and weights (duo), or both",
+     .help = "awq: scales from activations (plain), from activations and weights (duo), or both",
      .offset = offsetof(struct state, form)},
+    {.name = "clip",
+     .type = QP_PARAM_BOOL,
+     .fallback = "false",
+     .help = "clip the range of each group of weights where that lowers its loss",
+     .offset = offsetof(struct state, clip)},
+    {.name = "metric",
+     .type = QP_PARAM_STRING,
+     .fallback = "diagonal",
+     .choices = metrics,
+     .help = "clip: errors of a group weighted by the diagonal of H, or by its block of H",
+     .offset = offsetof(struct state, metric)},
     {0}};
-static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method", .value = "awq"}, {.what = "second_moment", .param = "method", .value = "awq"}, {0}};
+static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method"},
+                                             {.what = "second_moment", .param = "method"},
+                                             {.what = "second_moment", .param = "clip"},
+                                             {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
-static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds"}, {0}};
+static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds and scales"}, {0}};
 
-/* One linear of the site: its weights as they stand, and what applies to it (NULL: it is not quantized). */
-struct member {
-    const struct qp_linear_scheme *scheme;
-    int64_t rows;
-    float *w;
-};
-
-/* All that the candidates of one site are judged with. */
-struct trial {
-    const struct qp_kernels *kernels;
-    int64_t in;
-    struct member members[QP_LINEARS];
-    int count;
-    float *h;                /* [in, in] */
-    float *x, *w, *s, *best; /* [in] each: mean |x|, mean relative |W|, the candidate, the best so far */
-    float *scaled, *scratch; /* [largest rows, in] */
-    float *scale;            /* of the quantizer */
-    int8_t *zero;
-    uint8_t *codes;
-    double best_loss;
-};
-
-static void close_trial(struct trial *t)
+static bool searches(const struct state *s)
 {
-    for (int i = 0; i < t->count; i++)
-        free(t->members[i].w);
-    free(t->h);
-    free(t->x);
-    free(t->scaled);
-    free(t->scratch);
-    free(t->scale);
-    free(t->zero);
-    free(t->codes);
+    return strcmp(s->method, "none") != 0;
 }
 
-static int load_member(const struct state *s, const struct qp_block *block, enum qp_linear linear, struct trial *t,
-                       struct qp_error *err)
+static enum qp_scale_method scale_method(const struct state *s)
 {
-    struct member *m = &t->members[t->count];
-    m->rows = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
-    m->scheme = qp_model_scheme(&s->model, block->layer, linear);
-    if (m->scheme && !m->scheme->weights.enabled)
-        m->scheme = NULL;
-    m->w = qp_new_floats(m->rows * t->in, "a linear's weights", err);
-    if (!m->w)
-        return QP_ERR_ROOM;
-    t->count++;
-    return qp_block_weight(block, linear, true, m->w, err);
+    if (!s->clip)
+        return QP_SCALES_MINMAX;
+    return strcmp(s->metric, "block") == 0 ? QP_SCALES_HESSIAN : QP_SCALES_WEIGHTED;
 }
 
-static int allocate_trial(struct trial *t, int64_t rows, struct qp_error *err)
+static int try_grid(const struct state *s, const struct profile *p, struct trial *t, bool duo, struct qp_error *err)
 {
-    t->h = qp_new_floats(t->in * t->in, "a second moment", err);
-    t->x = qp_new_floats(4 * t->in, "scales", err);
-    t->scaled = qp_new_floats(rows * t->in, "scaled weights", err);
-    t->scratch = qp_new_floats(rows * t->in, "scratch", err);
-    t->scale = qp_new_floats(rows * t->in, "quantizer scales", err);
-    t->zero = qp_new_array(rows * t->in, 1, "zero points", err);
-    t->codes = qp_new_array(rows * t->in, 1, "codes", err);
-    if (!t->h || !t->x || !t->scaled || !t->scratch || !t->scale || !t->zero || !t->codes)
-        return QP_ERR_ROOM;
-    t->w = t->x + t->in;
-    t->s = t->w + t->in;
-    t->best = t->s + t->in;
-    return 0;
-}
-
-/* w[j] = mean over rows of |W[:, j]| / (largest of its group + 1e-6), over the quantized linears. */
-static void relative_weights(struct trial *t)
-{
-    int64_t rows = 0;
-    memset(t->w, 0, (size_t)t->in * sizeof *t->w);
-    for (int i = 0; i < t->count; i++) {
-        const struct member *m = &t->members[i];
-        if (!m->scheme)
-            continue;
-        int64_t group = qp_spec_group(&m->scheme->weights, t->in);
-        group = group > 0 ? group : t->in;
-        rows += m->rows;
-        for (int64_t r = 0; r < m->rows; r++)
-            for (int64_t g = 0; g < t->in; g += group) {
-                const float *w = m->w + r * t->in;
-                int64_t end = g + group < t->in ? g + group : t->in;
-                float largest = 0.0f;
-                for (int64_t j = g; j < end; j++)
-                    largest = fmaxf(largest, fabsf(w[j]));
-                for (int64_t j = g; j < end; j++)
-                    t->w[j] += fabsf(w[j]) / (largest + 1e-6f);
-            }
-    }
-    for (int64_t j = 0; j < t->in; j++)
-        t->w[j] /= (float)rows;
-}
-
-static void candidate(struct trial *t, bool duo, float ratio)
-{
-    float smallest = INFINITY, largest = 0.0f;
-    for (int64_t j = 0; j < t->in; j++) {
-        float s = powf(t->x[j], ratio);
-        if (duo)
-            s /= powf(t->w[j], 1.0f - ratio) + 1e-4f;
-        t->s[j] = isfinite(s) ? fmaxf(s, SMALLEST_SCALE) : 1.0f;
-        smallest = fminf(smallest, t->s[j]);
-        largest = fmaxf(largest, t->s[j]);
-    }
-    float middle = sqrtf(smallest * largest);
-    for (int64_t j = 0; j < t->in; j++)
-        t->s[j] /= middle;
-}
-
-/* Loss of one linear for the scales t->s. */
-static double member_loss(struct trial *t, const struct member *m)
-{
-    const struct qp_quant_spec *spec = &m->scheme->weights;
-    int64_t group = qp_spec_group(spec, t->in);
-    for (int64_t r = 0; r < m->rows; r++)
-        for (int64_t j = 0; j < t->in; j++)
-            t->scaled[r * t->in + j] = m->w[r * t->in + j] * t->s[j];
-    t->kernels->qparams(&spec->grid, m->rows, t->in, group, t->scaled, t->scale, t->zero);
-    t->kernels->quantize(&spec->grid, m->rows, t->in, group, t->scaled, t->scale, t->zero, t->codes);
-    t->kernels->dequantize(&spec->grid, m->rows, t->in, group, t->codes, t->scale, t->zero, t->scaled);
-    for (int64_t r = 0; r < m->rows; r++)
-        for (int64_t j = 0; j < t->in; j++)
-            t->scaled[r * t->in + j] = t->scaled[r * t->in + j] / t->s[j] - m->w[r * t->in + j];
-    return qp_site_loss(t->kernels, m->rows, t->in, t->scaled, t->h, t->scratch);
-}
-
-static double try_scales(struct trial *t)
-{
-    double loss = 0.0;
-    for (int i = 0; i < t->count; i++)
-        if (t->members[i].scheme)
-            loss += member_loss(t, &t->members[i]);
-    if (loss < t->best_loss) {
-        t->best_loss = loss;
-        memcpy(t->best, t->s, (size_t)t->in * sizeof *t->s);
-    }
-    return loss;
-}
-
-static void try_grid(struct trial *t, bool duo, int64_t grid)
-{
-    for (int64_t i = duo ? 0 : 1; i < grid; i++) { /* plain at ratio 0 is identity */
-        candidate(t, duo, (float)i / (float)(grid - 1));
-        try_scales(t);
-    }
-}
-
-static int open_trial(const struct state *s, const struct qp_block *block, enum qp_site site, struct trial *t,
-                      struct qp_error *err)
-{
-    const struct qp_family *family = block->arch->family;
-    int64_t rows = 0;
     int r = 0;
-    for (int i = 0; i < QP_LINEARS && r == 0; i++)
-        if (family->linears[i].site == site) {
-            r = load_member(s, block, (enum qp_linear)i, t, err);
-            rows = t->count > 0 && t->members[t->count - 1].rows > rows ? t->members[t->count - 1].rows : rows;
-        }
-    if (r == 0)
-        r = allocate_trial(t, rows, err);
-    if (r == 0)
-        r = qp_block_second_moment(block, site, t->h, err);
-    if (r == 0)
-        r = qp_block_stat(block, site, "absmean", t->x, err);
+    double loss;
+    for (int64_t i = duo ? 0 : 1; i < s->grid && r == 0; i++) { /* plain at ratio 0 is identity */
+        float ratio = (float)i / (float)(s->grid - 1);
+        propose_awq(p, t, ratio, duo ? 1.0f - ratio : 0.0f);
+        r = trial_judge(t, &loss, err);
+    }
     return r;
 }
 
-/* Searches one site and folds the best scales; *kept is the loss that is left, as a share of identity's. */
-static int search_site(const struct state *s, struct qp_block *block, enum qp_site site, double *kept,
+static int search_awq(const struct state *s, const struct profile *p, struct trial *t, struct qp_error *err)
+{
+    int r = strcmp(s->form, "duo") != 0 ? try_grid(s, p, t, false, err) : 0;
+    return r == 0 && strcmp(s->form, "plain") != 0 ? try_grid(s, p, t, true, err) : r;
+}
+
+/* Finds scales for one site; *kept is the loss that is left, as a share of identity's. */
+static int find_scales(const struct state *s, const struct qp_block *block, enum qp_site site, struct trial *t,
+                       double *kept, struct qp_error *err)
+{
+    struct profile p = {0};
+    double identity;
+    int r = trial_judge(t, &identity, err);
+    if (r == 0)
+        r = profile_open(&p, t, block, site, err);
+    bool joint = strcmp(s->method, "joint") == 0;
+    if (r == 0 && joint)
+        r = balance_scales(t, block->arch, site == QP_SITE_ATTN_OUT, p.u, err);
+    if (r == 0)
+        r = joint ? search_joint(&p, t, err) : search_awq(s, &p, t, err);
+    profile_close(&p);
+    if (r == 0)
+        *kept = identity > 0.0 ? t->best_loss / identity : 1.0;
+    return r;
+}
+
+static int search_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
                        struct qp_error *err)
 {
-    struct trial t = {.kernels = block->kernels,
-                      .in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim),
-                      .best_loss = INFINITY};
-    int r = open_trial(s, block, site, &t, err);
-    if (r == 0) {
-        for (int64_t j = 0; j < t.in; j++)
-            t.s[j] = 1.0f;
-        double identity = try_scales(&t);
-        relative_weights(&t);
-        if (site == QP_SITE_ATTN_OUT) {
-            qp_share_heads(block->arch, t.x);
-            qp_share_heads(block->arch, t.w);
-        }
-        if (strcmp(s->form, "duo") != 0)
-            try_grid(&t, false, s->grid);
-        if (strcmp(s->form, "plain") != 0)
-            try_grid(&t, true, s->grid);
-        *kept = identity > 0.0 ? t.best_loss / identity : 1.0;
-        if (t.best_loss < identity)
-            r = qp_block_fold(block, site, t.best, err);
-    }
-    close_trial(&t);
+    struct trial t;
+    double kept = 1.0;
+    int r = trial_open(&t, &s->model, block, site, scale_method(s), err);
+    if (r == 0)
+        r = find_scales(s, block, site, &t, &kept, err);
+    if (r == 0 && kept < 1.0)
+        r = qp_block_fold(block, site, t.best, err);
+    trial_close(&t);
+    qp_stage_log(stage, QP_DEBUG, "layer %lld %s: loss %.4f of that without scales", (long long)block->layer,
+                 s->model.arch.family->sites[site].name, kept);
+    return r;
+}
+
+/* Sites that fold into rows of weights go first, so that those weights are searched as they will be quantized. */
+static int search_layer(struct qp_stage *stage, const struct state *s, struct qp_block *block, struct qp_error *err)
+{
+    static const enum qp_fold_kind order[] = {QP_FOLD_ROWS, QP_FOLD_NORM};
+    int r = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int site = 0; site < QP_SITES && r == 0; site++)
+            if (s->model.arch.family->sites[site].fold == order[pass] &&
+                qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
+                r = search_site(stage, s, block, (enum qp_site)site, err);
     return r;
 }
 
@@ -251,22 +153,20 @@ static int search(struct qp_stage *stage, void *state, struct qp_block *block, s
 {
     const struct state *s = state;
     int r = 0;
-    for (int site = 0; site < QP_SITES && r == 0 && qp_block_is_layer(block); site++) {
-        double kept = 1.0;
-        if (s->model.arch.family->sites[site].fold == QP_FOLD_NONE ||
-            !qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
-            continue;
-        r = search_site(s, block, (enum qp_site)site, &kept, err);
-        qp_stage_log(stage, QP_DEBUG, "layer %lld %s: loss %.3f of that without scales", (long long)block->layer,
-                     s->model.arch.family->sites[site].name, kept);
-    }
+    if (!qp_block_is_layer(block))
+        return 0;
+    if (searches(s))
+        r = search_layer(stage, s, block, err);
+    for (int site = 0; s->clip && site < QP_SITES && r == 0; site++)
+        if (qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
+            r = clip_site(&s->model, block, (enum qp_site)site, scale_method(s), qp_stage_allocator(stage), err);
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    if (strcmp(s->method, "none") == 0)
+    if (!searches(s) && !s->clip)
         return qp_stage_emit(stage, NULL, unit, err);
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, search, err);
 }
@@ -279,7 +179,7 @@ static void close_(struct qp_stage *stage, void *state)
 
 const struct qp_stage_desc qp_stage_desc = {
     .name = "search",
-    .summary = "searches weight scales that lower the site loss (AWQ)",
+    .summary = "searches weight scales and clipped ranges that lower the site loss (AWQ)",
     .version = 1,
     .state_size = sizeof(struct state),
     .params = params,

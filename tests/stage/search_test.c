@@ -4,10 +4,16 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
+#include "libstage/model/model_unit.h"
+#include "libstage/model/quality.h"
+#include "libstage/model/scales.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
 
+/* Sites behind norms only: folds into rows would change the metric of the sites that own them. */
+#define NORM_SITES \
+    "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"ignore\": [\"lm_head\", \"*.o_proj\", \"*.down_proj\"]}"
 #define INT4_G32 "{\"weights\": {\"format\": \"int4\", \"group\": 32}}"
 enum { OUTLIER = 11 };
 
@@ -62,6 +68,117 @@ Test(search, heads_that_share_value_rows_get_one_scale)
         for (int d = 0; d < 16; d++)
             cr_expect_float_eq(s[pair * 32 + d], s[pair * 32 + 16 + d], 1e-6f);
     cr_expect_gt(s[OUTLIER], 1.0f);
+    tiny_free(out, count);
+    free(out);
+}
+
+/* The site loss of layer 0's linears of `site` with the given fold and the scales that the unit carries, or else of
+ * their ranges. */
+static double loss_of(struct qp_unit *const *units, enum qp_site site)
+{
+    struct qp_error err;
+    struct qp_model model;
+    struct qp_block block;
+    double loss = 0.0;
+    cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[2], &block, &err), 0, "%s", err.message);
+    for (int i = 0; i < QP_LINEARS; i++) {
+        const struct qp_linear_desc *d = &model.arch.family->linears[i];
+        const struct qp_linear_scheme *scheme = qp_model_scheme(&model, 0, i);
+        int64_t rows = qp_arch_dim(&model.arch, d->out), in = qp_arch_dim(&model.arch, d->in);
+        if (d->site != site)
+            continue;
+        int64_t group = qp_spec_group(&scheme->weights, in);
+        float *w = malloc((size_t)(4 * rows * in + in * in) * sizeof *w), *scale = w + rows * in;
+        float *q = scale + rows * in, *scratch = q + rows * in, *h = scratch + rows * in;
+        int8_t *zero = calloc((size_t)(rows * in), 1);
+        uint8_t *codes = malloc((size_t)(rows * in));
+        cr_assert_eq(qp_block_weight(&block, i, true, w, &err), 0, "%s", err.message);
+        cr_assert_eq(qp_block_second_moment(&block, site, h, &err), 0, "%s", err.message);
+        struct qp_quantized given = {.grid = scheme->weights.grid};
+        int chosen = qp_block_scales(&block, i, scheme, &given, &err);
+        cr_assert_geq(chosen, 0, "%s", err.message);
+        if (chosen) {
+            memcpy(scale, given.scale, (size_t)qp_scale_count(rows, in, group) * sizeof *scale);
+            if (given.zero)
+                memcpy(zero, given.zero, (size_t)qp_scale_count(rows, in, group));
+        } else {
+            float largest = 0.0f;
+            for (int64_t k = 0; k < rows * in; k++)
+                largest = fmaxf(largest, fabsf(w[k]));
+            if (given.grid.scale_dtype == QP_F8_E4M3)
+                given.grid.global = qp_global_scale(largest);
+            block.kernels->qparams(&given.grid, rows, in, group, w, scale, zero);
+        }
+        block.kernels->quantize(&given.grid, rows, in, group, w, scale, given.grid.symmetric ? NULL : zero, codes);
+        block.kernels->dequantize(&given.grid, rows, in, group, codes, scale, given.grid.symmetric ? NULL : zero, q);
+        qp_difference(rows * in, q, w, q);
+        loss += qp_site_loss(block.kernels, rows, in, q, h, scratch);
+        free(w);
+        free(zero);
+        free(codes);
+    }
+    qp_model_close(&model);
+    return loss;
+}
+
+/* The loss of layer 0's mlp_in after a search with `params`. */
+static double searched(const char *scheme, const char *params, bool outlier)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(scheme, true, units);
+    if (outlier)
+        plant_outlier(units[2], "mlp_in");
+    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    double loss = loss_of(out, QP_SITE_MLP_IN);
+    tiny_free(out, count);
+    free(out);
+    return loss;
+}
+
+Test(search, no_site_gets_worse_and_a_loud_channel_better)
+{
+    static const char *const ways[] = {"{\"method\": \"awq\"}", "{\"method\": \"awq\", \"form\": \"both\"}",
+                                       "{\"method\": \"joint\"}"};
+    for (int i = 0; i < 3; i++)
+        for (int outlier = 0; outlier < 2; outlier++) {
+            double before = searched(NORM_SITES, NULL, outlier), after = searched(NORM_SITES, ways[i], outlier);
+            cr_expect_leq(after, before * (outlier ? 0.7 : 1.0 + 1e-5), "%s: %g, was %g", ways[i], after, before);
+        }
+}
+
+Test(search, joint_finds_at_least_what_awq_finds)
+{
+    double awq = searched(NORM_SITES, "{\"method\": \"awq\"}", true);
+    double joint = searched(NORM_SITES, "{\"method\": \"joint\"}", true);
+    cr_expect_lt(joint, 1.02 * awq, "%g, awq's is %g", joint, awq);
+}
+
+Test(search, clipped_scales_travel_and_never_lose)
+{
+    static const char *const schemes[] = {
+        INT4_G32, "{\"weights\": {\"format\": \"int3\", \"group\": 32, \"symmetric\": false}}",
+        "{\"weights\": {\"format\": \"nvfp4\"}}", "{\"weights\": {\"format\": \"mxfp4\"}}",
+        "{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}}"};
+    for (int i = 0; i < 5; i++) {
+        double ranges = searched(schemes[i], "{\"metric\": \"block\"}", false);
+        double clipped = searched(schemes[i], "{\"clip\": true, \"metric\": \"block\"}", false);
+        cr_expect(clipped > 0.0 && clipped < ranges, "%s: %g, ranges alone %g", schemes[i], clipped, ranges);
+    }
+}
+
+Test(search, clip_without_scales_makes_no_fold_and_fused_linears_share_their_global_scale)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units("{\"weights\": {\"format\": \"nvfp4\"}}", true, units);
+    out = tiny_call(&qp_stage_desc, "{\"clip\": true}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    cr_expect_null(qp_unit_find(out[2], "model.layers.0.mlp_in.fold"));
+    struct qp_tensor *gate = qp_unit_find(out[2], "model.layers.0.mlp.gate_proj.weight_global_scale");
+    struct qp_tensor *up = qp_unit_find(out[2], "model.layers.0.mlp.up_proj.weight_global_scale");
+    cr_assert(gate && up);
+    cr_expect_eq(*(float *)gate->data, *(float *)up->data);
     tiny_free(out, count);
     free(out);
 }
