@@ -107,9 +107,11 @@ static json_t *output_of(const struct qp_supervisor *s, int branch, size_t index
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (json_is_object(parts[i]))
             json_object_update(output, parts[i]);
-    json_t *linears = reported_upstream(s, index, "linears");
+    json_t *linears = reported_upstream(s, index, "linears"), *allocation = reported_upstream(s, index, "allocation");
     if (json_is_array(linears))
         json_object_set(output, "linears", linears);
+    if (json_is_object(allocation))
+        json_object_set(output, "allocation", allocation);
     if (qp_has_branches(p))
         json_object_set_new(output, "scheme", json_string(b->name));
     set_path(s, b, output);

@@ -52,6 +52,22 @@ static void print_single(const json_t *output, const char *key, const char *name
     print_pair(name, "", text, "");
 }
 
+/* What a budget came to: bits a weight, and how many linears have which format. */
+static void print_allocation(const json_t *allocation)
+{
+    char bits[32], note[256] = "";
+    const char *format;
+    json_t *count;
+    if (!allocation)
+        return;
+    snprintf(bits, sizeof bits, "%.3f", number(allocation, "bits"));
+    json_object_foreach(json_object_get(allocation, "formats"), format, count)
+        if (json_integer_value(count) > 0)
+            snprintf(note + strlen(note), sizeof note - strlen(note), "%s%d %.60s", *note ? ", " : "",
+                     (int)json_integer_value(count), format);
+    print_pair("bits a weight", "", bits, note);
+}
+
 static void print_output(const json_t *output)
 {
     print_pair("", "original", "quantized", "");
@@ -59,6 +75,7 @@ static void print_output(const json_t *output)
     print_size(output);
     print_single(output, "kl_divergence", "KL divergence", 1, "%.5f");
     print_single(output, "top1_agreement", "same first choice", 100, "%.2f %%");
+    print_allocation(json_object_get(output, "allocation"));
     printf("\n");
 }
 
