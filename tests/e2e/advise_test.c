@@ -1,0 +1,134 @@
+/* What `advise` says of the embedded model, and that its pipelines run. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "tests/support/command.h"
+#include "tests/support/scratch.h"
+
+#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
+#define TINY SOURCE_DIR "/examples/tiny"
+
+static void make(void)
+{
+    scratch_make();
+    setenv("TMPDIR", scratch(""), 1);
+}
+
+TestSuite(advise, .init = make, .fini = scratch_drop);
+
+static json_t *advice(const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_assert_eq(c.code, 0, "%s", c.errors);
+    json_t *answer = json_loads(c.output, 0, NULL);
+    cr_assert_not_null(answer, "%s", c.output);
+    command_free(&c);
+    return answer;
+}
+
+static const char *text(const json_t *object, const char *key)
+{
+    const char *value = json_string_value(json_object_get(object, key));
+    return value ? value : "";
+}
+
+static double number(const json_t *object, const char *key, const char *inner)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_number_value(inner ? json_object_get(value, inner) : value);
+}
+
+static void run_well(const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_expect_eq(c.code, 0, "%s", c.errors);
+    command_free(&c);
+}
+
+/* The pipeline as it was written, checked and run; the size of the output is what was said. */
+static void expect_runs(const char *pipeline, const json_t *said)
+{
+    char folder[512];
+    struct qp_error err;
+    qp_auto_json json_t *report = NULL;
+    run_well(WORDS(QUANTPIPE, "check", pipeline));
+    run_well(WORDS(QUANTPIPE, "run", pipeline));
+    snprintf(folder, sizeof folder, "%s-%s.run/report.json", scratch("tiny"), text(said, "preset"));
+    cr_assert_eq(qp_read_json(folder, 1 << 24, &report, &err), 0, "%s", err.message);
+    const json_t *output = json_array_get(json_object_get(report, "outputs"), 0);
+    double written = number(output, "size_bytes", "quantized"), expected = number(said, "size_bytes", "quantized");
+    cr_expect(fabs(written / expected - 1) < 0.02, "%g bytes written, %g expected", written, expected);
+    cr_expect_eq(json_array_size(json_object_get(output, "linears")), 42);
+}
+
+Test(advise, without_text_the_pipeline_rounds, .timeout = 300)
+{
+    const char *pipeline = scratch("p.yaml");
+    qp_auto_json json_t *a = advice(WORDS(QUANTPIPE, "advise", TINY, "--json", "--output", pipeline));
+    cr_expect_str_eq(text(a, "preset"), "int8");
+    cr_expect_str_eq(text(json_object_get(a, "method"), "quantize"), "rtn");
+    cr_expect(number(a, "sqnr_db", NULL) > 30 && number(a, "sqnr_db", NULL) < 50);
+    cr_expect_geq(json_array_size(json_object_get(a, "reasons")), 5);
+    cr_expect_eq(json_array_size(json_object_get(a, "candidates")), 10);
+    expect_runs(pipeline, a);
+}
+
+Test(advise, with_text_the_pipeline_learns, .timeout = 300)
+{
+    const char *pipeline = scratch("p.yaml");
+    qp_auto_json json_t *a =
+        advice(WORDS(QUANTPIPE, "advise", TINY, "--hardware", "a100", "--priority", "size", "--text", TINY "/train.txt",
+                     "--evaluation", TINY "/test.txt", "--json", "--output", pipeline));
+    cr_expect_str_eq(text(a, "preset"), "int4");
+    cr_expect_str_eq(text(json_object_get(a, "method"), "search"), "awq");
+    expect_runs(pipeline, a);
+}
+
+Test(advise, the_pipelines_of_other_hardware_run_as_well, .timeout = 300)
+{
+    static const char *const questions[][2] = {{"h100", "speed"}, {"b200", "speed"}, {"b200", "accuracy"}};
+    static const char *const presets[] = {"fp8", "nvfp4", "mxfp8"};
+    for (size_t i = 0; i < 3; i++) {
+        const char *pipeline = scratch("p.yaml");
+        qp_auto_json json_t *a = advice(WORDS(QUANTPIPE, "advise", TINY, "--hardware", questions[i][0], "--priority",
+                                              questions[i][1], "--json", "--output", pipeline));
+        cr_expect_str_eq(text(a, "preset"), presets[i]);
+        expect_runs(pipeline, a);
+    }
+}
+
+Test(advise, measured_figures_decide, .timeout = 300)
+{
+    qp_auto_json json_t *a =
+        advice(WORDS(QUANTPIPE, "advise", TINY, "--hardware", "cpu", "--priority", "size", "--measure", "--text",
+                     TINY "/train.txt", "--evaluation", TINY "/test.txt", "--json"));
+    const json_t *measured = json_object_get(a, "measured");
+    double original = number(measured, "perplexity", "original"),
+           quantized = number(measured, "perplexity", "quantized");
+    cr_expect(original > 1 && quantized > 0.98 * original && quantized < 1.1 * original, "%g %g", original, quantized);
+    cr_expect_gt(number(measured, "kl_divergence", NULL), 0);
+    cr_expect_str_eq(text(a, "preset"), "int4");
+}
+
+Test(advise, questions_that_make_no_sense)
+{
+    static const struct {
+        const char *argv[8];
+        int code;
+        const char *message;
+    } rows[] = {{{QUANTPIPE, "advise", TINY, "--hardware", "h10", NULL}, 2, "did you mean `h100`?"},
+                {{QUANTPIPE, "advise", TINY, "--priority", "beauty", NULL}, 2, "accuracy, speed, size"},
+                {{QUANTPIPE, "advise", TINY, "--measure", NULL}, 2, "--text"},
+                {{QUANTPIPE, "advise", TINY "/nothing", NULL}, 3, "No such file"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct command c = command_run(60, rows[i].argv);
+        cr_expect_eq(c.code, rows[i].code, "%s", c.errors);
+        cr_expect(strstr(c.errors, rows[i].message), "%s", c.errors);
+        command_free(&c);
+    }
+}
