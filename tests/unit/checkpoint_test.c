@@ -281,8 +281,7 @@ static void put_packed(struct qp_safetensors_writer *writer, const char *module,
     struct qp_error err;
     struct qp_tensor *packed[QP_COMPRESSED_MAX];
     size_t count;
-    cr_assert_eq(qp_compressed_pack(module, qp_compressed_format(scheme), q, packed, &count, &err), 0, "%s",
-                 err.message);
+    cr_assert_eq(qp_compressed_pack(module, scheme, q, packed, &count, &err), 0, "%s", err.message);
     for (size_t i = 0; i < count; i++) {
         cr_assert_eq(qp_safetensors_put(writer, packed[i], &err), 0, "%s", err.message);
         qp_tensor_unref(packed[i]);
