@@ -14,13 +14,24 @@ static json_t *name_list(const char *names)
     return list;
 }
 
+/* "search.method=awq ..." as what --set takes. */
+static json_t *settings(const char *parameters)
+{
+    json_t *list = json_array();
+    for (const char *p = parameters; *p; p += strcspn(p, " "), p += strspn(p, " ")) {
+        int stage = (int)strcspn(p, "."), rest = (int)strcspn(p + stage + 1, " ");
+        json_array_append_new(list, json_sprintf("stages.%.*s.with.%.*s", stage, p, rest, p + stage + 1));
+    }
+    return list;
+}
+
 static json_t *method_list(const char *preset)
 {
     json_t *list = json_array();
     for (const struct qp_preset_method *m = qp_preset_methods(); m->names; m++)
         if (strcmp(m->preset, preset) == 0)
             json_array_append_new(
-                list, json_pack("{s:o, s:s}", "modelopt", name_list(m->names), "parameters", m->parameters));
+                list, json_pack("{s:o, s:o}", "modelopt", name_list(m->names), "set", settings(m->parameters)));
     return list;
 }
 
@@ -35,32 +46,47 @@ static json_t *as_json(void)
     return json_pack("{s:o}", "schemes", list);
 }
 
-static void print_rule(void)
+#define INDENT 39
+
+/* A list in lines of at most 120 columns, behind `title`. */
+static void print_list(const char *title, const char *list, const char *separators)
 {
-    for (int i = 0; i < 118; i++)
-        putchar('-');
+    int column = printf("%*s%s", INDENT, "", title);
+    for (const char *p = list; *p; p += strspn(p, separators)) {
+        int length = (int)strcspn(p, " "); /* with its comma */
+        if (column + 1 + length > 120)
+            column = printf("\n%*s", INDENT + 2, "") - 1;
+        column += printf(" %.*s", length, p);
+        p += length;
+    }
     putchar('\n');
 }
 
-/* One row, and below it one for each method that modelopt has a preset for. */
+/* One row, modelopt's names below it, and what its presets with a method take. */
 static void print_preset(const struct qp_preset *preset)
 {
-    printf("%-21s  %-14s  %-s\n", preset->name, preset->llm_compressor, preset->summary);
+    printf("%-21s  %-14s  %s\n", preset->name, preset->llm_compressor, preset->summary);
     if (*preset->modelopt)
-        printf("%-21s  %-14s  modelopt: %s\n", "", "", preset->modelopt);
+        print_list("modelopt:", preset->modelopt, ", ");
     for (const struct qp_preset_method *m = qp_preset_methods(); m->names; m++)
-        if (strcmp(m->preset, preset->name) == 0)
-            printf("%-21s  %-14s  modelopt: %s: --set stages.%s\n", "", "", m->names, m->parameters);
+        if (strcmp(m->preset, preset->name) == 0) {
+            print_list("modelopt:", m->names, ", ");
+            print_list("  by", m->parameters, " ");
+        }
 }
 
 static int schemes(const struct qp_args *args, struct qp_error *err)
 {
     if (qp_arg(args, "json"))
         return qp_print_json(as_json(), err);
-    printf("%-21s  %-14s  %s\n", "scheme", "llm-compressor", "what it is; symmetric unless it says otherwise");
-    print_rule();
+    printf("%-21s  %-14s  %s\n", "scheme", "llm-compressor", "what it is");
+    for (int i = 0; i < 120; i++)
+        putchar('-');
+    putchar('\n');
     for (const struct qp_preset *p = qp_presets(); p->name; p++)
         print_preset(p);
+    printf("\nAny of these names is a scheme; -kv-fp8 or -kv-int8 behind it adds a KV cache in that format.\n"
+           "search.method=awq stands for --set stages.search.with.method=awq.\n");
     return 0;
 }
 

@@ -37,7 +37,8 @@ static const struct qp_preset presets[] = {
      WA(CHANNEL("int8"), TOKEN("int8"))},
     {"int8-static", "INT8 weights per channel, INT8 activations with fixed ranges", "", "INT8_DEFAULT_CFG",
      WA(CHANNEL("int8"), STATIC("int8"))},
-    {"int8-weight-only", "INT8 weights per channel", "", "int8_weight_only, INT8_WEIGHT_ONLY_CFG", W(CHANNEL("int8"))},
+    {"int8-weight-only", "INT8 weights per channel", "", "int8_weight_only, int8_wo, INT8_WEIGHT_ONLY_CFG",
+     W(CHANNEL("int8"))},
     {"int8-group", "INT8 weights in groups of 128", "W8A16", "", W(G128("int8"))},
     {"w2a4", "INT2 weights in groups of 128, INT4 activations per token", "W2A4", "", WA(G128("int2"), TOKEN("int4"))},
     {"w3a4", "INT3 weights in groups of 128, INT4 activations per token", "W3A4", "", WA(G128("int3"), TOKEN("int4"))},
@@ -55,13 +56,13 @@ static const struct qp_preset presets[] = {
     {"fp8", "FP8 E4M3 weights per tensor, FP8 E4M3 activations with fixed ranges", "FP8", "fp8, FP8_DEFAULT_CFG",
      WA(TENSOR("fp8_e4m3"), STATIC("fp8_e4m3"))},
     {"fp8-dynamic", "FP8 E4M3 weights per channel, FP8 E4M3 activations per token", "FP8_DYNAMIC",
-     "fp8_per_channel_per_token, FP8_PER_CHANNEL_PER_TOKEN_CFG", WA(CHANNEL("fp8_e4m3"), TOKEN("fp8_e4m3"))},
+     "fp8_per_channel_per_token, fp8_pc_pt, FP8_PER_CHANNEL_PER_TOKEN_CFG", WA(CHANNEL("fp8_e4m3"), TOKEN("fp8_e4m3"))},
     {"fp8-block", "FP8 E4M3 weights in blocks of 128x128, FP8 E4M3 activations in groups of 128", "FP8_BLOCK", "",
      WA(BLOCK("fp8_e4m3"), G128("fp8_e4m3"))},
     {"fp8-block-weight-only", "FP8 E4M3 weights in blocks of 128x128", "",
-     "fp8_2d_blockwise_weight_only, FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", W(BLOCK("fp8_e4m3"))},
+     "fp8_2d_blockwise_weight_only, fp8_pb_wo, FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", W(BLOCK("fp8_e4m3"))},
     {"nvfp4", "NVFP4 weights and activations", "NVFP4", "nvfp4, NVFP4_DEFAULT_CFG", WA(F("nvfp4"), F("nvfp4"))},
-    {"nvfp4-weight-only", "NVFP4 weights", "NVFP4A16", "w4a16_nvfp4, W4A16_NVFP4_CFG", W(F("nvfp4"))},
+    {"nvfp4-weight-only", "NVFP4 weights", "NVFP4A16", "w4a16_nvfp4", W(F("nvfp4"))},
     {"nvfp4-fp8", "NVFP4 weights in groups of 32, FP8 E4M3 activations with fixed ranges", "",
      "w4a8_nvfp4_fp8, W4A8_NVFP4_FP8_CFG", WA(F("nvfp4") ", \"group\": 32", STATIC("fp8_e4m3"))},
     {"nvfp4-mlp-only", "NVFP4 weights and activations in the MLPs", "", "nvfp4_mlp_only, NVFP4_MLP_ONLY_CFG",
@@ -73,7 +74,7 @@ static const struct qp_preset presets[] = {
      "nvfp4_omlp_only, NVFP4_OMLP_ONLY_CFG",
      RULES(BOTH("*mlp*", F("nvfp4")) ", " BOTH("*block_sparse_moe*", F("nvfp4")) ", " BOTH("*o_proj*", F("nvfp4")))},
     {"nvfp4-mlp-weight-only", "NVFP4 weights in groups of 32 in the MLPs", "",
-     "nvfp4_mlp_weight_only, NVFP4_MLP_WEIGHT_ONLY_CFG",
+     "nvfp4_mlp_weight_only, nvfp4_mlp_wo, NVFP4_MLP_WEIGHT_ONLY_CFG",
      RULES(ON("*mlp*", F("nvfp4") ", \"group\": 32") ", " ON("*block_sparse_moe*", F("nvfp4") ", \"group\": 32"))},
     {"mxfp4", "MXFP4 weights and activations", "MXFP4", "mxfp4, MXFP4_DEFAULT_CFG", WA(F("mxfp4"), F("mxfp4"))},
     {"mxfp4-weight-only", "MXFP4 weights", "MXFP4A16", "", W(F("mxfp4"))},
@@ -81,7 +82,8 @@ static const struct qp_preset presets[] = {
      WA(F("mxfp4"), G128("fp8_e4m3"))},
     {"mxfp4-fp8-static", "MXFP4 weights, FP8 E4M3 activations with fixed ranges", "",
      "w4a8_mxfp4_fp8, W4A8_MXFP4_FP8_CFG", WA(F("mxfp4"), STATIC("fp8_e4m3"))},
-    {"mxfp4-mlp-weight-only", "MXFP4 weights in the MLPs", "", "mxfp4_mlp_weight_only, MXFP4_MLP_WEIGHT_ONLY_CFG",
+    {"mxfp4-mlp-weight-only", "MXFP4 weights in the MLPs", "",
+     "mxfp4_mlp_weight_only, mxfp4_mlp_wo, MXFP4_MLP_WEIGHT_ONLY_CFG",
      RULES(ON("*mlp*", F("mxfp4")) ", " ON("*block_sparse_moe*", F("mxfp4")))},
     {"mxfp6", "MXFP6 (E3M2) weights and activations", "", "mxfp6, MXFP6_DEFAULT_CFG", WA(F("mxfp6"), F("mxfp6"))},
     {"mxfp6-weight-only", "MXFP6 (E2M3) weights", "MXFP6A16", "", W(F("mxfp6_e2m3"))},
@@ -92,13 +94,25 @@ static const struct qp_preset presets[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* modelopt's algorithms: awq_lite, awq_clip, awq_full, smoothquant, mse, local_hessian, gptq over rounding to nearest.
+ */
+#define RTN " quantize.method=rtn"
+#define AWQ(clip) "search.method=awq search.form=duo search.clip=" clip RTN
+
 static const struct qp_preset_method methods[] = {
-    {"int4_awq, INT4_AWQ_CFG", "int4", "search.method=awq"},
-    {"int8_smoothquant, INT8_SMOOTHQUANT_CFG", "int8-static", "smooth.method=smoothquant smooth.alpha=1.0"},
-    {"w4a8_awq_beta, W4A8_AWQ_BETA_CFG", "w4afp8-static", "search.method=awq"},
-    {"nvfp4_awq_lite, NVFP4_AWQ_LITE_CFG", "nvfp4", "search.method=awq search.clip=false"},
-    {"nvfp4_awq_clip, NVFP4_AWQ_CLIP_CFG", "nvfp4", "search.method=none search.clip=true"},
-    {"nvfp4_awq_full, NVFP4_AWQ_FULL_CFG", "nvfp4", "search.method=awq search.clip=true"},
+    {"int4_awq, INT4_AWQ_CFG", "int4", AWQ("false") " quantize.scales=minmax"},
+    {"int8_smoothquant, int8_sq, INT8_SMOOTHQUANT_CFG", "int8-static",
+     "smooth.method=smoothquant smooth.alpha=1.0" RTN " quantize.scales=minmax"},
+    {"w4a8_awq_beta, w4a8_awq, W4A8_AWQ_BETA_CFG", "w4afp8-static", AWQ("false") " quantize.scales=minmax"},
+    {"nvfp4_awq, nvfp4_awq_lite, NVFP4_AWQ_LITE_CFG", "nvfp4", AWQ("false") " quantize.scales=minmax"},
+    {"nvfp4_awq_clip, NVFP4_AWQ_CLIP_CFG", "nvfp4", "search.method=none search.clip=true" RTN},
+    {"nvfp4_awq_full, NVFP4_AWQ_FULL_CFG", "nvfp4", AWQ("true")},
+    {"nvfp4_mse, nvfp4_w4a4_weight_mse_fp8_sweep, NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "nvfp4",
+     "search.method=none" RTN " quantize.scales=mse"},
+    {"nvfp4_local_hessian, nvfp4_w4a4_weight_local_hessian, NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG", "nvfp4",
+     "search.method=none" RTN " quantize.scales=hessian"},
+    {"nvfp4_four_over_six", "nvfp4", "search.method=none" RTN " quantize.scales=mse"},
+    {"nvfp4_default_kv_none_gptq", "nvfp4", "search.method=none quantize.method=gptq quantize.order=natural"},
     {NULL, NULL, NULL},
 };
 

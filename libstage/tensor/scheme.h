@@ -75,7 +75,7 @@ struct qp_preset {
 struct qp_preset_method {
     const char *names; /* of the peer, separated by ", " */
     const char *preset;
-    const char *parameters; /* for --set, separated by spaces: "search.method=awq" */
+    const char *parameters; /* separated by spaces: "search.method=awq" is --set stages.search.with.method=awq */
 };
 
 /* All presets, ended by a NULL name, and all methods, ended by NULL names. Static. */

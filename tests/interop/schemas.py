@@ -38,6 +38,24 @@ def run(quantpipe, work, *arguments):
             json.loads((folder / "pipeline.json").read_text()))
 
 
+def check_presets(quantpipe, stages):
+    """Mappings of the presets are schemes of the schema, and what gives a peer's method are parameters of the stages."""
+    presets = json.loads(subprocess.run([quantpipe, "schemes", "--json"], capture_output=True, check=True).stdout)["schemes"]
+    base = yaml.safe_load((ROOT / "pipeline.yaml").read_text())
+    good = check(f"{len(presets)} presets", "pipeline", [base | {"scheme": p["mapping"]} for p in presets])
+    params = {(s["name"], p["name"]): p for s in stages for p in s["params"]}
+    settings = sorted({setting for p in presets for m in p["methods"] for setting in m["set"]})
+    wrong = []
+    for setting in settings:
+        path, value = setting.split("=")
+        _, stage, _, name = path.split(".")
+        param = params.get((stage, name))
+        if not param or value not in (param.get("choices") or [value]):
+            wrong.append(setting)
+    print(f"{'FAIL' if wrong else 'PASS'} {len(settings)} settings of methods are the stages' own; wrong: {wrong or 0}")
+    return good and not wrong
+
+
 def main():
     given = sys.argv[1:]
     quantpipe = given[0] if given else ROOT / "build/bin/quantpipe"
@@ -45,6 +63,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     stages = json.loads(subprocess.run([quantpipe, "stages", "--json"], capture_output=True, check=True).stdout)
     good = [check(f"--describe of {s['name']}", "stage", [s]) for s in stages["stages"]]
+    good.append(check_presets(quantpipe, stages["stages"]))
     pipelines = [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*/pipeline.yaml"))]
     good += [check(str(p.relative_to(ROOT)), "pipeline", [yaml.safe_load(p.read_text())]) for p in pipelines]
     gate = ("--set", "stages.validate.with.max_perplexity_increase=0%",
