@@ -1,52 +1,78 @@
 /* calibrate: runs calibration text through the original network, one block at a time, and adds what stages downstream
- * asked for (stages/calibrate/statistics.h).
+ * asked for (stages/calibrate/statistics.h). With feedback the text runs through the quantized blocks as they come
+ * back, and each block's statistics are those of what it will see there (stages/calibrate/prefix.h).
  *
  * In and out: blocks; statistics are added under the names of libstage/model/block.h. When nobody asks for anything,
  * blocks pass as they are and no text is read. Memory: one block's weights and statistics; the hidden states of all
  * samples are a mapped file in the scratch folder. */
+#include <string.h>
+
 #include "libstage/include/block_stage.h"
 #include "libstage/model/evaluate.h"
+#include "stages/calibrate/prefix.h"
 #include "stages/calibrate/statistics.h"
 
 struct state {
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
-    struct qp_stream stream;
+    struct qp_stream stream;  /* without feedback */
+    struct qp_prefix *prefix; /* with it */
     bool collecting;
 };
 
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"statistics", NULL};
-static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "the original network"}, {0}};
+static const char *const returned[] = {"weights", "quantized", NULL};
+static const char *const drift[] = {"drift", NULL};
+static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "the original network"},
+                                        {.name = "feedback",
+                                         .needs = returned,
+                                         .help = "its blocks as they come back, quantized",
+                                         .optional = true,
+                                         .feedback = true,
+                                         .collects = drift},
+                                        {0}};
 static const struct qp_port outputs[] = {
     {.name = "out", .provides = provides, .help = "the same with statistics at each site"}, {0}};
 
 static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {
     struct state *s = state;
-    s->collecting = qp_statistics_wanted(stage);
+    s->collecting = qp_statistics_wanted(stage) || qp_stage_wants(stage, "drift");
     if (!s->collecting)
         return 0;
     int r = qp_model_windows(&s->model, json_object_get(qp_stage_context(stage), "data"), &s->windows, err);
     if (r == 0)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
     if (r == 0)
-        r = qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->stream, err);
+        r = qp_stage_connected(stage, "feedback")
+                ? qp_prefix_open(stage, &s->model, &s->text, &s->prefix, err)
+                : qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->stream, err);
+    return r;
+}
+
+/* Through original blocks: the hidden states move on with the block. */
+static int collect(struct state *s, const struct qp_block *block, struct qp_statistics *statistics,
+                   struct qp_error *err)
+{
+    struct qp_taps taps = {.site = qp_statistics_site, .cache = qp_statistics_cache, .context = statistics};
+    struct qp_layer layer;
+    int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
+    if (r < 0)
+        return r;
+    r = qp_text_forward(&s->text, &layer, &s->stream, &taps, err);
+    qp_layer_free(&layer);
     return r;
 }
 
 static int calibrate_layer(struct qp_stage *stage, struct state *s, struct qp_block *block, struct qp_error *err)
 {
     struct qp_statistics *statistics = NULL;
-    struct qp_layer layer = {0};
     int r = qp_statistics_open(stage, block, &s->windows, &statistics, err);
-    struct qp_taps taps = {.site = qp_statistics_site, .cache = qp_statistics_cache, .context = statistics};
     if (r == 0)
-        r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
-    if (r == 0)
-        r = qp_text_forward(&s->text, &layer, &s->stream, &taps, err);
-    qp_layer_free(&layer);
+        r = s->prefix ? qp_prefix_collect(s->prefix, stage, block, statistics, err)
+                      : collect(s, block, statistics, err);
     if (r == 0)
         r = qp_statistics_put(statistics, block->unit, err);
     qp_statistics_free(statistics);
@@ -60,12 +86,27 @@ static int calibrate(struct qp_stage *stage, void *state, struct qp_block *block
         return 0;
     if (qp_block_is_layer(block))
         return calibrate_layer(stage, s, block, err);
-    return block->layer < 0 ? qp_text_embed(&s->text, block, QP_ORIGINAL, &s->stream, err) : 0;
+    if (block->layer >= 0)
+        return 0;
+    return s->prefix ? qp_prefix_embed(s->prefix, block, err)
+                     : qp_text_embed(&s->text, block, QP_ORIGINAL, &s->stream, err);
+}
+
+static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
+{
+    qp_auto_unit struct qp_unit *owned = unit;
+    struct qp_block block;
+    if (!s->prefix || unit->kind != QP_UNIT_BLOCK)
+        return 0;
+    int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
+    return r < 0 ? r : qp_prefix_advance(s->prefix, &block, err);
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
+    if (strcmp(qp_stage_port(stage), "feedback") == 0)
+        return take_back(stage, s, unit, err);
     return qp_stage_blocks(stage, s, unit, &s->model, start, calibrate, err);
 }
 
@@ -73,6 +114,7 @@ static void close_(struct qp_stage *stage, void *state)
 {
     (void)stage;
     struct state *s = state;
+    qp_prefix_free(s->prefix);
     qp_stream_close(&s->stream);
     qp_text_close(&s->text);
     qp_windows_free(&s->windows);
