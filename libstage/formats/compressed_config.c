@@ -1,3 +1,4 @@
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,15 +53,18 @@ static json_t *make_args(const struct qp_quant_spec *spec, bool weights)
                      grid->symmetric ? NULL : "torch.int8");
 }
 
+static json_t *make_group(const struct qp_linear_scheme *linear, const char *target)
+{
+    return json_pack("{s:s, s:o, s:n, s:[s], s:o}", "format", qp_compressed_format(linear), "input_activations",
+                     make_args(&linear->activations, false), "output_activations", "targets", target, "weights",
+                     make_args(&linear->weights, true));
+}
+
 static int add_group(json_t *groups, size_t index, const struct qp_linear_scheme *linear, const char *target)
 {
     char name[32];
     snprintf(name, sizeof name, "group_%zu", index);
-    return json_object_set_new(groups, name,
-                               json_pack("{s:s, s:o, s:n, s:[s], s:o}", "format", qp_compressed_format(linear),
-                                         "input_activations", make_args(&linear->activations, false),
-                                         "output_activations", "targets", target, "weights",
-                                         make_args(&linear->weights, true)));
+    return json_object_set_new(groups, name, make_group(linear, target));
 }
 
 /* Appends `more` to *text (NULL at first), after `separator` when there is something already. */
@@ -72,13 +76,50 @@ static bool append(char **text, const char *separator, const char *more)
     return grown != NULL;
 }
 
-/* Adds the groups of the rules. compressed-tensors tries expressions in alphabetical order, vLLM in the order of the
- * groups: so each expression excludes what the rules before it match, and the order no longer matters. */
+/* Whether a rule names one module, that no rule before it matches. */
+static bool names_module(const struct qp_scheme *scheme, size_t index)
+{
+    const char *match = scheme->rules[index].match;
+    if (strpbrk(match, "*?[\\"))
+        return false;
+    for (size_t i = 0; i < index; i++)
+        if (fnmatch(scheme->rules[i].match, match, 0) == 0)
+            return false;
+    return true;
+}
+
+/* Adds a module to the group of its formats, a new one if there is none: a choice for each linear makes hundreds of
+ * rules of a few formats. */
+static bool add_module(json_t *groups, size_t index, const struct qp_scheme_rule *rule)
+{
+    qp_auto_json json_t *alone = make_group(&rule->scheme, rule->match);
+    const char *name;
+    json_t *group;
+    json_object_foreach(groups, name, group) {
+        json_t *targets = json_object_get(group, "targets");
+        const char *first = json_string_value(json_array_get(targets, 0));
+        bool modules = strncmp(first, "re:", 3) != 0 && strcmp(first, "Linear") != 0;
+        if (modules && json_equal(json_object_get(group, "weights"), json_object_get(alone, "weights")) &&
+            json_equal(json_object_get(group, "input_activations"), json_object_get(alone, "input_activations")))
+            return json_array_append_new(targets, json_string(rule->match)) == 0;
+    }
+    return alone && add_group(groups, index, &rule->scheme, rule->match) == 0;
+}
+
+/* Adds the groups of the rules. Readers try names of modules first, or in the order of the groups: so those come first.
+ * Of expressions, compressed-tensors tries the alphabetically first, vLLM the first in the order of the groups: so each
+ * excludes what the rules before it match, and the order no longer matters. */
 static bool add_rules(json_t *groups, const struct qp_scheme *scheme)
 {
     qp_auto_free char *former = NULL;
+    for (size_t i = 0; i < scheme->rule_count; i++)
+        if (scheme->rules[i].scheme.weights.enabled && names_module(scheme, i) &&
+            !add_module(groups, i + 1, &scheme->rules[i]))
+            return false;
     for (size_t i = 0; i < scheme->rule_count; i++) {
         const struct qp_scheme_rule *rule = &scheme->rules[i];
+        if (names_module(scheme, i))
+            continue;
         qp_auto_free char *regex = qp_pattern_to_regex(rule->match);
         qp_auto_free char *target = NULL;
         if (regex)

@@ -299,6 +299,30 @@ static void comes_back(const char *text)
     qp_scheme_free(back);
 }
 
+#define MODULES                                                                           \
+    "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"rules\": ["                   \
+    "{\"match\": \"model.layers.0.mlp.down_proj\", \"weights\": {\"format\": \"int8\"}}," \
+    "{\"match\": \"model.layers.1.*\", \"weights\": {\"format\": \"int6\"}},"             \
+    "{\"match\": \"model.layers.0.mlp.up_proj\", \"weights\": {\"format\": \"int8\"}},"   \
+    "{\"match\": \"model.layers.1.mlp.up_proj\", \"weights\": {\"format\": \"int8\"}}]}"
+
+Test(config, modules_of_one_format_share_a_group)
+{
+    struct qp_scheme *scheme = parsed(MODULES);
+    qp_auto_json json_t *config = config_of(scheme);
+    const json_t *groups = json_object_get(config, "config_groups");
+    const json_t *modules = json_object_get(json_object_get(groups, "group_1"), "targets");
+    cr_assert_eq(json_object_size(groups), 4);
+    cr_assert_eq(json_array_size(modules), 2);
+    cr_assert_str_eq(json_string_value(json_array_get(modules, 0)), "model.layers.0.mlp.down_proj");
+    cr_assert_str_eq(json_string_value(json_array_get(modules, 1)), "model.layers.0.mlp.up_proj");
+    cr_assert_str_eq(target(config, "group_2"), "re:model\\.layers\\.1\\..*$");
+    cr_assert_str_eq(target(config, "group_4"),
+                     "re:(?!(?:model\\.layers\\.1\\..*)$)model\\.layers\\.1\\.mlp\\.up_proj$",
+                     "a rule that the one before it covers stays behind it");
+    qp_scheme_free(scheme);
+}
+
 /* Presets of numbers that the layout has no place for, with what the refusal says. */
 static const char *const unheld[][2] = {{"mxfp6", "use mxfp6_e2m3, mxfp4 or mxfp8"},
                                         {"mxint8", "use mxfp8 or int8"},
@@ -316,6 +340,7 @@ static const char *why_unheld(const char *preset)
 Test(config, every_preset_comes_back_from_its_config_or_is_refused)
 {
     comes_back(RULES);
+    comes_back(MODULES);
     for (const struct qp_preset *p = qp_presets(); p->name; p++) {
         static const char *const endings[] = {"", "-kv-fp8", "-kv-int8"};
         for (size_t e = 0; e < COUNT(endings); e++) {
