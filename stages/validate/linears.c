@@ -5,6 +5,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/model/quality.h"
+#include "libstage/model/scales.h"
 
 #define NOISE 1e-4 /* of a site loss from float32 products, relative */
 
@@ -46,27 +47,34 @@ static double loss_of_difference(const struct qp_kernels *k, struct desk *d, con
     return qp_site_loss(k, d->rows, d->in, d->q, h, d->scratch);
 }
 
-/* What rounding the same weights to nearest on the same kind of grid would lose. */
-static double loss_of_rounding(const struct qp_kernels *k, struct desk *d, const struct qp_quantized *q, const float *h)
+/* What rounding the same weights to nearest with the scales of their ranges would lose, below the same global scale. */
+static int loss_of_rounding(const struct qp_kernels *k, struct desk *d, const struct qp_quant_spec *spec,
+                            const struct qp_quantized *q, const float *h, double *loss, struct qp_error *err)
 {
-    k->qparams(&q->grid, d->rows, d->in, q->group, d->w, d->scale, d->zero);
+    struct qp_scale_choice range = {.method = QP_SCALES_MINMAX};
+    int r = qp_choose_scales(k, spec, &q->grid, d->rows, d->in, d->w, &range, d->scale, d->zero, err);
+    if (r < 0)
+        return r;
     k->quantize(&q->grid, d->rows, d->in, q->group, d->w, d->scale, d->zero, d->codes);
     k->dequantize(&q->grid, d->rows, d->in, q->group, d->codes, d->scale, d->zero, d->q);
-    return loss_of_difference(k, d, h);
+    *loss = loss_of_difference(k, d, h);
+    return 0;
 }
 
-/* One element of the report; *sqnr in dB is capped, since JSON has no infinity for a lossless linear. */
-static json_t *judge(const struct qp_kernels *k, struct desk *d, const struct qp_quantized *q, const float *h,
-                     const char *name, const char *scheme)
+/* Fills one element of the report; the SQNR in dB is capped, since JSON has no infinity for a lossless linear. */
+static int judge(const struct qp_kernels *k, struct desk *d, const struct qp_quant_spec *spec,
+                 const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
+    double rounding;
     k->dequantize(&q->grid, d->rows, d->in, q->group, q->codes, q->scale, q->zero, d->q);
-    double sqnr = fmin(qp_sqnr_db(d->rows * d->in, d->w, d->q), 999.0);
-    json_t *entry = json_pack("{s:s, s:s, s:f}", "name", name, "scheme", scheme, "sqnr_db", sqnr);
+    json_object_set_new(entry, "sqnr_db", json_real(fmin(qp_sqnr_db(d->rows * d->in, d->w, d->q), 999.0)));
     if (!h)
-        return entry;
+        return 0;
     json_object_set_new(entry, "site_loss", json_real(loss_of_difference(k, d, h)));
-    json_object_set_new(entry, "site_loss_rtn", json_real(loss_of_rounding(k, d, q, h)));
-    return entry;
+    int r = loss_of_rounding(k, d, spec, q, h, &rounding, err);
+    if (r == 0)
+        json_object_set_new(entry, "site_loss_rtn", json_real(rounding));
+    return r;
 }
 
 static int judge_linear(const struct qp_model *model, const struct qp_block *block, enum qp_linear linear,
@@ -83,8 +91,11 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
     r = open_desk(&desk, &q, err);
     if (r == 0)
         r = qp_block_weight(block, linear, true, desk.w, err);
+    json_t *entry = json_pack("{s:s, s:s}", "name", name, "scheme", model->scheme->name);
     if (r == 0)
-        json_array_append_new(linears, judge(block->kernels, &desk, &q, h, name, model->scheme->name));
+        r = judge(block->kernels, &desk, &scheme->weights, &q, h, entry, err);
+    if (json_array_append_new(linears, entry) < 0 && r == 0)
+        r = qp_fail_memory(err, 0, "a report");
     close_desk(&desk);
     return r;
 }

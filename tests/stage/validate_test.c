@@ -4,6 +4,7 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
+#include "libstage/model/model_unit.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
@@ -84,6 +85,73 @@ Test(validate, without_data_only_the_linears_are_judged)
     double sqnr = json_real_value(json_object_get(first, "sqnr_db"));
     cr_expect(sqnr > 16.0 && sqnr < 24.0, "%g dB", sqnr);
     json_decref(report);
+}
+
+/* Every kind of scale: the baseline is rounding with the ranges' scales, which is what tiny_quantize does. */
+Test(validate, rounding_loses_what_the_report_says_it_would)
+{
+    static const char *const weights[] = {"\"format\": \"int4\", \"group\": 32, \"symmetric\": false",
+                                          "\"format\": \"fp8_e4m3\", \"granularity\": \"tensor\"",
+                                          "\"format\": \"fp8_e4m3\", \"block\": [24, 40]",
+                                          "\"format\": \"nvfp4\"",
+                                          "\"format\": \"mxfp4\"",
+                                          "\"format\": \"mxint8\""};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
+        char scheme[128];
+        size_t l;
+        json_t *linear;
+        snprintf(scheme, sizeof scheme, "{\"weights\": {%s}}", weights[i]);
+        json_t *report = validate(scheme, true, NULL, NULL, 0);
+        json_array_foreach(json_object_get(report, "linears"), l, linear) {
+            double loss = json_real_value(json_object_get(linear, "site_loss"));
+            cr_expect_gt(loss, 0.0);
+            cr_expect_eq(json_real_value(json_object_get(linear, "site_loss_rtn")), loss, "%s", weights[i]);
+        }
+        cr_expect_eq(json_array_size(json_object_get(report, "linears")), TINY_LAYERS * QP_LINEARS);
+        json_decref(report);
+    }
+}
+
+static json_t *with_numbers(const char *scheme, const char *site_number, float value)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    struct qp_model model;
+    struct qp_error err;
+    json_t *report = NULL;
+    size_t count;
+    tiny_units(scheme, false, units);
+    tiny_quantize(units);
+    cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
+    for (int u = 2; u < 2 + TINY_LAYERS; u++) {
+        struct qp_block block;
+        cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[u], &block, &err), 0);
+        for (int s = 0; s < QP_SITES; s++)
+            cr_assert_eq(qp_block_set_number(&block, model.arch.family->sites[s].name, site_number, value, NULL, &err),
+                         0);
+        cr_assert_eq(qp_block_set_number(&block, "kv", "key_scale", value, NULL, &err), 0);
+        cr_assert_eq(qp_block_set_number(&block, "kv", "value_scale", value, NULL, &err), 0);
+    }
+    qp_model_close(&model);
+    out = tiny_call(&qp_stage_desc, NULL, CONTEXT, NULL, units, TINY_UNITS, 0, &count, &report);
+    tiny_free(out, count);
+    free(out);
+    return report;
+}
+
+/* A scale a hundred times too small clips nearly everything. */
+Test(validate, fixed_ranges_are_simulated)
+{
+    static const char *const schemes[] = {
+        "{\"weights\": {\"format\": \"int8\"}, \"activations\": {\"format\": \"int8\", \"dynamic\": false}}",
+        "{\"weights\": {\"format\": \"int8\"}, \"kv_cache\": {\"format\": \"int8\"}}"};
+    for (size_t i = 0; i < 2; i++) {
+        json_t *wide = with_numbers(schemes[i], "input_scale", 0.2f);
+        json_t *narrow = with_numbers(schemes[i], "input_scale", 0.002f);
+        cr_expect_gt(metric(narrow, "kl_divergence"), 10.0 * metric(wide, "kl_divergence"), "%s: %g, %g", schemes[i],
+                     metric(narrow, "kl_divergence"), metric(wide, "kl_divergence"));
+        json_decref(wide);
+        json_decref(narrow);
+    }
 }
 
 Test(validate, a_gate_without_data_is_an_error)
