@@ -40,12 +40,26 @@ static void port_names(const json_t *ports, char *text, size_t size)
 
 /* ---- edges ---- */
 
+/* The only port, or the only one that takes no feedback; NULL when there are several, or none. */
+static const json_t *only_port(const json_t *ports)
+{
+    const json_t *found = NULL;
+    size_t i, count = 0;
+    json_t *port;
+    json_array_foreach(ports, i, port)
+        if (!json_is_true(json_object_get(port, "feedback"))) {
+            found = port;
+            count++;
+        }
+    return count == 1 ? found : NULL;
+}
+
 /* The port that `name` means: the only one when it is NULL. `side`: "inputs" or "outputs". */
 static int pick_port(const struct qp_pipeline *p, const struct qp_instance *in, const char *side, const char *name,
                      const char *path, const char **out, struct qp_error *err)
 {
     const json_t *ports = ports_of(in, side);
-    const json_t *port = name ? find_port(ports, name) : json_array_size(ports) == 1 ? json_array_get(ports, 0) : NULL;
+    const json_t *port = name ? find_port(ports, name) : only_port(ports);
     char list[256];
     port_names(ports, list, sizeof list);
     if (!port && json_array_size(ports) == 0)

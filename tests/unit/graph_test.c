@@ -243,6 +243,14 @@ Test(graph, what_comes_back_does_not_go_on)
                    "strict.in needs [quantized], but circle.out provides [weights, statistics]");
 }
 
+Test(graph, without_feedback_the_other_input_is_the_only_one)
+{
+    struct qp_pipeline *p = built(HEAD "  source: {}\n  circle: {from: source}\n  sink: {from: circle}\n");
+    cr_assert_eq(p->edge_count, 2);
+    cr_expect_str_eq(p->edges[0].input, "in");
+    qp_pipeline_free(p);
+}
+
 Test(graph, some_statistics_need_feedback)
 {
     struct qp_pipeline *p =
@@ -251,7 +259,7 @@ Test(graph, some_statistics_need_feedback)
     cr_assert_eq(json_array_size(wants), 1);
     cr_expect_str_eq(json_string_value(json_array_get(wants, 0)), "peak");
     qp_pipeline_free(p);
-    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source}}\n"
+    expect_failure(HEAD "  source: {}\n  circle: {from: source}\n"
                         "  method: {from: circle, with: {method: smooth}}\n  sink: {from: method}\n" DATA,
                    ":7:3",
                    "`method: smooth` of stage `method` needs `peak`, which stage `circle` collects only with something "
