@@ -60,17 +60,29 @@ static double loss_of(const char *params, const char *scheme)
 
 Test(quantize, gptq_loses_less_than_rounding)
 {
-    const char *schemes[] = {INT4_G32, "{\"weights\": {\"format\": \"int3\", \"granularity\": \"channel\"}}",
+    const char *schemes[] = {INT4_G32,
+                             "{\"weights\": {\"format\": \"int3\", \"granularity\": \"channel\"}}",
                              "{\"weights\": {\"format\": \"int4\", \"group\": 32, \"symmetric\": false}}",
                              "{\"weights\": {\"format\": \"int8\", \"granularity\": \"tensor\"}}",
-                             "{\"weights\": {\"format\": \"fp8_e4m3\", \"granularity\": \"channel\"}}"};
+                             "{\"weights\": {\"format\": \"fp8_e4m3\", \"granularity\": \"channel\"}}",
+                             "{\"weights\": {\"format\": \"fp8_e4m3\", \"block\": [32, 32]}}",
+                             "{\"weights\": {\"format\": \"fp8_e5m2\", \"granularity\": \"tensor\"}}",
+                             "{\"weights\": {\"format\": \"nvfp4\"}}",
+                             "{\"weights\": {\"format\": \"mxfp4\"}}",
+                             "{\"weights\": {\"format\": \"mxfp6\"}}",
+                             "{\"weights\": {\"format\": \"mxfp8\"}}",
+                             "{\"weights\": {\"format\": \"mxint8\"}}"};
     for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
         double rounding = loss_of("{\"method\": \"rtn\"}", schemes[i]);
-        double natural = loss_of("{\"method\": \"gptq\", \"order\": \"natural\"}", schemes[i]);
-        double ordered = loss_of("{\"method\": \"gptq\", \"order\": \"activation\"}", schemes[i]);
+        double natural = loss_of("{\"method\": \"gptq\", \"order\": \"natural\", \"polish\": 0}", schemes[i]);
+        double ordered = loss_of("{\"method\": \"gptq\", \"order\": \"activation\", \"polish\": 0}", schemes[i]);
+        double polished = loss_of("{\"method\": \"gptq\"}", schemes[i]);
+        double alone = loss_of("{\"method\": \"rtn\", \"polish\": 4}", schemes[i]);
         cr_expect_gt(rounding, 0.0);
         cr_expect_lt(natural, 0.8 * rounding, "%s: gptq %g, rtn %g", schemes[i], natural, rounding);
         cr_expect_lt(ordered, 0.8 * rounding, "%s: ordered %g, rtn %g", schemes[i], ordered, rounding);
+        cr_expect_lt(polished, ordered, "%s: polished %g, gptq %g", schemes[i], polished, ordered);
+        cr_expect_lt(alone, 0.8 * rounding, "%s: rtn and polish %g, rtn %g", schemes[i], alone, rounding);
     }
 }
 
