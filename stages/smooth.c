@@ -1,30 +1,37 @@
-/* smooth: moves the difficulty of quantizing activations into the weights, by per-channel scales that the norms absorb.
- *
- * smoothquant (Xiao et al. 2023, equation 4), for each site behind a norm, over the linears that read it:
- *   s[j] = max|x[j]|^alpha / max|W[:, j]|^(1 - alpha), at least 1e-5;  W[:, j] *= s[j], gain[j] /= s[j].
- * In: blocks with absmax; out: the same with folds. Memory: one linear's weights. */
+/* smooth: moves the difficulty of quantizing activations into the weights, by per-channel scales that the operation
+ * before a site absorbs. For each site, with a[j] = max|x[j]| and w[j] = max|W[:, j]| over the linears that read it:
+ *   smoothquant (Xiao et al. 2023, equation 4)        s[j] = a[j]^alpha / w[j]^(1 - alpha), at least 1e-5
+ *   log-equalization (llm-compressor, SmoothQuantModifier)     s[j] = a[j] / log2(2 + a[j]), at least 1e-5
+ *   W[:, j] *= s[j], and the gain of the norm, or the rows of v or up, /= s[j].
+ * grid: alphas from 0 to 1 are tried on samples of the site's inputs, both sides rounded as the scheme says, and the
+ * best is taken; no scales at all are a candidate. In: blocks with absmax (and samples); out: the same with folds.
+ * Memory: one linear's weights; with a grid those of a site and its outputs for the samples. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "stages/smooth/outputs.h"
 
 #define SMALLEST_SCALE 1e-5f /* of the original implementation, for scales and for weights' maxima */
 
 struct state {
-    const char *method;
+    const char *method, *sites;
     double alpha;
+    int64_t grid;
     struct qp_model model;
 };
 
-static const char *const methods[] = {"none", "smoothquant", NULL};
+static const char *const methods[] = {"none", "smoothquant", "log-equalization", NULL};
+static const char *const site_choices[] = {"norms", "all", NULL};
 static const struct qp_param params[] = {
     {.name = "method",
      .type = QP_PARAM_STRING,
      .fallback = "none",
      .choices = methods,
-     .help = "none leaves the network as it is; smoothquant scales the sites behind norms",
+     .help = "smoothquant weighs activations against weights by alpha, log-equalization takes activations alone",
      .offset = offsetof(struct state, method)},
     {.name = "alpha",
      .type = QP_PARAM_FLOAT,
@@ -33,8 +40,22 @@ static const struct qp_param params[] = {
      .max = 1.0,
      .help = "migration strength: 0 leaves all difficulty in the activations, 1 moves all into the weights",
      .offset = offsetof(struct state, alpha)},
+    {.name = "grid",
+     .type = QP_PARAM_INT,
+     .fallback = "0",
+     .min = 0,
+     .max = 1000,
+     .help = "smoothquant: how many alphas from 0 to 1 are tried for each site in place of the one; 0 for none",
+     .offset = offsetof(struct state, grid)},
+    {.name = "sites",
+     .type = QP_PARAM_STRING,
+     .fallback = "norms",
+     .choices = site_choices,
+     .help = "norms scales the inputs of q, k, v and of gate, up; all those of o and down as well",
+     .offset = offsetof(struct state, sites)},
     {0}};
-static const struct qp_need stage_needs[] = {{.what = "absmax", .param = "method", .value = "smoothquant"}, {0}};
+static const struct qp_need stage_needs[] = {
+    {.what = "absmax", .param = "method"}, {.what = "samples", .param = "grid"}, {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds"}, {0}};
@@ -61,41 +82,87 @@ static int weight_maxima(const struct qp_block *block, enum qp_site site, int64_
     return 0;
 }
 
-static int smooth_site(const struct state *s, struct qp_block *block, enum qp_site site, struct qp_error *err)
+/* scale = what the method makes of the maxima of activations and weights. */
+static void propose(const struct state *s, double alpha, int64_t in, const float *a, const float *columns, float *scale)
 {
-    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
-    float *scale = qp_new_floats(2 * in, "smoothing scales", err);
-    if (!scale)
-        return QP_ERR_ROOM;
-    float *columns = scale + in;
-    int r = qp_block_stat(block, site, "absmax", scale, err);
-    if (r == 0)
-        r = weight_maxima(block, site, in, columns, err);
-    for (int64_t j = 0; r == 0 && j < in; j++) {
+    bool logarithmic = strcmp(s->method, "log-equalization") == 0;
+    for (int64_t j = 0; j < in; j++) {
         float w = fmaxf(columns[j], SMALLEST_SCALE);
-        scale[j] = fmaxf(powf(scale[j], (float)s->alpha) / powf(w, 1.0f - (float)s->alpha), SMALLEST_SCALE);
+        float v = logarithmic ? a[j] / log2f(2.0f + a[j]) : powf(a[j], (float)alpha) / powf(w, 1.0f - (float)alpha);
+        scale[j] = fmaxf(v, SMALLEST_SCALE);
     }
-    if (r == 0)
-        r = qp_block_fold(block, site, scale, err);
-    free(scale);
+}
+
+/* Tries alphas from 0 to 1; *alpha is the best of them, negative when no scales are better still. */
+static int search_alpha(const struct state *s, const struct qp_block *block, enum qp_site site, const float *a,
+                        const float *columns, float *scale, double *alpha, struct qp_error *err)
+{
+    struct outputs o;
+    int r = outputs_open(&o, &s->model, block, site, err);
+    if (r == 0) {
+        for (int64_t j = 0; j < o.in; j++)
+            scale[j] = 1.0f;
+        double best = outputs_loss(&o, scale);
+        *alpha = -1.0;
+        for (int64_t i = 0; i < s->grid; i++) {
+            double candidate = (double)i / (double)(s->grid - 1);
+            propose(s, candidate, o.in, a, columns, scale);
+            if (site == QP_SITE_ATTN_OUT)
+                qp_share_heads(block->arch, scale);
+            double loss = outputs_loss(&o, scale);
+            if (loss < best) {
+                best = loss;
+                *alpha = candidate;
+            }
+        }
+    }
+    outputs_close(&o);
     return r;
 }
 
+static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
+                       struct qp_error *err)
+{
+    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    double alpha = s->alpha;
+    qp_auto_free float *scale = qp_new_floats(3 * in, "smoothing scales", err);
+    if (!scale)
+        return QP_ERR_ROOM;
+    float *a = scale + in, *columns = a + in;
+    int r = qp_block_stat(block, site, "absmax", a, err);
+    if (r == 0)
+        r = weight_maxima(block, site, in, columns, err);
+    if (r == 0 && s->grid > 0 && strcmp(s->method, "smoothquant") == 0) {
+        r = search_alpha(s, block, site, a, columns, scale, &alpha, err);
+        qp_stage_log(stage, QP_DEBUG, "layer %lld %s: alpha %.2f", (long long)block->layer,
+                     s->model.arch.family->sites[site].name, alpha);
+    }
+    if (r < 0 || alpha < 0.0)
+        return r;
+    propose(s, alpha, in, a, columns, scale);
+    return qp_block_fold(block, site, scale, err);
+}
+
+/* Sites that fold into rows of weights go first, so that those weights are scaled as they will be quantized. */
 static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    (void)stage;
+    static const enum qp_fold_kind order[] = {QP_FOLD_ROWS, QP_FOLD_NORM};
     const struct state *s = state;
-    int r = 0;
-    for (int site = 0; site < QP_SITES && r == 0 && qp_block_is_layer(block); site++)
-        if (s->model.arch.family->sites[site].fold == QP_FOLD_NORM &&
-            qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
-            r = smooth_site(s, block, (enum qp_site)site, err);
+    int r = 0, first = strcmp(s->sites, "all") == 0 ? 0 : 1;
+    for (int pass = first; pass < 2 && qp_block_is_layer(block); pass++)
+        for (int site = 0; site < QP_SITES && r == 0; site++)
+            if (s->model.arch.family->sites[site].fold == order[pass] &&
+                qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
+                r = smooth_site(stage, s, block, (enum qp_site)site, err);
     return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
+    if (s->grid == 1)
+        return qp_stage_pass(stage, unit, qp_fail(err, QP_ERR_INPUT, "grid: 1 is no choice; give 2 or more, or 0"),
+                             err);
     if (strcmp(s->method, "none") == 0)
         return qp_stage_emit(stage, NULL, unit, err);
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, smooth, err);
@@ -109,7 +176,7 @@ static void close_(struct qp_stage *stage, void *state)
 
 const struct qp_stage_desc qp_stage_desc = {
     .name = "smooth",
-    .summary = "balances activations against weights (SmoothQuant)",
+    .summary = "balances activations against weights (SmoothQuant, log equalization)",
     .version = 1,
     .state_size = sizeof(struct state),
     .params = params,

@@ -51,6 +51,139 @@ Test(smooth, touches_only_sites_behind_norms)
     free(out);
 }
 
+Test(smooth, log_equalization_follows_its_formula_at_every_site)
+{
+    static const char *const sites[] = {"attn_in", "mlp_in", "mlp_out"};
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    char name[128];
+    tiny_units("\"int8\"", true, units);
+    out = tiny_call(&qp_stage_desc, "{\"method\": \"log-equalization\", \"sites\": \"all\"}", NULL, NULL, units,
+                    TINY_UNITS, 0, &count, NULL);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "model.layers.0.%s.absmax", sites[i]);
+        const float *a = find(out[2], name);
+        snprintf(name, sizeof name, "model.layers.0.%s.fold", sites[i]);
+        const float *fold = find(out[2], name);
+        for (int j = 0; j < (i < 2 ? TINY_HIDDEN : TINY_FFN); j++)
+            cr_expect_lt(fabs(fold[j] / (a[j] / log2(2.0 + a[j])) - 1.0), 1e-5, "%s, channel %d", sites[i], j);
+    }
+    cr_expect_not_null(qp_unit_find(out[2], "model.layers.0.attn_out.fold"));
+    tiny_free(out, count);
+    free(out);
+}
+
+enum { SAMPLES = 32 };
+
+/* Gives every site of layer 0 that stands behind a norm samples, channel j `loudness` ^ (j mod 5) loud, and the
+ * maxima that belong to them. */
+static void plant_samples(struct qp_unit *unit, double loudness)
+{
+    static const char *const sites[] = {"attn_in", "mlp_in"};
+    int64_t shape[2] = {SAMPLES, TINY_HIDDEN};
+    for (int s = 0; s < 2; s++) {
+        char name[128];
+        struct qp_error err;
+        struct qp_tensor *t;
+        snprintf(name, sizeof name, "model.layers.0.%s.absmax", sites[s]);
+        float *absmax = qp_unit_find(unit, name)->data;
+        snprintf(name, sizeof name, "model.layers.0.%s.samples", sites[s]);
+        cr_assert_eq(qp_tensor_new(name, QP_F32, 2, shape, &t, &err), 0);
+        float *x = t->data;
+        tiny_random(5, SAMPLES * TINY_HIDDEN, 1.0f, x);
+        memset(absmax, 0, TINY_HIDDEN * sizeof *absmax);
+        for (int i = 0; i < SAMPLES * TINY_HIDDEN; i++) {
+            x[i] *= (float)pow(loudness, i % TINY_HIDDEN % 5);
+            absmax[i % TINY_HIDDEN] = fmaxf(absmax[i % TINY_HIDDEN], fabsf(x[i]));
+        }
+        cr_assert_eq(qp_unit_put(unit, t, &err), 0);
+    }
+}
+
+/* Makes columns j of a linear of layer 0 `loudness` ^ (j mod 5) loud. */
+static void plant_weights(struct qp_unit *unit, const char *module, double loudness)
+{
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.0.%s.weight", module);
+    struct qp_tensor *t = qp_unit_find(unit, name);
+    for (int64_t i = 0; i < t->elements; i++)
+        ((float *)t->data)[i] *= (float)pow(loudness, i % TINY_HIDDEN % 5);
+}
+
+/* The alpha that explains layer 0's scales at mlp_in, from two channels that are apart by `x` and `w`. */
+static double chosen_alpha(const char *scheme, double x, double w)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(scheme, true, units);
+    qp_unit_free(units[3]);
+    plant_samples(units[2], x);
+    plant_weights(units[2], "mlp.gate_proj", w);
+    plant_weights(units[2], "mlp.up_proj", w);
+    struct qp_unit *layer[] = {units[0], units[2]};
+    out =
+        tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, layer, 2, 0, &count, NULL);
+    const float *fold = find(out[1], "model.layers.0.mlp_in.fold");
+    const float *a = find(out[1], "model.layers.0.mlp_in.absmax");
+    double columns[2] = {0.0, 0.0}; /* channels 4 and 5 */
+    for (int linear = 0; linear < 2; linear++) {
+        const float *weight =
+            find(out[1], linear ? "model.layers.0.mlp.gate_proj.weight" : "model.layers.0.mlp.up_proj.weight");
+        for (int r = 0; r < TINY_FFN; r++)
+            for (int c = 0; c < 2; c++)
+                columns[c] = fmax(columns[c], fabs(weight[r * TINY_HIDDEN + 4 + c]));
+    }
+    double la = log(a[4] / a[5]), lw = log(columns[0] / columns[1]), ls = log(fold[4] / fold[5]);
+    tiny_free(out, count);
+    free(out);
+    qp_unit_free(units[1]);
+    qp_unit_free(units[4]);
+    qp_unit_free(units[5]);
+    return (ls + lw) / (la + lw);
+}
+
+Test(smooth, the_search_finds_where_the_difficulty_is)
+{
+    /* only weights are coarse and uneven: all difficulty is theirs; only activations are: it is theirs */
+    double weights = chosen_alpha("{\"weights\": {\"format\": \"int4\"}}", 1.0, 4.0);
+    double activations =
+        chosen_alpha("{\"weights\": {\"format\": \"int8\"}, \"activations\": {\"format\": \"int4\"}}", 4.0, 1.0);
+    cr_expect_leq(weights, 0.25 + 1e-3, "%g", weights);
+    cr_expect_geq(activations, 0.75 - 1e-3, "%g", activations);
+}
+
+Test(smooth, no_scales_are_kept_where_none_help)
+{
+    struct qp_unit *units[TINY_UNITS], **out;
+    size_t count;
+    tiny_units(
+        "{\"weights\": {\"format\": \"bf16\"}, \"rules\": [{\"match\": \"*.gate_proj\", \"weights\": {\"format\": "
+        "\"fp8_e4m3\"}}]}",
+        true, units);
+    plant_samples(units[2], 1.0);
+    struct qp_tensor *gate = qp_unit_find(units[2], "model.layers.0.mlp.gate_proj.weight");
+    for (int64_t i = 0; i < gate->elements; i++) /* on the grid as they are */
+        ((float *)gate->data)[i] = i % 3 ? 1.0f : -1.0f;
+    struct qp_unit *layer[] = {units[0], units[2]};
+    out =
+        tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, layer, 2, 0, &count, NULL);
+    cr_expect_null(qp_unit_find(out[1], "model.layers.0.mlp_in.fold"));
+    tiny_free(out, count);
+    free(out);
+    qp_unit_free(units[1]);
+    tiny_free(units + 3, TINY_UNITS - 3);
+}
+
+Test(smooth, a_grid_without_samples_is_refused)
+{
+    struct qp_unit *units[TINY_UNITS];
+    size_t count;
+    tiny_units("\"int8\"", true, units);
+    cr_assert_null(tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, units,
+                             TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    cr_expect(strstr(tiny_message, "model.layers.0.attn_in.samples"), "%s", tiny_message);
+}
+
 Test(smooth, none_passes_everything_as_it_is)
 {
     struct qp_unit *units[TINY_UNITS], **out;

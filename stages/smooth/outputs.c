@@ -1,0 +1,159 @@
+#include "stages/smooth/outputs.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/memory.h"
+#include "libstage/model/scales.h"
+
+void outputs_close(struct outputs *o)
+{
+    for (int i = 0; i < o->count; i++) {
+        free(o->linears[i].w);
+        free(o->linears[i].outputs);
+    }
+    free(o->x);
+    free(o->scaled_x);
+    free(o->scaled_w);
+    free(o->products);
+    free(o->scale);
+    free(o->zero);
+    free(o->codes);
+}
+
+static int load_samples(struct outputs *o, const struct qp_block *block, enum qp_site site, struct qp_error *err)
+{
+    char prefix[128], name[256], found[128];
+    const char *site_name = block->arch->family->sites[site].name;
+    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
+    snprintf(name, sizeof name, "%s.%s.samples", prefix, site_name);
+    const struct qp_tensor *t = qp_unit_find(block->unit, name);
+    if (!t)
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld has no tensor %s", (long long)block->unit->seq, name);
+    if (t->dtype != QP_F32 || t->rank != 2 || t->shape[0] < 1 || t->shape[1] != o->in)
+        return qp_fail(err, QP_ERR_INPUT, "%s: found %s %s, expected F32 [n, %lld]", name, qp_dtype_name(t->dtype),
+                       qp_shape_text(t->rank, t->shape, found, sizeof found), (long long)o->in);
+    snprintf(name, sizeof name, "%s.%s.fold", prefix, site_name);
+    const struct qp_tensor *fold = qp_unit_find(block->unit, name);
+    if (fold && (fold->dtype != QP_F32 || fold->elements != o->in))
+        return qp_fail(err, QP_ERR_INPUT, "%s: expected F32 [%lld]", name, (long long)o->in);
+    o->n = t->shape[0];
+    o->x = qp_new_floats(t->elements, "samples", err);
+    if (!o->x)
+        return QP_ERR_ROOM;
+    for (int64_t i = 0; i < t->elements; i++)
+        o->x[i] = ((const float *)t->data)[i] / (fold ? ((const float *)fold->data)[i % o->in] : 1.0f);
+    return 0;
+}
+
+static int load_linear(struct outputs *o, const struct qp_block *block, enum qp_linear linear,
+                       const struct qp_linear_scheme *scheme, struct qp_error *err)
+{
+    int64_t rows = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    struct smoothed *l = &o->linears[o->count++];
+    *l = (struct smoothed){.weights = &scheme->weights,
+                           .rows = rows,
+                           .w = qp_new_floats(rows * o->in, "a linear's weights", err),
+                           .outputs = qp_new_floats(o->n * rows, "a linear's outputs", err)};
+    o->activations = scheme->activations;
+    int r = l->w && l->outputs ? qp_block_weight(block, linear, true, l->w, err) : QP_ERR_ROOM;
+    if (r == 0)
+        o->kernels->gemm(false, true, o->n, rows, o->in, 1.0f, o->x, o->in, l->w, o->in, 0.0f, l->outputs, rows);
+    return r;
+}
+
+static int allocate(struct outputs *o, struct qp_error *err)
+{
+    int64_t rows = 0, scales = 0;
+    for (int i = 0; i < o->count; i++) {
+        const struct smoothed *l = &o->linears[i];
+        int64_t count = qp_scale_count(l->rows, o->in, qp_spec_group(l->weights, o->in));
+        rows = l->rows > rows ? l->rows : rows;
+        scales = count > scales ? count : scales;
+    }
+    o->scaled_x = qp_new_floats(o->n * o->in, "scaled samples", err);
+    o->scaled_w = qp_new_floats(rows * o->in, "scaled weights", err);
+    o->products = qp_new_floats(o->n * rows, "outputs", err);
+    o->scale = qp_new_floats(scales, "scales", err);
+    o->zero = qp_new_array(scales, 1, "zero points", err);
+    o->codes = qp_new_array(rows * o->in, 1, "codes", err);
+    return o->scaled_x && o->scaled_w && o->products && o->scale && o->zero && o->codes ? 0 : QP_ERR_ROOM;
+}
+
+int outputs_open(struct outputs *o, const struct qp_model *model, const struct qp_block *block, enum qp_site site,
+                 struct qp_error *err)
+{
+    *o = (struct outputs){.kernels = block->kernels,
+                          .in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim)};
+    int r = load_samples(o, block, site, err);
+    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
+        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)i);
+        if (block->arch->family->linears[i].site == site && scheme && scheme->weights.enabled)
+            r = load_linear(o, block, (enum qp_linear)i, scheme, err);
+    }
+    return r == 0 ? allocate(o, err) : r;
+}
+
+static float absmax(int64_t count, const float *v)
+{
+    float most = 0.0f;
+    for (int64_t i = 0; i < count; i++)
+        most = fmaxf(most, fabsf(v[i]));
+    return most;
+}
+
+/* w = diag-scaled weights; in place their rounded values. */
+static void round_weights(const struct outputs *o, const struct smoothed *l, float global, float *w)
+{
+    struct qp_grid grid = l->weights->grid;
+    int64_t group = qp_spec_group(l->weights, o->in);
+    const int8_t *zero = grid.symmetric ? NULL : o->zero;
+    grid.global = grid.scale_dtype == QP_F8_E4M3 ? global : 0.0f;
+    o->kernels->qparams(&grid, l->rows, o->in, group, w, o->scale, o->zero);
+    o->kernels->quantize(&grid, l->rows, o->in, group, w, o->scale, zero, o->codes);
+    o->kernels->dequantize(&grid, l->rows, o->in, group, o->codes, o->scale, zero, w);
+}
+
+static void scale_inputs(const struct outputs *o, const float *s)
+{
+    struct qp_grid grid = o->activations.grid;
+    for (int64_t i = 0; i < o->n * o->in; i++)
+        o->scaled_x[i] = o->x[i] / s[i % o->in];
+    if (!o->activations.enabled)
+        return;
+    if (grid.scale_dtype == QP_F8_E4M3)
+        grid.global = qp_global_scale(absmax(o->n * o->in, o->scaled_x));
+    o->kernels->fake_quantize(&grid, o->n, o->in, qp_spec_group(&o->activations, o->in), o->scaled_x);
+}
+
+/* The global scale that engines give the fused linears of a site. */
+static float shared_global(const struct outputs *o, const float *s)
+{
+    float largest = 0.0f;
+    for (int i = 0; i < o->count; i++)
+        if (o->linears[i].weights->grid.scale_dtype == QP_F8_E4M3)
+            for (int64_t k = 0; k < o->linears[i].rows * o->in; k++)
+                largest = fmaxf(largest, fabsf(o->linears[i].w[k] * s[k % o->in]));
+    return qp_global_scale(largest);
+}
+
+double outputs_loss(const struct outputs *o, const float *s)
+{
+    double loss = 0.0;
+    float global = shared_global(o, s);
+    scale_inputs(o, s);
+    for (int i = 0; i < o->count; i++) {
+        const struct smoothed *l = &o->linears[i];
+        for (int64_t k = 0; k < l->rows * o->in; k++)
+            o->scaled_w[k] = l->w[k] * s[k % o->in];
+        round_weights(o, l, global, o->scaled_w);
+        memcpy(o->products, l->outputs, (size_t)(o->n * l->rows) * sizeof(float));
+        o->kernels->gemm(false, true, o->n, l->rows, o->in, 1.0f, o->scaled_x, o->in, o->scaled_w, o->in, -1.0f,
+                         o->products, l->rows);
+        for (int64_t k = 0; k < o->n * l->rows; k++)
+            loss += (double)o->products[k] * o->products[k];
+    }
+    return loss;
+}
