@@ -2,7 +2,10 @@
  *
  * From CASES (compressed_tensors.safetensors and configs.json of tests/unit/golden/formats) packs every linear again
  * into FOLDER as a sharded checkpoint, and writes FOLDER/configs.json with the quantization_config of each. From the
- * n-th GGUF the first rows of every tensor, dequantized, go to FOLDER/gguf-n. */
+ * n-th GGUF the first rows of every tensor, dequantized, go to FOLDER/gguf-n. FOLDER/presets.json gets the
+ * quantization_config of every preset that the layout holds, FOLDER/quantized what those presets make of the matrix
+ * `weight` of FOLDER/weight.safetensors, with exact: llm-compressor and scales from the range. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +15,7 @@
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/formats/gguf.h"
 #include "libstage/formats/safetensors.h"
+#include "libstage/model/scales.h"
 
 #define SHARD_BYTES 4096
 #define ROWS 16
@@ -30,6 +34,21 @@ static struct qp_tensor *part(const struct dump *d, const char *name, const char
     return qp_safetensors_find(d->cases, full);
 }
 
+/* Packs a quantized matrix and writes its tensors. */
+static int put_packed(struct dump *d, const char *name, const struct qp_linear_scheme *scheme,
+                      const struct qp_quantized *q)
+{
+    struct qp_tensor *out[QP_COMPRESSED_MAX];
+    size_t count = 0;
+    int r = qp_compressed_pack(name, scheme, q, out, &count, &d->err);
+    for (size_t i = 0; i < count; i++) {
+        if (r == 0)
+            r = qp_safetensors_put(d->writer, out[i], &d->err);
+        qp_tensor_unref(out[i]);
+    }
+    return r;
+}
+
 /* Packs one linear under its scheme and writes its tensors. */
 static int pack(struct dump *d, const char *name, const struct qp_scheme *scheme)
 {
@@ -41,15 +60,9 @@ static int pack(struct dump *d, const char *name, const struct qp_scheme *scheme
                              .codes = codes->data,
                              .scale = part(d, name, "/scale")->data,
                              .zero = zero ? zero->data : NULL};
-    struct qp_tensor *out[QP_COMPRESSED_MAX];
-    size_t count = 0;
-    int r = qp_compressed_pack(name, &scheme->base, &q, out, &count, &d->err);
-    for (size_t i = 0; i < count; i++) {
-        if (r == 0)
-            r = qp_safetensors_put(d->writer, out[i], &d->err);
-        qp_tensor_unref(out[i]);
-    }
-    return r;
+    if (part(d, name, "/global"))
+        q.grid.global = *(const float *)part(d, name, "/global")->data;
+    return put_packed(d, name, &scheme->base, &q);
 }
 
 static int dump_case(struct dump *d, const char *name, const json_t *config)
@@ -123,6 +136,84 @@ static int dump_gguf(struct dump *d, int number, const char *path)
     return r;
 }
 
+/* ---- presets ---- */
+
+static json_t *exact_mapping(const char *preset, const char *ending, struct qp_error *err)
+{
+    qp_auto_free char *name = qp_format("%s%s", preset, ending);
+    json_t *mapping = qp_preset_mapping(name, err);
+    json_object_set_new(mapping, "exact", json_string("llm-compressor"));
+    return mapping;
+}
+
+/* Rounds `w` to the scheme's grid by the ranges of its groups and writes it as MODULE. */
+static int quantize(struct dump *d, const char *module, const struct qp_linear_scheme *scheme,
+                    const struct qp_tensor *w)
+{
+    const struct qp_kernels *k = qp_kernels_open("cpu");
+    const struct qp_quant_spec *spec = &scheme->weights;
+    const int64_t rows = w->shape[0], cols = w->shape[1], group = qp_spec_group(spec, cols);
+    const int64_t count = qp_scale_count(rows, cols, group);
+    qp_auto_free float *scale = malloc((size_t)count * sizeof *scale);
+    qp_auto_free int8_t *zero = malloc((size_t)count);
+    qp_auto_free uint8_t *codes = malloc((size_t)(rows * cols));
+    const struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX, .shrink = 1, .steps = 1};
+    struct qp_grid grid = spec->grid;
+    float absmax = 0;
+    for (int64_t i = 0; i < w->elements; i++)
+        absmax = fmaxf(absmax, fabsf(((const float *)w->data)[i]));
+    grid.global = grid.scale_dtype == QP_F8_E4M3 ? qp_global_scale(absmax) : 0;
+    if (qp_choose_scales(k, spec, &grid, rows, cols, w->data, &choice, scale, zero, &d->err) < 0)
+        return d->err.code;
+    k->quantize(&grid, rows, cols, group, w->data, scale, grid.symmetric ? NULL : zero, codes);
+    struct qp_quantized q = {grid, rows, cols, group, codes, scale, grid.symmetric ? NULL : zero};
+    return put_packed(d, module, scheme, &q);
+}
+
+static int dump_preset(struct dump *d, const char *preset, const char *ending, const struct qp_tensor *w)
+{
+    qp_auto_json json_t *ignore = json_pack("[s]", "lm_head"), *mapping = exact_mapping(preset, ending, &d->err);
+    struct qp_scheme *scheme = NULL;
+    json_t *config = NULL;
+    int r = mapping ? qp_scheme_parse(mapping, &scheme, &d->err) : d->err.code;
+    if (r < 0)
+        return r;
+    qp_scheme_bind(scheme, QP_F32);
+    if (qp_compressed_config(scheme, ignore, &config, &d->err) == 0) { /* else the layout has no place for it */
+        json_object_set_new(d->configs, scheme->name, config);
+        if (scheme->base.weights.enabled && !*ending)
+            r = quantize(d, scheme->name, &scheme->base, w);
+    }
+    qp_scheme_free(scheme);
+    return r;
+}
+
+static int dump_presets(struct dump *d)
+{
+    qp_auto_free char *from = qp_join(d->folder, "weight.safetensors"), *to = qp_join(d->folder, "quantized");
+    qp_auto_free char *written = qp_join(d->folder, "presets.json");
+    struct qp_safetensors *file = NULL;
+    json_object_clear(d->configs);
+    int r = qp_safetensors_open(from, &file, &d->err);
+    if (r == 0)
+        r = qp_make_folders(to, &d->err);
+    if (r == 0)
+        r = qp_safetensors_create(to, UINT64_MAX, 1000, &d->writer, &d->err);
+    for (const struct qp_preset *p = qp_presets(); r == 0 && p->name; p++) {
+        static const char *const endings[] = {"", "-kv-fp8", "-kv-int8"};
+        for (size_t i = 0; r == 0 && i < 3; i++)
+            r = dump_preset(d, p->name, endings[i], qp_safetensors_find(file, "weight"));
+    }
+    struct qp_safetensors_writer *writer = d->writer;
+    d->writer = NULL;
+    if (r == 0)
+        r = qp_safetensors_finish(writer, NULL, &d->err);
+    else
+        qp_safetensors_abandon(writer);
+    qp_safetensors_close(file);
+    return r < 0 ? r : qp_write_json(written, d->configs, &d->err);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 3) {
@@ -135,6 +226,8 @@ int main(int argc, char **argv)
         r = dump_cases(&d, argv[1]);
     for (int i = 3; r == 0 && i < argc; i++)
         r = dump_gguf(&d, i - 2, argv[i]);
+    if (r == 0)
+        r = dump_presets(&d);
     if (r < 0)
         fprintf(stderr, "dump_formats: %s\n", d.err.message);
     qp_safetensors_abandon(d.writer);
