@@ -1,0 +1,168 @@
+/* Whole runs whose blocks go round: quantized ones come back to calibrate before the next one goes. */
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "tests/support/command.h"
+#include "tests/support/scratch.h"
+
+#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
+#define PIPELINE SOURCE_DIR "/pipeline.yaml"
+#define SEQUENTIAL "run", PIPELINE, "--profile", "sequential", "--output"
+
+TestSuite(sequential, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
+
+static json_t *report_of(const char *output)
+{
+    struct qp_error err;
+    char path[512];
+    json_t *report = NULL;
+    snprintf(path, sizeof path, "%s.run/report.json", output);
+    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
+    return report;
+}
+
+static json_t *run(const char *output, const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_assert_eq(c.code, 0, "%d\n%s", c.code, c.errors);
+    command_free(&c);
+    return report_of(output);
+}
+
+static void fail(const char *const *argv, int code, const char *message)
+{
+    struct command c = command_run(100, argv);
+    cr_expect_eq(c.code, code, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, message), "%s", c.errors);
+    command_free(&c);
+}
+
+static double number(const json_t *object, const char *key, const char *inner)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_number_value(inner ? json_object_get(value, inner) : value);
+}
+
+static double divergence(const json_t *report)
+{
+    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    double original = number(made, "perplexity", "original"), quantized = number(made, "perplexity", "quantized");
+    cr_expect(quantized > 0.98 * original && quantized < 1.05 * original, "%g, originally %g", quantized, original);
+    return number(made, "kl_divergence", NULL);
+}
+
+static const char *text(const json_t *object, const char *key)
+{
+    return json_string_value(json_object_get(object, key));
+}
+
+/* The edge forth and the edge back carry every unit once. */
+static void expect_edges(const json_t *report)
+{
+    size_t i, back = 0;
+    json_t *edge;
+    cr_assert_eq(json_array_size(json_object_get(report, "edges")), 7);
+    json_array_foreach(json_object_get(report, "edges"), i, edge) {
+        cr_expect_eq(number(edge, "sent", NULL), 10, "model, embedding, 6 layers, head, end");
+        cr_expect_eq(number(edge, "received", NULL), 10);
+        cr_expect_eq(number(edge, "acknowledged", NULL), 10);
+        if (!json_object_get(edge, "delay"))
+            continue;
+        back++;
+        cr_expect_str_eq(text(edge, "from"), "quantize");
+        cr_expect_str_eq(text(edge, "to"), "calibrate");
+        cr_expect_gt(number(edge, "bytes_by_reference", NULL), 1e6, "what comes back is not copied");
+    }
+    cr_expect_eq(back, 1);
+}
+
+Test(sequential, every_block_comes_back)
+{
+    const char *output = scratch("out");
+    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, SEQUENTIAL, output));
+    cr_expect_str_eq(text(report, "status"), "done");
+    expect_edges(report);
+    double loss = divergence(report);
+    cr_expect(loss > 0 && loss < 0.01, "%g", loss);
+    cr_expect(qp_exists(output));
+}
+
+/* Nothing that is learned from what comes back may depend on when it comes. */
+Test(sequential, the_same_bytes_come_of_it_again)
+{
+    const char *first = scratch("first"), *second = scratch("second");
+    qp_auto_json json_t *a = run(first, WORDS(QUANTPIPE, SEQUENTIAL, first, "--set", "data.calibration.samples=16"));
+    char resolved[512];
+    snprintf(resolved, sizeof resolved, "%s.run/pipeline.json", first);
+    qp_auto_json json_t *b = run(second, WORDS(QUANTPIPE, "run", resolved, "--output", second));
+    cr_expect_str_eq(text(json_array_get(json_object_get(a, "outputs"), 0), "digest"),
+                     text(json_array_get(json_object_get(b, "outputs"), 0), "digest"));
+}
+
+/* int3, where blocks change what the next ones see. */
+#define INT3 "--set", "scheme={weights: {format: int3, group: 32}}", "--set", "data.calibration.samples=32"
+
+Test(sequential, later_blocks_make_up_for_earlier_ones)
+{
+    const char *plain = scratch("plain"), *sequential = scratch("sequential");
+    qp_auto_json json_t *a = run(plain, WORDS(QUANTPIPE, "run", PIPELINE, "--output", plain, INT3));
+    qp_auto_json json_t *b = run(sequential, WORDS(QUANTPIPE, SEQUENTIAL, sequential, INT3));
+    cr_expect_lt(divergence(b), divergence(a));
+}
+
+Test(sequential, drift_needs_feedback)
+{
+    const char *output = scratch("out");
+    fail(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "stages.quantize.with.polish=1", "--set",
+               "stages.quantize.with.pull=0.25"),
+         3, "collects only with something at its input `feedback`: write from: {in: STAGE, feedback: {from: quantize");
+    qp_auto_json json_t *report =
+        run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "stages.quantize.with.polish=1", "--set",
+                          "stages.quantize.with.pull=0.25", "--set", "data.calibration.samples=32"));
+    cr_expect_lt(divergence(report), 0.01);
+}
+
+Test(sequential, measuring_alone_writes_nothing)
+{
+    const char *output = scratch("out");
+    qp_auto_json json_t *report =
+        run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "data.calibration.samples=8", "--set",
+                          "stages={load: {}, calibrate: {from: {in: load, feedback: {from: quantize, delay: 1}}}, "
+                          "quantize: {from: calibrate, with: {method: gptq}}, validate: {from: quantize}}"));
+    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    cr_expect(json_is_null(json_object_get(made, "path")));
+    cr_expect(json_is_number(json_object_get(made, "kl_divergence")));
+    cr_expect_not(qp_exists(output));
+}
+
+/* A member of the circle dies while blocks go round. */
+Test(sequential, a_dead_member_ends_the_run)
+{
+    const char *output = scratch("out");
+    char script[512], set[512];
+    snprintf(script, sizeof script,
+             "#!/bin/sh\n[ \"$1\" = --describe ] || (sleep 2; kill -9 $$) &\nexec %s/libexec/quantpipe/smooth \"$@\"\n",
+             BUILD_DIR);
+    const char *path = scratch_text("mortal", script);
+    cr_assert_eq(chmod(path, 0700), 0);
+    snprintf(set, sizeof set, "stages.smooth={run: %s, from: calibrate}", path);
+    fail(WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", set, "--set", "data.calibration.samples=100000"), 4,
+         "stage `smooth` ended with signal 9 (Killed)");
+    cr_expect_not(qp_exists(output));
+}
+
+Test(sequential, an_interrupt_ends_the_run)
+{
+    const char *output = scratch("out"), *logs = scratch("out.run/logs/calibrate.0.log");
+    struct command c = command_interrupt(
+        60, SIGTERM, logs, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "data.calibration.samples=100000"));
+    cr_expect_eq(c.code, 130, "%d\n%s", c.code, c.errors);
+    command_free(&c);
+    cr_expect_not(qp_exists(output));
+}

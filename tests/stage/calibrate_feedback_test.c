@@ -1,0 +1,212 @@
+/* calibrate with feedback: statistics are those behind the quantized layers, against sums made here. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <criterion/criterion.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/model/evaluate.h"
+#include "libstage/model/model_unit.h"
+#include "tests/support/tiny.h"
+
+extern const struct qp_stage_desc qp_stage_desc;
+
+/* More tokens than are held at once, in windows that do not divide that. */
+#define DATA "{\"synthetic\": true, \"samples\": 100, \"length\": 24, \"seed\": 3}"
+#define SCHEME                                                               \
+    "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"activations\": " \
+    "{\"format\": \"int8\", \"granularity\": \"token\"}}"
+enum { TOKENS = 2400, MOST = TINY_FFN, CALLS = 2 * TINY_UNITS };
+
+static const char *const both[] = {"second_moment", "drift", NULL};
+static const char *const moment[] = {"second_moment", "absmax", NULL};
+
+/* ---- the network, as the test runs it: all tokens at once, with the stage's kernels, as a rounding of activations
+ * that falls the other way is no error of the statistics ---- */
+
+struct walk {
+    struct qp_model model;
+    struct qp_windows windows;
+    struct qp_text text;
+    struct qp_stream stream;
+    float *inputs[QP_SITES]; /* [TOKENS, in] of the layer that was seen last */
+    int64_t rows[QP_SITES];
+};
+
+static void open_walk(const struct qp_unit *model, struct walk *w)
+{
+    struct qp_error err = {0};
+    qp_auto_json json_t *spec = json_loads(DATA, 0, NULL);
+    memset(w, 0, sizeof *w);
+    cr_assert_eq(qp_model_open(model, &w->model, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_model_windows(&w->model, spec, &w->windows, &err), 0, "%s", err.message);
+    cr_assert_eq(w->windows.count * w->windows.length, TOKENS);
+    cr_assert_eq(qp_text_open(&w->model.arch, &w->windows, &w->text, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_stream_open(&w->windows, TINY_HIDDEN, NULL, &w->stream, &err), 0, "%s", err.message);
+    for (int i = 0; i < QP_SITES; i++)
+        w->inputs[i] = calloc(TOKENS * MOST, sizeof(float));
+}
+
+static void close_walk(struct walk *w)
+{
+    for (int i = 0; i < QP_SITES; i++)
+        free(w->inputs[i]);
+    qp_stream_close(&w->stream);
+    qp_text_close(&w->text);
+    qp_windows_free(&w->windows);
+    qp_model_close(&w->model);
+}
+
+static int keep(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+{
+    (void)err;
+    struct walk *w = context;
+    memcpy(w->inputs[site] + w->rows[site] * in, x, (size_t)(rows * in) * sizeof *x);
+    w->rows[site] += rows;
+    return 0;
+}
+
+static void run_layer(struct walk *w, const struct qp_block *block, enum qp_version version, const struct qp_taps *taps)
+{
+    struct qp_error err = {0};
+    struct qp_layer layer;
+    cr_assert_eq(qp_layer_load(block, version, w->model.scheme, &layer, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_text_forward(&w->text, &layer, &w->stream, taps, &err), 0, "%s", err.message);
+    qp_layer_free(&layer);
+}
+
+/* What the layer's sites see behind the stream's hidden states, which stay as they are. */
+static void look(struct walk *w, const struct qp_block *block)
+{
+    float *before = malloc(w->stream.bytes);
+    struct qp_taps taps = {.site = keep, .context = w};
+    memset(w->rows, 0, sizeof w->rows);
+    memcpy(before, w->stream.x, w->stream.bytes);
+    run_layer(w, block, QP_ORIGINAL, &taps);
+    memcpy(w->stream.x, before, w->stream.bytes);
+    free(before);
+}
+
+static struct qp_block block_of(const struct walk *w, struct qp_unit *unit)
+{
+    struct qp_error err = {0};
+    struct qp_block block;
+    cr_assert_eq(qp_block_of(&w->model.arch, qp_kernels_open("cpu"), unit, &block, &err), 0, "%s", err.message);
+    return block;
+}
+
+static void begin(struct walk *w, struct qp_unit *embedding, enum qp_version version)
+{
+    struct qp_error err = {0};
+    struct qp_block block = block_of(w, embedding);
+    cr_assert_eq(qp_text_embed(&w->text, &block, version, &w->stream, &err), 0, "%s", err.message);
+}
+
+/* ---- the stage, between both ---- */
+
+/* Every unit goes in, and comes back quantized before the next. */
+static struct qp_unit **calibrate(const char *const *wants, size_t *count, struct qp_error *err)
+{
+    struct qp_unit *forth[TINY_UNITS], *back[TINY_UNITS], *units[CALLS], **out = NULL;
+    const char *ports[CALLS];
+    qp_auto_json json_t *context = json_loads("{\"data\": " DATA "}", 0, NULL);
+    tiny_units(SCHEME, false, forth);
+    tiny_units(SCHEME, false, back);
+    tiny_quantize(back);
+    for (int i = 0; i < TINY_UNITS; i++) {
+        units[2 * i] = forth[i];
+        units[2 * i + 1] = back[i];
+        ports[2 * i] = "in";
+        ports[2 * i + 1] = "feedback";
+    }
+    int r = qp_stage_call_ports(&qp_stage_desc, NULL, context, wants, units, ports, CALLS, &out, count, NULL, err);
+    cr_assert_eq(r, 0, "%s", err->message);
+    cr_assert_eq(*count, TINY_UNITS, "what comes back does not go on");
+    return out;
+}
+
+static const float *find(const struct qp_unit *unit, int layer, const char *site, const char *what)
+{
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.%d.%s.%s", layer, site, what);
+    struct qp_tensor *t = qp_unit_find(unit, name);
+    cr_assert_not_null(t, "%s is missing", name);
+    return t->data;
+}
+
+/* Compares found[in, in] with sum of aᵀ b; returns the largest entry. */
+static double expect_product(const float *found, const float *a, const float *minus, const float *b, int64_t in,
+                             const char *what)
+{
+    double largest = 0.0, worst = 0.0;
+    for (int64_t i = 0; i < in; i++)
+        for (int64_t j = 0; j < in; j++) {
+            double sum = 0.0;
+            for (int64_t t = 0; t < TOKENS; t++)
+                sum += ((double)a[t * in + i] - (minus ? (double)minus[t * in + i] : 0.0)) * b[t * in + j];
+            largest = fmax(largest, fabs(sum));
+            worst = fmax(worst, fabs(sum - found[i * in + j]));
+        }
+    cr_expect_leq(worst, 1e-4 * largest + 1e-6, "%s: off by %g of %g", what, worst, largest);
+    return largest;
+}
+
+static const char *const sites[] = {"attn_in", "attn_out", "mlp_in", "mlp_out"};
+static const int64_t widths[] = {TINY_HIDDEN, TINY_HIDDEN, TINY_HIDDEN, TINY_FFN};
+
+Test(calibrate_feedback, statistics_are_those_behind_quantized_layers)
+{
+    struct qp_error err = {0};
+    struct qp_unit *quantized[TINY_UNITS];
+    size_t count;
+    struct qp_unit **out = calibrate(both, &count, &err);
+    struct walk x, xq;
+    tiny_units(SCHEME, false, quantized);
+    tiny_quantize(quantized);
+    open_walk(out[0], &x);
+    open_walk(out[0], &xq);
+    begin(&x, out[1], QP_ORIGINAL);
+    begin(&xq, quantized[1], QP_QUANTIZED);
+    for (int l = 0; l < TINY_LAYERS; l++) {
+        struct qp_block original = block_of(&x, out[2 + l]), back = block_of(&x, quantized[2 + l]);
+        look(&x, &original);
+        look(&xq, &original);
+        for (int s = 0; s < 4; s++) {
+            const float *h = find(out[2 + l], l, sites[s], "second_moment"),
+                        *d = find(out[2 + l], l, sites[s], "drift");
+            expect_product(h, xq.inputs[s], NULL, xq.inputs[s], widths[s], sites[s]);
+            double most = expect_product(d, x.inputs[s], xq.inputs[s], xq.inputs[s], widths[s], sites[s]);
+            cr_expect(l == 0 ? most == 0.0 : most > 1.0, "layer %d drifts by %g", l, most);
+        }
+        run_layer(&x, &original, QP_ORIGINAL, NULL);
+        run_layer(&xq, &back, QP_QUANTIZED, NULL);
+    }
+    close_walk(&x);
+    close_walk(&xq);
+    tiny_free(quantized, TINY_UNITS);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(calibrate_feedback, drift_is_made_when_it_is_wanted_only)
+{
+    struct qp_error err = {0};
+    size_t count;
+    struct qp_unit **out = calibrate(moment, &count, &err);
+    find(out[3], 1, "attn_in", "second_moment");
+    find(out[3], 1, "mlp_out", "absmax");
+    cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.drift"));
+    cr_expect_eq(json_integer_value(json_object_get(out[3]->attrs, "tokens")), TOKENS);
+    tiny_free(out, count);
+    free(out);
+}
+
+Test(calibrate_feedback, what_nobody_wants_is_not_read_of_what_comes_back)
+{
+    struct qp_error err = {0};
+    size_t count;
+    struct qp_unit **out = calibrate(NULL, &count, &err);
+    cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.second_moment"));
+    tiny_free(out, count);
+    free(out);
+}
