@@ -11,7 +11,7 @@
  * element and emax the exponent of qmax (8 for E4M3, 2 for E2M1, 0 for integers in 1/64ths):
  *   floor: floor(log2 amax) - emax                  OCP MX v1.0; clips amax by up to 25 %
  *   ceil:  ceil(log2(amax / qmax))                  modelopt, Transformer Engine; never clips
- *   even:  floor(log2 of amax rounded to the element's mantissa bits) - emax     llm-compressor, for E2M1
+ *   even:  floor(log2 of amax rounded to the element's mantissa bits, of E4M3 to 1 bit) - emax     llm-compressor
  * The exponent is held in -127 to 127; a block of zeros gets -127. */
 enum qp_scale_rule { QP_SCALE_FLOOR, QP_SCALE_CEIL, QP_SCALE_EVEN };
 

@@ -44,7 +44,9 @@ static inline float qp_e4m3_scale(uint8_t code, float global)
 /* The exponent of the E8M0 scale of a block with largest magnitude amax: kernels/quant.h has the rules. */
 static inline int qp_e8m0_exponent(const struct qp_grid *grid, float amax)
 {
-    int mantissa = grid->codes == QP_I8 ? grid->bits - 2 : qp_code_format(grid->codes)->mantissa;
+    int mantissa = grid->codes == QP_I8        ? grid->bits - 2
+                   : grid->codes == QP_F8_E4M3 ? 1 /* as E2M1: compressed-tensors' mxfp_utils.py */
+                                               : qp_code_format(grid->codes)->mantissa;
     int exponent, largest;
     float fraction = frexpf(amax, &exponent), bound = 1;
     float most = frexpf(qp_grid_max(grid) / qp_grid_unit(grid), &largest); /* the largest element */

@@ -35,7 +35,8 @@ static int exponent_by(enum qp_scale_rule rule, const struct element *t, double 
         return e;
     }
     if (rule == QP_SCALE_EVEN) {
-        double step = ldexp(1, floor_log2(amax) - t->mantissa);
+        int mantissa = t->codes == QP_F8_E4M3 ? 1 : t->mantissa;
+        double step = ldexp(1, floor_log2(amax) - mantissa);
         amax = rint(amax / step) * step;
     }
     e = floor_log2(amax) - t->exponent;
