@@ -16,6 +16,7 @@
 #include "libstage/include/stage.h"
 #include "libstage/model/block.h"
 #include "libstage/model/model_unit.h"
+#include "libstage/model/parts.h"
 #include "stages/export/digest.h"
 #include "stages/export/side_files.h"
 
@@ -59,11 +60,8 @@ static int open_output(struct state *s, struct qp_error *err)
     int r = qp_remove_tree(s->partial, err);
     if (r == 0)
         r = qp_make_folders(s->partial, err);
-    /* a linear has at most QP_COMPRESSED_MAX tensors, a scale of its input and a bias, a layer its norms and scales of
-     * keys and values; embedding, final norm and head are three more */
-    size_t each = (size_t)(QP_LINEARS * (QP_COMPRESSED_MAX + 2) + QP_NORMS + 2);
     if (r == 0)
-        r = qp_safetensors_create(s->partial, (uint64_t)s->shard, (size_t)s->model.arch.layers * each + 3, &s->writer,
+        r = qp_safetensors_create(s->partial, (uint64_t)s->shard, qp_quantized_parts_most(&s->model.arch), &s->writer,
                                   err);
     return r;
 }

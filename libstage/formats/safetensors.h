@@ -28,6 +28,9 @@ struct qp_tensor *qp_safetensors_find(const struct qp_safetensors *file, const c
  * of the files depend on the tensors and the order of the calls alone. */
 struct qp_safetensors_writer;
 
+/* Bytes of a shard's header, its length included, when up to `tensors` tensors were announced. */
+uint64_t qp_safetensors_header_bytes(size_t tensors);
+
 /* `shard_bytes`: a shard is closed before it would outgrow this (a single larger tensor makes a larger shard).
  * `tensors`: an upper bound of how many tensors will be put, for the space kept for headers. */
 int qp_safetensors_create(const char *folder, uint64_t shard_bytes, size_t tensors, struct qp_safetensors_writer **out,

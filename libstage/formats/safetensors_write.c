@@ -42,6 +42,12 @@ static char *shard_path(const struct qp_safetensors_writer *w, int number)
     return qp_format("%s/shard-%05d.partial", w->folder, number);
 }
 
+uint64_t qp_safetensors_header_bytes(size_t tensors)
+{
+    size_t most = HEADER_MAX / HEADER_PER_TENSOR;
+    return round_up(HEADER_BEGIN + (uint64_t)HEADER_PER_TENSOR * (tensors < most ? tensors : most), HEADER_PAGE);
+}
+
 int qp_safetensors_create(const char *folder, uint64_t shard_bytes, size_t tensors, struct qp_safetensors_writer **out,
                           struct qp_error *err)
 {
@@ -52,8 +58,7 @@ int qp_safetensors_create(const char *folder, uint64_t shard_bytes, size_t tenso
         return qp_fail_memory(err, sizeof *w, folder);
     w->fd = -1;
     w->shard_bytes = shard_bytes;
-    size_t most = HEADER_MAX / HEADER_PER_TENSOR;
-    w->header_space = HEADER_BEGIN + (uint64_t)HEADER_PER_TENSOR * (tensors < most ? tensors : most);
+    w->header_space = qp_safetensors_header_bytes(tensors);
     w->folder = strdup(folder);
     w->shard_of = json_object();
     if (!w->folder || !w->shard_of) {
@@ -102,8 +107,8 @@ static int open_shard(struct qp_safetensors_writer *w, uint64_t entry, struct qp
         return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot create", w->path);
     w->shards++;
     w->header_used = HEADER_BEGIN;
-    w->header_room =
-        round_up(w->header_space > HEADER_BEGIN + entry ? w->header_space : HEADER_BEGIN + entry, HEADER_PAGE);
+    uint64_t least = round_up(HEADER_BEGIN + entry, HEADER_PAGE);
+    w->header_room = w->header_space > least ? w->header_space : least;
     w->data = 0;
     if (lseek(w->fd, (off_t)w->header_room, SEEK_SET) < 0)
         return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot seek", w->path);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/formats/compressed_tensors.h"
+
 size_t qp_block_parts(const struct qp_arch *arch, int64_t index, struct qp_part parts[QP_BLOCK_PARTS_MAX])
 {
     if (index == 0) {
@@ -129,4 +131,11 @@ bool qp_part_find(const struct qp_arch *arch, const char *name, struct qp_part *
             }
     }
     return false;
+}
+
+/* A linear has a few tensors, a scale of its input and a bias, a layer its norms and scales of keys and values;
+ * embedding, final norm and head are three more. */
+size_t qp_quantized_parts_most(const struct qp_arch *arch)
+{
+    return (size_t)arch->layers * (QP_LINEARS * (QP_COMPRESSED_MAX + 2) + QP_NORMS + 2) + 3;
 }

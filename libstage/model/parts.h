@@ -21,6 +21,9 @@ struct qp_part {
  * has the embedding as its matrix. */
 size_t qp_block_parts(const struct qp_arch *arch, int64_t index, struct qp_part parts[QP_BLOCK_PARTS_MAX]);
 
+/* No quantized checkpoint of the model has more tensors than this. */
+size_t qp_quantized_parts_most(const struct qp_arch *arch);
+
 /* "model.layers.3.self_attn.q_proj" and with ".weight" or ".bias"; the GGUF name "blk.3.attn_q.weight". All return
  * `text`. */
 const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size);

@@ -6,12 +6,11 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/formats/safetensors.h"
 #include "libstage/model/knapsack.h"
 #include "libstage/model/parts.h"
 
-/* At most what a tensor's entry in a safetensors header takes, and the rest of a header. */
-#define ENTRY_BYTES 192
-#define HEADER_BYTES 4096
+#define SHARD_BYTES 5000000000u /* of export's files, if nothing else is said there */
 #define CURVE_STEP 0.25
 #define CURVE_MOST 60
 
@@ -31,10 +30,11 @@ static bool in_group(const struct qp_table *t, const struct qp_part *part)
     return g && g->member[part->index];
 }
 
-/* Embedding, norms, biases, the head and linears left alone, with their entries. */
+/* Embedding, norms, biases, the head and linears left alone, and the headers of the files. */
 static uint64_t fixed_bytes(const struct qp_table *t)
 {
-    uint64_t bytes = HEADER_BYTES;
+    uint64_t files = 1 + t->budget->bytes / SHARD_BYTES;
+    uint64_t bytes = files * qp_safetensors_header_bytes(qp_quantized_parts_most(&t->arch));
     int64_t blocks = qp_arch_blocks(&t->arch);
     for (int64_t b = 0; b < blocks; b++) {
         struct qp_part parts[QP_BLOCK_PARTS_MAX];
@@ -46,7 +46,7 @@ static uint64_t fixed_bytes(const struct qp_table *t)
                 continue;
             int rank = qp_part_shape(&t->arch, &parts[i], shape);
             uint64_t elements = (uint64_t)shape[0] * (uint64_t)(rank == 2 ? shape[1] : 1);
-            bytes += elements * (uint64_t)qp_dtype_bits(t->arch.dtype) / 8 + ENTRY_BYTES;
+            bytes += elements * (uint64_t)qp_dtype_bits(t->arch.dtype) / 8;
         }
     }
     return bytes;
@@ -69,20 +69,12 @@ static int open_problem(const struct qp_table *t, enum qp_sensitivity by, struct
     return 0;
 }
 
-/* The budget in bytes of the groups' tensors. Entries of the header count at their most. */
+/* The budget in bytes of the groups' tensors. */
 static int64_t budget_bytes(const struct qp_table *t, const struct problem *p)
 {
     if (t->budget->bits > 0)
         return (int64_t)(t->budget->bits * (double)p->weights / 8.0);
-    uint64_t entries = 0;
-    for (size_t g = 0; g < t->count; g++) {
-        int most = 0;
-        for (size_t c = 0; c < t->budget->count; c++)
-            most = t->groups[g].fits[c] && t->groups[g].tensors[c] > most ? t->groups[g].tensors[c] : most;
-        entries += (uint64_t)most * ENTRY_BYTES;
-    }
-    int64_t rest = (int64_t)t->budget->bytes - (int64_t)(p->fixed + entries);
-    return rest > 0 ? rest : 0;
+    return t->budget->bytes > p->fixed ? (int64_t)(t->budget->bytes - p->fixed) : 0;
 }
 
 static double bits_of(const struct problem *p, int64_t cost)
@@ -90,18 +82,9 @@ static double bits_of(const struct problem *p, int64_t cost)
     return 8.0 * (double)cost / (double)p->weights;
 }
 
-static uint64_t checkpoint_bytes(const struct qp_table *t, const struct problem *p, const size_t *candidate)
-{
-    uint64_t bytes = p->fixed;
-    for (size_t g = 0; g < t->count; g++)
-        bytes += t->groups[g].bytes[candidate[g]] + (uint64_t)t->groups[g].tensors[candidate[g]] * ENTRY_BYTES;
-    return bytes;
-}
-
 static int too_small(const struct qp_table *t, const struct problem *p, struct qp_error *err)
 {
     int64_t smallest = qp_knapsack_smallest(&p->knapsack);
-    uint64_t missing = (uint64_t)(smallest - p->knapsack.budget);
     if (t->budget->bits > 0)
         return qp_fail(err, QP_ERR_INPUT,
                        "scheme.budget: %s is below the smallest that choose_from can do with this model: %.3f bits "
@@ -111,7 +94,7 @@ static int too_small(const struct qp_table *t, const struct problem *p, struct q
         err, QP_ERR_INPUT,
         "scheme.budget: %s is below the smallest checkpoint that choose_from can do with this model: %.3f MB "
         "(embedding and norms alone take %.3f MB); raise the budget to that, or add a format of fewer bits",
-        t->budget->text, ceil((double)(t->budget->bytes + missing) / 1e3) / 1e3, (double)p->fixed / 1e6);
+        t->budget->text, ceil((double)(p->fixed + (uint64_t)smallest) / 1e3) / 1e3, (double)p->fixed / 1e6);
 }
 
 static int solve(const struct qp_table *t, struct problem *p, struct qp_choice *out, struct qp_error *err)
@@ -132,7 +115,7 @@ static int solve(const struct qp_table *t, struct problem *p, struct qp_choice *
                        "budget, or take the formats that quantize nothing out of choose_from",
                        t->budget->text);
     out->bits = bits_of(p, s.cost);
-    out->bytes = checkpoint_bytes(t, p, out->candidate);
+    out->bytes = p->fixed + (uint64_t)s.cost;
     out->damage = s.damage;
     out->bound = s.bound;
     out->unused = p->knapsack.budget > qp_knapsack_largest(&p->knapsack);

@@ -44,9 +44,7 @@ static void count_linear(const struct qp_table *t, struct qp_group *g, enum qp_l
         g->fits[c] = g->fits[c] && check_fit(t, c, g->layer, linear, NULL) == 0;
         if (!g->fits[c])
             continue;
-        struct qp_stored s = qp_compressed_stored(&t->budget->candidates[c].scheme, t->arch.dtype, rows, cols);
-        g->bytes[c] += s.bytes;
-        g->tensors[c] += s.tensors;
+        g->bytes[c] += qp_compressed_stored(&t->budget->candidates[c].scheme, t->arch.dtype, rows, cols).bytes;
     }
 }
 

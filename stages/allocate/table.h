@@ -14,7 +14,6 @@ struct qp_group {
     bool fits[QP_MAX_CANDIDATES];      /* whether each candidate can be had by all members */
     size_t probe;                      /* the candidate of fewest bytes: divergence was measured with it */
     uint64_t bytes[QP_MAX_CANDIDATES]; /* stored by each candidate */
-    int tensors[QP_MAX_CANDIDATES];    /* in as many tensors */
     double
         weight_loss[QP_MAX_CANDIDATES]; /* sum over members of tr(D H Dᵀ), D what quantization changes in the weights */
     double

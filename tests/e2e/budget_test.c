@@ -1,0 +1,130 @@
+/* Budgets in whole runs on the embedded model. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "tests/support/command.h"
+#include "tests/support/scratch.h"
+
+#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
+#define TINY SOURCE_DIR "/examples/tiny"
+#define FORMAT(bits) "{weights: {format: int" #bits ", group: 32}}"
+#define ANY "choose_from: [" FORMAT(3) ", " FORMAT(4) ", " FORMAT(5) ", " FORMAT(6) ", " FORMAT(8) "]"
+
+TestSuite(budget, .init = scratch_make, .fini = scratch_drop);
+
+/* A pipeline file for a scheme; with `stage`, a line that puts another stage behind calibrate. */
+static const char *pipeline(const char *scheme, const char *stage, const char *name)
+{
+    char text[4096];
+    snprintf(text, sizeof text,
+             "quantpipe: 1\nmodel: " TINY "\noutput: out\nscheme: %s\n"
+             "data:\n  calibration: {text: " TINY "/train.txt, samples: 32, length: 512}\n"
+             "  evaluation: {text: " TINY "/test.txt, samples: 16, length: 512}\n"
+             "stages:\n  load: {}\n  calibrate: {from: load}\n%s"
+             "  quantize: {from: %s, with: {method: rtn, scales: weighted}}\n"
+             "  validate: {from: quantize}\n  export: {from: validate}\n",
+             scheme, stage, *stage ? "allocate" : "calibrate");
+    return scratch_text(name, text);
+}
+
+/* The only output of a run's report. A new reference. */
+static json_t *run(const char *file, const char *output, const char *setting)
+{
+    struct qp_error err;
+    const char *folder = scratch(output);
+    qp_auto_json json_t *report = NULL;
+    qp_auto_free char *path = qp_format("%s.run/report.json", folder);
+    struct command c = command_run(300, WORDS(QUANTPIPE, "run", file, "--output", folder, "--set", setting));
+    cr_assert_eq(c.code, 0, "%s%s", c.output, c.errors);
+    command_free(&c);
+    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
+    return json_incref(json_array_get(json_object_get(report, "outputs"), 0));
+}
+
+static double number(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    cr_assert(json_is_number(value), "`%s` is no number", key);
+    return json_number_value(value);
+}
+
+#define ALLOCATE "  allocate: {from: calibrate}\n"
+#define NOTHING "strict=false"
+
+Test(budget, the_same_bits_diverge_less_than_one_format, .timeout = 600)
+{
+    const char *uniform_file = pipeline(FORMAT(4), "", "uniform.yaml");
+    const char *file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "budget.yaml");
+    qp_auto_json json_t *uniform = run(uniform_file, "uniform", NOTHING);
+    qp_auto_json json_t *chosen = run(file, "chosen", NOTHING);
+    const json_t *allocation = json_object_get(chosen, "allocation");
+    struct stat written;
+    cr_expect_leq(number(allocation, "bits"), 4.6); /* INT4 in groups of 32 takes 4.5, and a little for shapes */
+    cr_expect_eq(number(allocation, "gap"), 0.0);
+    cr_expect_lt(number(chosen, "kl_divergence"), 0.9 * number(uniform, "kl_divergence"));
+    cr_assert_eq(stat(scratch("chosen/model.safetensors"), &written), 0);
+    double told = number(allocation, "bytes");
+    cr_expect(written.st_size <= told && written.st_size > 0.9 * told, "%.0f bytes were told, %lld are written", told,
+              (long long)written.st_size);
+    double predicted = number(allocation, "predicted_loss"), found = number(chosen, "kl_divergence");
+    cr_expect(found > 0.3 * predicted && found < 3.0 * predicted, "predicted %g, found %g", predicted, found);
+}
+
+Test(budget, the_size_of_the_checkpoint_holds, .timeout = 600)
+{
+    struct stat written;
+    const char *file = pipeline("{budget: 1000kB, " ANY "}", ALLOCATE, "budget.yaml");
+    qp_auto_json json_t *chosen = run(file, "chosen", NOTHING);
+    (void)chosen;
+    cr_assert_eq(stat(scratch("chosen/model.safetensors"), &written), 0);
+    cr_expect(written.st_size <= 1000000 && written.st_size > 900000, "%lld bytes", (long long)written.st_size);
+}
+
+/* A further budget is decided from the losses of the first run, and nothing is calibrated. */
+Test(budget, another_budget_needs_no_calibration, .timeout = 600)
+{
+    const char *file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "budget.yaml");
+    qp_auto_json json_t *first = run(file, "first", NOTHING);
+    const char *again = pipeline("{budget: 5.6bits, " ANY "}",
+                                 "  allocate: {from: calibrate, with: {losses: first.losses.json}}\n", "again.yaml");
+    qp_auto_free char *losses = qp_format("stages.allocate.with.losses=%s.losses.json", scratch("first"));
+    struct command c =
+        command_run(300, WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
+                               "stages.quantize.with.scales=mse", "--set", "data.calibration={text: /nowhere.txt}"));
+    cr_expect_eq(c.code, 3, "the file of a data entry is looked for even when nobody reads it");
+    command_free(&c);
+    c = command_run(300, WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
+                               "stages.quantize.with.scales=mse"));
+    cr_assert_eq(c.code, 0, "%s%s", c.output, c.errors);
+    command_free(&c);
+    struct qp_error err;
+    qp_auto_json json_t *report = NULL;
+    qp_auto_free char *path = qp_format("%s.run/report.json", scratch("again"));
+    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
+    const json_t *output = json_array_get(json_object_get(report, "outputs"), 0), *stage;
+    cr_expect_lt(number(output, "kl_divergence"), number(first, "kl_divergence"));
+    size_t i;
+    json_array_foreach(json_object_get(report, "stages"), i, stage)
+        if (strcmp(json_string_value(json_object_get(stage, "name")), "calibrate") == 0)
+            cr_expect_lt(number(stage, "busy_seconds"), 0.2, "calibrate had work to do");
+}
+
+Test(budget, a_budget_that_nobody_resolves_is_refused)
+{
+    const char *file = pipeline("{budget: 4.6bits, " ANY "}", "", "alone.yaml");
+    struct command c = command_run(60, WORDS(QUANTPIPE, "check", file));
+    cr_expect_eq(c.code, 3);
+    cr_expect(strstr(c.errors, "allocate: {from: calibrate}"), "%s", c.errors);
+    cr_expect(strstr(c.errors, "alone.yaml:4"), "%s", c.errors);
+    command_free(&c);
+    file = pipeline("{budget: 3bits, " ANY "}", ALLOCATE, "small.yaml");
+    c = command_run(60, WORDS(QUANTPIPE, "run", file, "--output", scratch("small")));
+    cr_expect_eq(c.code, 3);
+    cr_expect(strstr(c.errors, "3.5") && strstr(c.errors, "scheme.budget"), "%s", c.errors);
+    command_free(&c);
+}
