@@ -32,7 +32,7 @@ void qp_plan_warn(const struct qp_plan *plan);
 int qp_scheme_warnings(const struct qp_branch *branch, const struct qp_arch *arch, json_t *warnings,
                        struct qp_error *err);
 
-/* Refuses a scheme with a budget that no stage of its branch resolves. */
+/* Refuses a scheme with a budget that no stage of its branch resolves, or one that waits for itself. */
 int qp_budget_check(const struct qp_pipeline *pipeline, size_t branch, struct qp_error *err);
 
 #endif

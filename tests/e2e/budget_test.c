@@ -122,6 +122,12 @@ Test(budget, a_budget_that_nobody_resolves_is_refused)
     cr_expect(strstr(c.errors, "allocate: {from: calibrate}"), "%s", c.errors);
     cr_expect(strstr(c.errors, "alone.yaml:4"), "%s", c.errors);
     command_free(&c);
+    file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "circle.yaml");
+    c = command_run(60, WORDS(QUANTPIPE, "check", file, "--output", scratch("circle"), "--set",
+                              "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"));
+    cr_expect_eq(c.code, 3, "%s", c.output);
+    cr_expect(strstr(c.errors, "waits for the last block"), "%s", c.errors);
+    command_free(&c);
     file = pipeline("{budget: 3bits, " ANY "}", ALLOCATE, "small.yaml");
     c = command_run(60, WORDS(QUANTPIPE, "run", file, "--output", scratch("small")));
     cr_expect_eq(c.code, 3);
