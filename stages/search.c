@@ -7,9 +7,10 @@
  *     group's largest, for ratio r on a grid s = x^r (plain) or s = x^r / (w^(1 - r) + 1e-4) (duo).
  *   joint: log s = a log x - b log w + c u, u the balance of noise against range (search/balance.h); coordinate descent
  *     over (a, b, c).
- * clip: the scale of each group is that of the clipped range which rounds best in the metric of H, inside the search
- * and after it; the scales travel on to quantize. In: blocks with absmean and second_moment; out: the same with folds
- * and scales. Memory: one site's weights. */
+ *   clip: no scales of channels.
+ * With clip the scale of each group is that of the clipped range which rounds best in the metric of H, inside the
+ * search and after it; these scales travel on to quantize. In: blocks with absmean and second_moment; out: the same
+ * with folds and scales. Memory: one site's weights. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ struct state {
     struct qp_model model;
 };
 
-static const char *const methods[] = {"none", "awq", "joint", NULL};
+static const char *const methods[] = {"none", "clip", "awq", "joint", NULL};
 static const char *const forms[] = {"plain", "duo", "both", NULL};
 static const char *const metrics[] = {"diagonal", "block", NULL};
 static const struct qp_param params[] = {
@@ -35,7 +36,9 @@ static const struct qp_param params[] = {
      .type = QP_PARAM_STRING,
      .fallback = "none",
      .choices = methods,
-     .help = "awq searches activation-aware weight scales; joint descends over more shapes of them",
+     .help = "awq searches activation-aware weight scales; joint descends over more shapes of them; clip leaves "
+             "channels as "
+             "they are and clips ranges alone",
      .offset = offsetof(struct state, method)},
     {.name = "grid",
      .type = QP_PARAM_INT,
@@ -46,14 +49,14 @@ static const struct qp_param params[] = {
      .offset = offsetof(struct state, grid)},
     {.name = "form",
      .type = QP_PARAM_STRING,
-     .fallback = "plain",
+     .fallback = "duo",
      .choices = forms,
      .help = "awq: scales from activations (plain), from activations and weights (duo), or both",
      .offset = offsetof(struct state, form)},
     {.name = "clip",
      .type = QP_PARAM_BOOL,
-     .fallback = "false",
-     .help = "clip the range of each group of weights where that lowers its loss",
+     .fallback = "true",
+     .help = "awq, joint: clip the range of each group of weights where that lowers its loss, in the search and after",
      .offset = offsetof(struct state, clip)},
     {.name = "metric",
      .type = QP_PARAM_STRING,
@@ -62,22 +65,27 @@ static const struct qp_param params[] = {
      .help = "clip: errors of a group weighted by the diagonal of H, or by its block of H",
      .offset = offsetof(struct state, metric)},
     {0}};
-static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method"},
+static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method", .value = "awq"},
+                                             {.what = "absmean", .param = "method", .value = "joint"},
                                              {.what = "second_moment", .param = "method"},
-                                             {.what = "second_moment", .param = "clip"},
                                              {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds and scales"}, {0}};
 
-static bool searches(const struct state *s)
+static bool is_method(const struct state *s, const char *method)
 {
-    return strcmp(s->method, "none") != 0;
+    return strcmp(s->method, method) == 0;
+}
+
+static bool clips(const struct state *s)
+{
+    return s->clip || is_method(s, "clip");
 }
 
 static enum qp_scale_method scale_method(const struct state *s)
 {
-    if (!s->clip)
+    if (!clips(s))
         return QP_SCALES_MINMAX;
     return strcmp(s->metric, "block") == 0 ? QP_SCALES_HESSIAN : QP_SCALES_WEIGHTED;
 }
@@ -109,7 +117,7 @@ static int find_scales(const struct state *s, const struct qp_block *block, enum
     int r = trial_judge(t, &identity, err);
     if (r == 0)
         r = profile_open(&p, t, block, site, err);
-    bool joint = strcmp(s->method, "joint") == 0;
+    bool joint = is_method(s, "joint");
     if (r == 0 && joint)
         r = balance_scales(t, block->arch, site == QP_SITE_ATTN_OUT, p.u, err);
     if (r == 0)
@@ -155,9 +163,9 @@ static int search(struct qp_stage *stage, void *state, struct qp_block *block, s
     int r = 0;
     if (!qp_block_is_layer(block))
         return 0;
-    if (searches(s))
+    if (!is_method(s, "clip"))
         r = search_layer(stage, s, block, err);
-    for (int site = 0; s->clip && site < QP_SITES && r == 0; site++)
+    for (int site = 0; clips(s) && site < QP_SITES && r == 0; site++)
         if (qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
             r = clip_site(&s->model, block, (enum qp_site)site, scale_method(s), qp_stage_allocator(stage), err);
     return r;
@@ -166,7 +174,7 @@ static int search(struct qp_stage *stage, void *state, struct qp_block *block, s
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    if (!searches(s) && !s->clip)
+    if (is_method(s, "none"))
         return qp_stage_emit(stage, NULL, unit, err);
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, search, err);
 }

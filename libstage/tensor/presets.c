@@ -105,7 +105,7 @@ static const struct qp_preset_method methods[] = {
      "smooth.method=smoothquant smooth.alpha=1.0" RTN " quantize.scales=minmax"},
     {"w4a8_awq_beta, w4a8_awq, W4A8_AWQ_BETA_CFG", "w4afp8-static", AWQ("false") " quantize.scales=minmax"},
     {"nvfp4_awq, nvfp4_awq_lite, NVFP4_AWQ_LITE_CFG", "nvfp4", AWQ("false") " quantize.scales=minmax"},
-    {"nvfp4_awq_clip, NVFP4_AWQ_CLIP_CFG", "nvfp4", "search.method=none search.clip=true" RTN},
+    {"nvfp4_awq_clip, NVFP4_AWQ_CLIP_CFG", "nvfp4", "search.method=clip" RTN},
     {"nvfp4_awq_full, NVFP4_AWQ_FULL_CFG", "nvfp4", AWQ("true")},
     {"nvfp4_mse, nvfp4_w4a4_weight_mse_fp8_sweep, NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "nvfp4",
      "search.method=none" RTN " quantize.scales=mse"},

@@ -39,7 +39,7 @@ Test(search, awq_protects_a_loud_channel)
         struct qp_unit *units[TINY_UNITS], **out;
         size_t count;
         char params[128];
-        snprintf(params, sizeof params, "{\"method\": \"awq\", \"form\": \"%s\"}", forms[f]);
+        snprintf(params, sizeof params, "{\"method\": \"awq\", \"clip\": false, \"form\": \"%s\"}", forms[f]);
         tiny_units(INT4_G32, true, units);
         plant_outlier(units[2], "mlp_in");
         out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
@@ -162,8 +162,8 @@ Test(search, clipped_scales_travel_and_never_lose)
         "{\"weights\": {\"format\": \"nvfp4\"}}", "{\"weights\": {\"format\": \"mxfp4\"}}",
         "{\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}}"};
     for (int i = 0; i < 5; i++) {
-        double ranges = searched(schemes[i], "{\"metric\": \"block\"}", false);
-        double clipped = searched(schemes[i], "{\"clip\": true, \"metric\": \"block\"}", false);
+        double ranges = searched(schemes[i], NULL, false);
+        double clipped = searched(schemes[i], "{\"method\": \"clip\", \"metric\": \"block\"}", false);
         cr_expect(clipped > 0.0 && clipped < ranges, "%s: %g, ranges alone %g", schemes[i], clipped, ranges);
     }
 }
@@ -173,7 +173,7 @@ Test(search, clip_without_scales_makes_no_fold_and_fused_linears_share_their_glo
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("{\"weights\": {\"format\": \"nvfp4\"}}", true, units);
-    out = tiny_call(&qp_stage_desc, "{\"clip\": true}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, "{\"method\": \"clip\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
     cr_expect_null(qp_unit_find(out[2], "model.layers.0.mlp_in.fold"));
     struct qp_tensor *gate = qp_unit_find(out[2], "model.layers.0.mlp.gate_proj.weight_global_scale");
     struct qp_tensor *up = qp_unit_find(out[2], "model.layers.0.mlp.up_proj.weight_global_scale");
