@@ -72,7 +72,7 @@ struct qp_figures {
 };
 
 /* Sizes of all recipes, and the signal-to-noise ratio of rounding the weights to nearest: one pass over the checkpoint,
- * a linear at a time. */
+ * or, of a large one, over some of its layers, a linear at a time. */
 int qp_figures_make(struct qp_checkpoint *model, struct qp_figures *out, struct qp_error *err);
 void qp_figures_free(struct qp_figures *figures);
 

@@ -10,6 +10,10 @@
 #include "libstage/model/block.h"
 #include "libstage/model/scales.h"
 #include "runner/advise.h"
+#include "runner/sizes.h"
+
+#define ENOUGH ((int64_t)1 << 28) /* weights to judge formats by: about 10 seconds of a core */
+#define FEWEST 4                  /* layers */
 
 /* ---- schemes for this model ---- */
 
@@ -172,13 +176,22 @@ static void show(int64_t done, int64_t total)
         fprintf(stderr, done < total ? "\r\033[Klayer %lld of %lld" : "\r\033[K", (long long)done, (long long)total);
 }
 
+/* Every layer of a small model; of a large one some, evenly spread: its layers are alike enough. */
+static int64_t layers_to_judge(const struct qp_arch *arch)
+{
+    int64_t fit = ENOUGH / qp_layer_linear_parameters(arch);
+    fit = fit < FEWEST ? FEWEST : fit;
+    return fit < arch->layers ? fit : arch->layers;
+}
+
 static int judge_all(struct qp_checkpoint *model, struct qp_figures *f, struct qp_error *err)
 {
     struct desk desk;
+    int64_t count = layers_to_judge(&model->arch);
     int r = open_desk(&model->arch, &desk, err);
-    for (int64_t layer = 1; r == 0 && layer <= model->arch.layers; layer++) {
-        r = judge_layer(model, &desk, layer, f, err);
-        show(layer, model->arch.layers);
+    for (int64_t i = 0; r == 0 && i < count; i++) {
+        r = judge_layer(model, &desk, 1 + i * model->arch.layers / count, f, err);
+        show(i + 1, count);
     }
     close_desk(&desk);
     return r;

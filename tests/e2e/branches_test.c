@@ -185,6 +185,14 @@ Test(branches, outputs_that_exist_are_refused)
         "all-int8 exists; remove it");
 }
 
+/* What comes back to calibrate would be one scheme's. */
+Test(branches, feedback_takes_one_scheme)
+{
+    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, int8]", "--set",
+              "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"),
+        3, "stage `quantize` feeds back into `calibrate`, which all schemes of the list share");
+}
+
 Test(branches, errors_of_a_scheme_say_which)
 {
     run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set",
