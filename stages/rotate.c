@@ -274,7 +274,7 @@ static int rotate(struct qp_stage *stage, void *state, struct qp_block *block, s
 /* Reads the model unit and makes it say that the head has a matrix of its own. */
 static int start(struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
-    int r = qp_model_open(unit, &s->model, err);
+    int r = qp_model_open_any(unit, &s->model, err);
     if (r < 0 || !s->r1)
         return r;
     json_t *attrs = json_deep_copy(unit->attrs);
@@ -311,6 +311,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .params = params,
     .inputs = inputs,
     .outputs = outputs,
+    .any_scheme = true,
     .process = process,
     .close = close_,
 };
