@@ -107,7 +107,8 @@ static const struct qp_param params[] = {
     {.name = "refit",
      .type = QP_PARAM_BOOL,
      .fallback = "false",
-     .help = "polish: let the scales descend as well",
+     .help =
+         "polish: let the scales descend as well; lowers the site loss most, and can follow few large inputs too far",
      .offset = offsetof(struct state, options.refit)},
     {.name = "activation_calibrator",
      .type = QP_PARAM_STRING,

@@ -5,7 +5,7 @@
 
 #include "libstage/base/memory.h"
 
-/* Where GPTQ has been: what is left after four sweeps is not worth a fifth (tests/bench/RESULTS.md). */
+/* Sweeps behind GPTQ when the user leaves them open. */
 enum { DEFAULT_SWEEPS = 4 };
 
 bool qp_is(const char *text, const char *word)
