@@ -175,12 +175,27 @@ static int take_gains(struct qp_stage *stage, struct qp_block *block, double *ga
     return r;
 }
 
+/* Statistics and folds belong to the channels as they were. */
+static int check_untouched(const struct qp_block *block, struct qp_error *err)
+{
+    static const char *const words[] = {"second_moment", "absmax",  "absmean",   "min",  "max",
+                                        "drift",         "samples", "histogram", "fold", NULL};
+    for (int site = 0; site < QP_SITES; site++)
+        for (int i = 0; words[i]; i++)
+            if (qp_block_has_stat(block, (enum qp_site)site, words[i]))
+                return qp_fail(err, QP_ERR_INPUT,
+                               "layer %lld has a %s of %s already, which a rotation would make wrong; put rotate "
+                               "between load and calibrate",
+                               (long long)block->layer, words[i], block->arch->family->sites[site].name);
+    return 0;
+}
+
 static int rotate_layer(struct qp_stage *stage, const struct state *s, struct qp_block *block, struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
     struct rotation head = {0};
     qp_auto_free double *gains = qp_new_array(QP_NORMS * arch->hidden, sizeof *gains, "the gains of norms", err);
-    int r = gains ? 0 : QP_ERR_ROOM;
+    int r = gains ? check_untouched(block, err) : QP_ERR_ROOM;
     if (r == 0 && s->r1)
         r = take_gains(stage, block, gains, err);
     if (r == 0 && s->r2)

@@ -173,6 +173,15 @@ Test(rotate, a_seed_gives_one_rotation_and_another_seed_another)
     cr_expect_arr_neq(first[0], first[2], sizeof first[0]);
 }
 
+Test(rotate, blocks_that_were_calibrated_are_refused)
+{
+    struct qp_unit *units[TINY_UNITS];
+    size_t count;
+    tiny_units("\"int8\"", true, units);
+    cr_assert_null(tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    cr_expect(strstr(tiny_message, "between load and calibrate"), "%s", tiny_message);
+}
+
 Test(rotate, an_impossible_size_is_refused_by_name)
 {
     struct qp_error err;
