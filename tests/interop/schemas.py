@@ -27,7 +27,7 @@ def check(what, name, values):
 def run(quantpipe, work, *arguments):
     """A short run: its events and its report."""
     output = work / "schemas"
-    for path in (output, output.with_name("schemas.run")):
+    for path in (output, output.with_name("schemas-int8"), output.with_name("schemas.run")):
         shutil.rmtree(path, ignore_errors=True)
     done = subprocess.run(
         [quantpipe, "run", ROOT / "pipeline.yaml", "--output", output, "--progress", "json",
@@ -68,7 +68,11 @@ def main():
     good += [check(str(p.relative_to(ROOT)), "pipeline", [yaml.safe_load(p.read_text())]) for p in pipelines]
     gate = ("--set", "stages.validate.with.max_perplexity_increase=0%",
             "--set", "scheme={weights: {format: int2, group: 128}}")
-    for name, arguments in (("a good run", ()), ("a gate that fails", gate)):
+    several = ("--set", "scheme=[int8, {name: two, weights: {format: int2, group: 128}}]",
+               "--set", "stages.validate.with.max_perplexity_increase=5%")
+    strict = ("--strict", "--set", "scheme={weights: {format: int8}, ignore: [lm_head, absent]}")
+    for name, arguments in (("a good run", ()), ("a gate that fails", gate), ("two schemes, one past its gate", several),
+                            ("a strict run with a warning", strict)):
         events, report, pipeline = run(quantpipe, work, *arguments)
         good += [check(f"events of {name}", "events", events), check(f"report of {name}", "report", [report]),
                  check(f"resolved pipeline of {name}", "pipeline", [pipeline])]
