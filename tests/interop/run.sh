@@ -57,7 +57,7 @@ if [ -n "${QUANTPIPE_CORPORA:-}" ]; then
     export CALIBRATION_TEXT="$QUANTPIPE_CORPORA/wikitext2-valid.txt" EVALUATION_TEXT="$QUANTPIPE_CORPORA/wikitext2-test.txt"
 fi
 
-# Of the original's continuation no token is nearer than 7.7 in logits to any other: rounding has no say in it.
+# In the original no token of this word is nearer than 7.7 in logits to another: rounding has no say in it.
 prompt="After August comes September. After September comes" word=October outputs=""
 for scheme in int4 int4-asym int8 int8-static fp8 fp8-dynamic nvfp4 int4-kv-fp8 int8-kv-fp8; do
     quantize "tiny-$scheme" pipeline.yaml --scheme "$scheme"
