@@ -30,7 +30,7 @@ struct qp_grid {
     bool narrow;               /* symmetric integers: scale = absmax / qmax (7, 127), not absmax / (qmax + 1/2) */
     enum qp_dtype scale_dtype; /* F32, F16, BF16, F8_E4M3 or, of symmetric grids, F8_E8M0 */
     enum qp_scale_rule rule;   /* of E8M0 */
-    float global;              /* of E4M3 scales, more than 0: 448 * 6 / absmax of the matrix; 0 elsewhere */
+    float global;              /* of E4M3 scales, more than 0: 448 * 6 / absmax of the matrix, say; 0 elsewhere */
 };
 
 /* Where scales change in a [rows, cols] matrix: every `group` columns (the last group may be short), and every row,

@@ -124,7 +124,7 @@ static int add_noise(struct desk *d, const struct qp_quant_spec *spec, int64_t r
     struct qp_grid grid = spec->grid;
     int64_t group = qp_spec_group(spec, cols);
     if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale((float)largest(d->w, rows * cols));
+        grid.global = qp_global_scale((float)largest(d->w, rows * cols), spec->four_over_six);
     struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX};
     int r = qp_choose_scales(d->kernels, spec, &grid, rows, cols, d->w, &choice, d->scale, d->zero, err);
     if (r < 0)

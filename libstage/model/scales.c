@@ -8,15 +8,18 @@
 #include "libstage/base/memory.h"
 
 /* Grids whose scales are themselves coarse (NVFP4, MX) try every scale that can be held, up to twice the range's: their
- * elements are spaced unevenly, and a larger scale can suit them better ("four over six" is one of 1.5 times). */
+ * elements are spaced unevenly, and a larger scale can suit them better. */
 static bool coarse_scales(const struct qp_grid *grid)
 {
     return grid->scale_dtype == QP_F8_E4M3 || grid->scale_dtype == QP_F8_E8M0;
 }
 
+/* "Four over six" for itself tries two scales: that of the range, and that which maps the largest to 4. */
 static struct qp_scale_search search_of(const struct qp_grid *grid, const struct qp_scale_choice *choice,
                                         const float *importance)
 {
+    if (choice->method == QP_SCALES_MINMAX)
+        return (struct qp_scale_search){.grid = grid, .norm = 2.0, .first = 6.0f / 4.0f, .last = 1.0f, .steps = 2};
     bool sweep = coarse_scales(grid);
     return (struct qp_scale_search){.grid = grid,
                                     .importance = importance,
@@ -77,7 +80,7 @@ static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant
 static int choose(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, struct qp_scale_search *s,
                   const struct qp_scale_choice *choice, float *scale, int8_t *zero, struct qp_error *err)
 {
-    bool search = choice->method != QP_SCALES_MINMAX;
+    bool search = choice->method != QP_SCALES_MINMAX || spec->four_over_six;
     if (spec->granularity == QP_PER_BLOCK)
         return choose_blocks(kernels, spec, s, s->rows, s->cols, s->w, search, scale, zero, err);
     s->group = qp_spec_group(spec, s->cols);
@@ -113,9 +116,9 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
     return r;
 }
 
-float qp_global_scale(float absmax)
+float qp_global_scale(float absmax, bool four_over_six)
 {
-    float scale = 448.0f * 6.0f / absmax;
+    float scale = (four_over_six ? 256.0f : 448.0f) * 6.0f / absmax;
     return isfinite(scale) && scale > 0.0f ? scale : 1.0f;
 }
 

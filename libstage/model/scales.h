@@ -8,7 +8,7 @@
 
 /* How the scale of a group is chosen among those of its shrunken range (kernels/scale_search.h). */
 enum qp_scale_method {
-    QP_SCALES_MINMAX,   /* the range itself */
+    QP_SCALES_MINMAX,   /* the range itself; with four_over_six 1.5 times it where that has the lower sum d^2 */
     QP_SCALES_MSE,      /* least sum |d|^2.4 (GPTQ's reference, llm-compressor) */
     QP_SCALES_WEIGHTED, /* least sum diag(H)_j d_j^2 */
     QP_SCALES_HESSIAN,  /* least dᵀ H_g d, H_g the group's diagonal block of H */
@@ -28,9 +28,11 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
                      int64_t rows, int64_t cols, const float *w, const struct qp_scale_choice *choice, float *scale,
                      int8_t *zero, struct qp_error *err);
 
-/* NVFP4's global scale 448 * 6 / absmax (methods of compressed-tensors and modelopt, where it is the reciprocal); 1
- * when absmax is 0 or not finite. Linears that engines fuse (q, k, v; gate, up) share the one of their largest. */
-float qp_global_scale(float absmax);
+/* NVFP4's global scale 448 * 6 / absmax (methods of compressed-tensors and modelopt, where it is the reciprocal), with
+ * four_over_six 256 * 6 / absmax, so that 1.5 times the largest group's scale is an E4M3 number too (384; arXiv
+ * 2512.02010); 1 when absmax is 0 or not finite. Linears that engines fuse (q, k, v; gate, up) share the one of their
+ * largest, with four_over_six when one of them has it. */
+float qp_global_scale(float absmax, bool four_over_six);
 
 /* The nearest scale that the grid's scales can hold (F32, F16, BF16, E4M3 below grid->global). */
 float qp_held_scale(const struct qp_grid *grid, float scale);

@@ -76,6 +76,8 @@ static const struct qp_preset presets[] = {
     {"nvfp4-mlp-weight-only", "NVFP4 weights in groups of 32 in the MLPs", "",
      "nvfp4_mlp_weight_only, nvfp4_mlp_wo, NVFP4_MLP_WEIGHT_ONLY_CFG",
      RULES(ON("*mlp*", F("nvfp4") ", \"group\": 32") ", " ON("*block_sparse_moe*", F("nvfp4") ", \"group\": 32"))},
+    {"nvfp4-4over6", "NVFP4 weights, the largest of a group 4 or 6, and NVFP4 activations", "", "",
+     WA(F("nvfp4") ", \"four_over_six\": true", F("nvfp4"))},
     {"mxfp4", "MXFP4 weights and activations", "MXFP4", "mxfp4, MXFP4_DEFAULT_CFG", WA(F("mxfp4"), F("mxfp4"))},
     {"mxfp4-weight-only", "MXFP4 weights", "MXFP4A16", "", W(F("mxfp4"))},
     {"mxfp4-fp8", "MXFP4 weights, FP8 E4M3 activations in groups of 128", "MXFP4XFP8", "",
@@ -111,7 +113,7 @@ static const struct qp_preset_method methods[] = {
      "search.method=none" RTN " quantize.scales=mse"},
     {"nvfp4_local_hessian, nvfp4_w4a4_weight_local_hessian, NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG", "nvfp4",
      "search.method=none" RTN " quantize.scales=hessian"},
-    {"nvfp4_four_over_six", "nvfp4", "search.method=none" RTN " quantize.scales=mse"},
+    {"nvfp4_four_over_six", "nvfp4-4over6", "search.method=none" RTN " quantize.scales=minmax"},
     {"nvfp4_default_kv_none_gptq", "nvfp4", "search.method=none quantize.method=gptq quantize.order=natural"},
     {NULL, NULL, NULL},
 };

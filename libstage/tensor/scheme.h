@@ -27,6 +27,7 @@ struct qp_quant_spec {
     int64_t group;      /* of QP_PER_GROUP and QP_PER_BLOCK */
     int64_t block_rows; /* of QP_PER_BLOCK */
     bool ragged;        /* a short last group is allowed */
+    bool four_over_six; /* weights in NVFP4: see qp_global_scale and qp_choose_scales in libstage/model/scales.h */
     bool dynamic;       /* activations: ranges taken at run time. NVFP4's blocks are, below one static global scale */
 };
 
@@ -40,7 +41,8 @@ struct qp_scheme_rule {
 };
 
 /* Whose arithmetic is followed to the bit. With x a range's absmax:
- *   NONE            as LLM_COMPRESSOR, but E8M0 scales follow OCP's rule (floor)
+ *   NONE            as LLM_COMPRESSOR, but E8M0 scales of weights follow OCP's rule (floor); those of activations are
+ *                   the engine's at run time: compressed-tensors, and vLLM through it, round by even
  *   LLM_COMPRESSOR  symmetric integers: scale = x / ((qmax - qmin) / 2), so 7.5 and 127.5; scales stored in the model's
  *                   dtype; E8M0 rule even, as compressed-tensors 0.20 rounds
  *   MODELOPT        symmetric integers: scale = x / qmax, so 7 and 127 (grid.narrow), and no zero points; scales of
@@ -96,9 +98,11 @@ json_t *qp_preset_mapping(const char *name, struct qp_error *err);
  *   rules:       list of {match, weights, activations}
  *   exact:       llm-compressor or modelopt; see enum qp_exact
  *   formats:     int2 ... int8, fp8_e4m3, fp8_e5m2; nvfp4 (groups of 16, group: 32 possible); mxfp4, mxfp6 (E3M2),
- *                mxfp6_e2m3, mxfp8 (E4M3), mxint8 (groups of 32, scale_rule: floor by default, ceil, even); and bf16,
- *                fp16, fp32 for "leave it as it is". nvfp4 and mx imply granularity, symmetric and, for activations,
- *                dynamic groups; nvfp4 activations have one static global scale above their groups.
+ *                mxfp6_e2m3, mxfp8 (E4M3), mxint8 (groups of 32; scale_rule: floor, ceil or even; by default floor for
+ *                weights, even for activations); and bf16, fp16, fp32 for "leave it as it is". nvfp4 and mx imply
+ *                granularity, symmetric and, for activations, dynamic groups; nvfp4 activations have one static global
+ *                scale above their groups. nvfp4 weights may be four_over_six: true, which lets the largest number of a
+ *                group become 4 where that loses less than 6 does (arXiv 2512.02010).
  * Unknown keys, wrong types and impossible combinations are QP_ERR_INPUT with the key's path ("scheme.weights.group").
  */
 int qp_scheme_parse(const json_t *value, struct qp_scheme **out, struct qp_error *err);

@@ -37,8 +37,8 @@ static const struct format formats[] = {
 };
 #define FORMATS (sizeof formats / sizeof *formats)
 
-static const char *const weights_keys[] = {"format", "group",      "granularity", "symmetric",
-                                           "block",  "scale_rule", "ragged",      NULL};
+static const char *const weights_keys[] = {"format",     "group",  "granularity",   "symmetric", "block",
+                                           "scale_rule", "ragged", "four_over_six", NULL};
 static const char *const activations_keys[] = {"format",  "granularity", "group", "symmetric",
                                                "dynamic", "scale_rule",  NULL};
 static const char *const kv_keys[] = {"format", NULL};
@@ -66,21 +66,21 @@ static int parse_format(const json_t *value, const char *path, const struct form
     return 0;
 }
 
-/* The rule for E8M0 scales: the user's, that of the peer to be exact to, or OCP's. */
-static int parse_rule(const json_t *value, const char *path, enum qp_exact exact, struct qp_grid *grid,
-                      struct qp_error *err)
+/* The rule for E8M0 scales: the user's, that of the peer to be exact to, or `rule`. */
+static int parse_rule(const json_t *value, const char *path, enum qp_exact exact, enum qp_scale_rule rule,
+                      struct qp_grid *grid, struct qp_error *err)
 {
     const char *word = rules[exact == QP_EXACT_MODELOPT         ? QP_SCALE_CEIL
                              : exact == QP_EXACT_LLM_COMPRESSOR ? QP_SCALE_EVEN
-                                                                : QP_SCALE_FLOOR];
+                                                                : rule];
     if (json_object_get(value, "scale_rule") && grid->scale_dtype != QP_F8_E8M0)
         return qp_fail(err, QP_ERR_INPUT, "%s.scale_rule: is for mx formats, whose scales are powers of two; drop it",
                        path);
     if (qp_scheme_word(value, path, "scale_rule", rules, &word, err) < 0)
         return QP_ERR_INPUT;
-    for (int rule = 0; rules[rule]; rule++)
-        if (grid->scale_dtype == QP_F8_E8M0 && strcmp(word, rules[rule]) == 0)
-            grid->rule = (enum qp_scale_rule)rule;
+    for (int i = 0; rules[i]; i++)
+        if (grid->scale_dtype == QP_F8_E8M0 && strcmp(word, rules[i]) == 0)
+            grid->rule = (enum qp_scale_rule)i;
     return 0;
 }
 
@@ -104,8 +104,8 @@ static int parse_symmetric(const json_t *value, const char *path, const struct f
 }
 
 /* Reads what all sides have: format, symmetric, scale_rule. */
-static int parse_grid(const json_t *value, const char *path, enum qp_exact exact, const struct format **format,
-                      struct qp_quant_spec *spec, struct qp_error *err)
+static int parse_grid(const json_t *value, const char *path, enum qp_exact exact, enum qp_scale_rule rule,
+                      const struct format **format, struct qp_quant_spec *spec, struct qp_error *err)
 {
     *spec = (struct qp_quant_spec){0};
     if (parse_format(value, path, format, err) < 0)
@@ -117,7 +117,7 @@ static int parse_grid(const json_t *value, const char *path, enum qp_exact exact
     spec->grid = (struct qp_grid){.codes = f->codes, .bits = f->bits, .scale_dtype = f->scale};
     spec->grid.narrow = exact == QP_EXACT_MODELOPT && f->codes == QP_I8 && f->group == 0;
     int r = parse_symmetric(value, path, f, exact, &spec->grid, err);
-    return r < 0 ? r : parse_rule(value, path, exact, &spec->grid, err);
+    return r < 0 ? r : parse_rule(value, path, exact, rule, &spec->grid, err);
 }
 
 /* Formats that imply their groups. NVFP4's are 16 columns, and 32 in a variant of modelopt's. */
@@ -195,15 +195,26 @@ static int parse_weights_granularity(const json_t *value, const char *path, stru
     return spec->granularity == QP_PER_BLOCK ? parse_block(value, path, spec, err) : 0;
 }
 
+static int parse_four_over_six(const json_t *value, const char *path, const struct format *format,
+                               struct qp_quant_spec *spec, struct qp_error *err)
+{
+    if (json_object_get(value, "four_over_six") && format->scale != QP_F8_E4M3)
+        return qp_fail(err, QP_ERR_INPUT, "%s.four_over_six: found with %s, but it is for nvfp4; drop the key", path,
+                       format->name);
+    return qp_scheme_bool(value, path, "four_over_six", &spec->four_over_six, err);
+}
+
 int qp_scheme_parse_weights(const json_t *value, const char *path, enum qp_exact exact, struct qp_quant_spec *spec,
                             struct qp_error *err)
 {
     const struct format *format = NULL;
     if (qp_scheme_check_keys(value, path, weights_keys, err) < 0 ||
-        parse_grid(value, path, exact, &format, spec, err) < 0)
+        parse_grid(value, path, exact, QP_SCALE_FLOOR, &format, spec, err) < 0)
         return QP_ERR_INPUT;
     if (!spec->enabled)
         return 0;
+    if (parse_four_over_six(value, path, format, spec, err) < 0)
+        return QP_ERR_INPUT;
     return format->group ? parse_implied(value, path, format, spec, err)
                          : parse_weights_granularity(value, path, spec, err);
 }
@@ -239,7 +250,7 @@ int qp_scheme_parse_activations(const json_t *value, const char *path, enum qp_e
 {
     const struct format *format = NULL;
     if (qp_scheme_check_keys(value, path, activations_keys, err) < 0 ||
-        parse_grid(value, path, exact, &format, spec, err) < 0)
+        parse_grid(value, path, exact, QP_SCALE_EVEN, &format, spec, err) < 0)
         return QP_ERR_INPUT;
     if (!spec->enabled)
         return 0;
@@ -259,7 +270,8 @@ int qp_scheme_parse_kv_cache(const json_t *value, const char *path, enum qp_exac
                              struct qp_error *err)
 {
     const struct format *format = NULL;
-    if (qp_scheme_check_keys(value, path, kv_keys, err) < 0 || parse_grid(value, path, exact, &format, spec, err) < 0)
+    if (qp_scheme_check_keys(value, path, kv_keys, err) < 0 ||
+        parse_grid(value, path, exact, QP_SCALE_FLOOR, &format, spec, err) < 0)
         return QP_ERR_INPUT;
     spec->granularity = QP_PER_TENSOR;
     bool held = format->group == 0 && (format->codes == QP_F8_E4M3 || (format->codes == QP_I8 && format->bits == 8));

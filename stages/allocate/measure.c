@@ -79,7 +79,7 @@ static int round_weights(const struct work *w, struct desk *d, const struct qp_q
 {
     struct qp_grid grid = spec->grid;
     if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale(largest);
+        grid.global = qp_global_scale(largest, spec->four_over_six);
     int64_t group = qp_spec_group(spec, d->in);
     struct qp_scale_choice choice = {.method = QP_SCALES_WEIGHTED, .h = h, .shrink = SMALLEST_RANGE, .steps = RANGES};
     int r = qp_choose_scales(w->kernels, spec, &grid, d->rows, d->in, weight, &choice, d->scale, d->zero, err);
@@ -150,7 +150,7 @@ static int input_loss(const struct work *w, const struct qp_group *g, const stru
 {
     struct qp_grid grid = spec->grid;
     if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale(absmax(rows * in, x));
+        grid.global = qp_global_scale(absmax(rows * in, x), false);
     float *d = qp_new_floats(rows * in, "a site's input", err);
     if (!d)
         return QP_ERR_ROOM;

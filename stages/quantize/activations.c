@@ -41,7 +41,7 @@ static int fix_global(struct qp_stage *stage, struct qp_block *block, enum qp_si
     int r = qp_site_absmax(block, site, &absmax, err);
     return r < 0 ? r
                  : qp_block_set_number(block, block->arch->family->sites[site].name, "input_global_scale",
-                                       qp_global_scale(absmax), qp_stage_allocator(stage), err);
+                                       qp_global_scale(absmax, false), qp_stage_allocator(stage), err);
 }
 
 static int fix_cache(struct qp_stage *stage, const struct qp_quant_spec *spec, struct qp_block *block,

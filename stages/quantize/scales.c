@@ -34,12 +34,15 @@ static float absmax(const struct qp_member *m)
 static void set_global_scale(struct qp_site_work *work)
 {
     float largest = 0.0f;
+    bool four_over_six = false;
     for (int i = 0; i < work->count; i++)
-        if (work->members[i].q.grid.scale_dtype == QP_F8_E4M3)
+        if (work->members[i].q.grid.scale_dtype == QP_F8_E4M3) {
             largest = fmaxf(largest, absmax(&work->members[i]));
+            four_over_six |= work->members[i].spec->four_over_six;
+        }
     for (int i = 0; i < work->count; i++)
         if (work->members[i].q.grid.scale_dtype == QP_F8_E4M3)
-            work->members[i].q.grid.global = qp_global_scale(largest);
+            work->members[i].q.grid.global = qp_global_scale(largest, four_over_six);
 }
 
 static int check_given(const struct qp_site_work *work, const struct qp_member *m, const struct qp_quantized *given,

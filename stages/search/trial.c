@@ -103,12 +103,15 @@ int trial_open(struct trial *t, const struct qp_model *model, const struct qp_bl
 static void share_global(struct trial *t)
 {
     float largest = 0.0f;
-    for (int i = 0; i < t->count; i++)
+    bool four_over_six = false;
+    for (int i = 0; i < t->count; i++) {
+        four_over_six |= t->members[i].spec->four_over_six;
         for (int64_t j = 0; t->members[i].grid.scale_dtype == QP_F8_E4M3 && j < t->in; j++)
             largest = fmaxf(largest, t->members[i].columns[j] * t->s[j]);
+    }
     for (int i = 0; i < t->count; i++)
         if (t->members[i].grid.scale_dtype == QP_F8_E4M3)
-            t->members[i].grid.global = qp_global_scale(largest);
+            t->members[i].grid.global = qp_global_scale(largest, four_over_six);
 }
 
 void trial_prepare(struct trial *t)

@@ -124,7 +124,7 @@ static void scale_inputs(const struct outputs *o, const float *s)
     if (!o->activations.enabled)
         return;
     if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale(absmax(o->n * o->in, o->scaled_x));
+        grid.global = qp_global_scale(absmax(o->n * o->in, o->scaled_x), false);
     o->kernels->fake_quantize(&grid, o->n, o->in, qp_spec_group(&o->activations, o->in), o->scaled_x);
 }
 
@@ -132,11 +132,14 @@ static void scale_inputs(const struct outputs *o, const float *s)
 static float shared_global(const struct outputs *o, const float *s)
 {
     float largest = 0.0f;
-    for (int i = 0; i < o->count; i++)
+    bool four_over_six = false;
+    for (int i = 0; i < o->count; i++) {
+        four_over_six |= o->linears[i].weights->four_over_six;
         if (o->linears[i].weights->grid.scale_dtype == QP_F8_E4M3)
             for (int64_t k = 0; k < o->linears[i].rows * o->in; k++)
                 largest = fmaxf(largest, fabsf(o->linears[i].w[k] * s[k % o->in]));
-    return qp_global_scale(largest);
+    }
+    return qp_global_scale(largest, four_over_six);
 }
 
 double outputs_loss(const struct outputs *o, const float *s)

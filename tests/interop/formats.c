@@ -162,7 +162,7 @@ static int quantize(struct dump *d, const char *module, const struct qp_linear_s
     float absmax = 0;
     for (int64_t i = 0; i < w->elements; i++)
         absmax = fmaxf(absmax, fabsf(((const float *)w->data)[i]));
-    grid.global = grid.scale_dtype == QP_F8_E4M3 ? qp_global_scale(absmax) : 0;
+    grid.global = grid.scale_dtype == QP_F8_E4M3 ? qp_global_scale(absmax, false) : 0;
     if (qp_choose_scales(k, spec, &grid, rows, cols, w->data, &choice, scale, zero, &d->err) < 0)
         return d->err.code;
     k->quantize(&grid, rows, cols, group, w->data, scale, grid.symmetric ? NULL : zero, codes);
@@ -181,7 +181,8 @@ static int dump_preset(struct dump *d, const char *preset, const char *ending, c
     qp_scheme_bind(scheme, QP_F32);
     if (qp_compressed_config(scheme, ignore, &config, &d->err) == 0) { /* else the layout has no place for it */
         json_object_set_new(d->configs, scheme->name, config);
-        if (scheme->base.weights.enabled && !*ending)
+        const struct qp_quant_spec *weights = &scheme->base.weights;
+        if (weights->enabled && !weights->four_over_six && !*ending) /* the library has no four over six */
             r = quantize(d, scheme->name, &scheme->base, w);
     }
     qp_scheme_free(scheme);

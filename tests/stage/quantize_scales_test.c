@@ -68,6 +68,55 @@ Test(quantize_scales, nvfp4_linears_of_a_site_share_their_global_scale)
     }
 }
 
+/* Below 256 * 6 / absmax, whichever method; one linear of the site that has it decides for all. */
+Test(quantize_scales, four_over_six_has_a_smaller_global_scale)
+{
+    const char *schemes[] = {
+        "{\"weights\": {\"format\": \"nvfp4\", \"four_over_six\": true}}",
+        "{\"weights\": {\"format\": \"nvfp4\"}, \"rules\": [{\"match\": \"*.k_proj\", \"weights\": "
+        "{\"format\": \"nvfp4\", \"four_over_six\": true}}]}"};
+    const char *methods[] = {"{\"method\": \"rtn\", \"scales\": \"minmax\"}", "{\"method\": \"gptq\"}"};
+    for (int i = 0; i < 4; i++) {
+        size_t count;
+        struct qp_unit **out = quantize(schemes[i / 2], true, methods[i % 2], NULL, &count);
+        float q = absmax(out, LAYER "self_attn.q_proj.weight"), k = absmax(out, LAYER "self_attn.k_proj.weight");
+        float v = absmax(out, LAYER "self_attn.v_proj.weight"), down = absmax(out, LAYER "mlp.down_proj.weight");
+        float global = first(out, LAYER "self_attn.k_proj.weight_global_scale");
+        cr_expect_eq(global, 1536.0f / fmaxf(q, fmaxf(k, v)), "%s", schemes[i / 2]);
+        cr_expect_eq(global, first(out, LAYER "self_attn.q_proj.weight_global_scale"));
+        cr_expect_eq(first(out, LAYER "mlp.down_proj.weight_global_scale"), (i < 2 ? 1536.0f : 2688.0f) / down);
+        release(out, count);
+    }
+}
+
+/* Sum of squares of what rounding to nearest changes. */
+static double rounding_error(const char *scheme)
+{
+    size_t count;
+    struct qp_unit **out = quantize(scheme, true, "{\"method\": \"rtn\", \"scales\": \"minmax\"}", NULL, &count);
+    const struct qp_kernels *k = qp_kernels_open("cpu");
+    const struct qp_tensor *w = tensor(out, LAYER "mlp.up_proj.weight"),
+                           *scale = tensor(out, LAYER "mlp.up_proj.weight_scale"),
+                           *codes = tensor(out, LAYER "mlp.up_proj.weight_codes");
+    struct qp_grid grid = {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
+    grid.global = first(out, LAYER "mlp.up_proj.weight_global_scale");
+    float *back = malloc((size_t)w->elements * sizeof *back);
+    k->dequantize(&grid, w->shape[0], w->shape[1], 16, codes->data, scale->data, NULL, back);
+    double sum = 0.0;
+    for (int64_t i = 0; i < w->elements; i++)
+        sum += pow((double)back[i] - ((const float *)w->data)[i], 2);
+    free(back);
+    release(out, count);
+    return sum;
+}
+
+Test(quantize_scales, four_over_six_rounds_better)
+{
+    double six = rounding_error("{\"weights\": {\"format\": \"nvfp4\"}}");
+    double four = rounding_error("{\"weights\": {\"format\": \"nvfp4\", \"four_over_six\": true}}");
+    cr_expect(four < 0.95 * six, "four over six %g, six %g", four, six);
+}
+
 Test(quantize_scales, fp8_tensors_that_run_as_one_share_their_scale_unless_told_not_to)
 {
     const char *scheme = "{\"weights\": {\"format\": \"fp8_e4m3\", \"granularity\": \"tensor\"}}";

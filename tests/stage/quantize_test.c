@@ -68,6 +68,7 @@ Test(quantize, gptq_loses_less_than_rounding)
                              "{\"weights\": {\"format\": \"fp8_e4m3\", \"block\": [32, 32]}}",
                              "{\"weights\": {\"format\": \"fp8_e5m2\", \"granularity\": \"tensor\"}}",
                              "{\"weights\": {\"format\": \"nvfp4\"}}",
+                             "{\"weights\": {\"format\": \"nvfp4\", \"four_over_six\": true}}",
                              "{\"weights\": {\"format\": \"mxfp4\"}}",
                              "{\"weights\": {\"format\": \"mxfp6\"}}",
                              "{\"weights\": {\"format\": \"mxfp8\"}}",

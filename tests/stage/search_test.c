@@ -107,7 +107,7 @@ static double loss_of(struct qp_unit *const *units, enum qp_site site)
             for (int64_t k = 0; k < rows * in; k++)
                 largest = fmaxf(largest, fabsf(w[k]));
             if (given.grid.scale_dtype == QP_F8_E4M3)
-                given.grid.global = qp_global_scale(largest);
+                given.grid.global = qp_global_scale(largest, false);
             block.kernels->qparams(&given.grid, rows, in, group, w, scale, zero);
         }
         block.kernels->quantize(&given.grid, rows, in, group, w, scale, given.grid.symmetric ? NULL : zero, codes);

@@ -128,16 +128,22 @@ static void fp8_group(float *x, int64_t count)
         fp8_with(x + i, 32, largest(x + i, 32) / 448.0f);
 }
 
+/* compressed-tensors' rule: from 1.75 times a power of two on, the next one. */
+static float power_of_two(const float *x)
+{
+    return exp2f(floorf(log2f(largest(x, 32) / 0.875f)));
+}
+
 static void mxfp8(float *x, int64_t count)
 {
     for (int64_t i = 0; i < count; i += 32)
-        fp8_with(x + i, 32, exp2f(floorf(log2f(largest(x + i, 32))) - 8.0f));
+        fp8_with(x + i, 32, power_of_two(x + i) / 256.0f);
 }
 
 static void mxfp4(float *x, int64_t count)
 {
     for (int64_t i = 0; i < count; i += 32) {
-        float scale = exp2f(floorf(log2f(largest(x + i, 32))) - 2.0f);
+        float scale = power_of_two(x + i) / 4.0f;
         for (int64_t j = i; j < i + 32; j++)
             x[j] = e2m1(x[j] / scale) * scale;
     }

@@ -124,11 +124,59 @@ Test(scales, a_whole_tensor_has_one)
 
 Test(scales, nvfp4_gets_a_global_scale)
 {
-    cr_expect_eq(qp_global_scale(2.0f), 1344.0f);
-    cr_expect_eq(qp_global_scale(0.0f), 1.0f);
-    cr_expect_eq(qp_global_scale(INFINITY), 1.0f);
-    cr_expect_eq(qp_global_scale(NAN), 1.0f);
-    cr_expect_eq(qp_global_scale(1e-40f), 1.0f);
+    cr_expect_eq(qp_global_scale(2.0f, false), 1344.0f);
+    cr_expect_eq(qp_global_scale(0.0f, false), 1.0f);
+    cr_expect_eq(qp_global_scale(INFINITY, false), 1.0f);
+    cr_expect_eq(qp_global_scale(NAN, false), 1.0f);
+    cr_expect_eq(qp_global_scale(1e-40f, false), 1.0f);
+    cr_expect_eq(qp_global_scale(2.0f, true), 768.0f);
+    cr_expect_eq(qp_global_scale(0.0f, true), 1.0f);
+}
+
+/* Sum of squared errors of GROUP numbers rounded to E2M1 times a scale; no number of the test is halfway. */
+static double e2m1_error(const float *x, float by)
+{
+    static const double values[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    double sum = 0.0;
+    for (int j = 0; j < GROUP; j++) {
+        double nearest = INFINITY;
+        for (int v = 0; v < 8; v++)
+            nearest = fmin(nearest, fabs(fabs((double)x[j]) - values[v] * by));
+        sum += nearest * nearest;
+    }
+    return sum;
+}
+
+/* The largest number of a group becomes 6, or 4 where that has the lower error: both computed here. */
+Test(scales, four_over_six_keeps_the_better_of_two)
+{
+    fill();
+    for (int i = 0; i < GROUP; i++)
+        w[i] = 0.0f; /* equal errors: 6 stays */
+    float absmax = 0.0f;
+    for (int i = 0; i < ROWS * COLS; i++)
+        absmax = fmaxf(absmax, fabsf(w[i]));
+    const char *const backends[] = {"ref", "cpu"};
+    for (int b = 0; b < 2; b++) {
+        struct qp_quant_spec spec = {.enabled = true, .granularity = QP_PER_GROUP, .group = GROUP};
+        spec.four_over_six = true;
+        spec.grid = (struct qp_grid){.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
+        spec.grid.global = 256.0f * 6.0f / absmax;
+        choose(qp_kernels_open(backends[b]), &spec, QP_SCALES_MINMAX);
+        int fours = 0;
+        for (int g = 0; g < ROWS * COLS / GROUP; g++) {
+            const float *x = w + (ptrdiff_t)g * GROUP;
+            float largest = 0.0f;
+            for (int j = 0; j < GROUP; j++)
+                largest = fmaxf(largest, fabsf(x[j]));
+            float six = qp_held_scale(&spec.grid, largest / 6.0f), four = qp_held_scale(&spec.grid, largest / 4.0f);
+            bool better = e2m1_error(x, four) < e2m1_error(x, six);
+            cr_expect_eq(scale[g], better ? four : six, "%s, group %d: %g of 6 %g, 4 %g", backends[b], g, scale[g], six,
+                         four);
+            fours += better;
+        }
+        cr_expect(fours > 10 && fours < ROWS * COLS / GROUP - 10, "%d groups take 4", fours);
+    }
 }
 
 Test(scales, a_held_scale_is_one_of_its_dtype)

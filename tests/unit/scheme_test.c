@@ -166,7 +166,11 @@ Test(scheme, blocks_and_grouped_or_fixed_activations_are_read)
     qp_scheme_bind(s, QP_F16);
     cr_expect(s->base.activations.granularity == QP_PER_GROUP && s->base.activations.group == 16);
     cr_expect(s->base.activations.dynamic && s->base.activations.grid.scale_dtype == QP_F8_E4M3);
-    cr_expect_not(s->kv_cache.enabled);
+    cr_expect_not(s->kv_cache.enabled || s->base.weights.four_over_six);
+    qp_scheme_free(s);
+    s = parsed("\"nvfp4_four_over_six\"");
+    cr_assert_str_eq(s->name, "nvfp4-4over6");
+    cr_expect(s->base.weights.four_over_six && !s->base.activations.four_over_six);
     qp_scheme_free(s);
 }
 
@@ -181,10 +185,10 @@ Test(scheme, exact_follows_a_peer_s_arithmetic)
         const char *exact;
         bool narrow;
         enum qp_dtype scale;
-        enum qp_scale_rule rule;
-    } cases[] = {{"", false, QP_BF16, QP_SCALE_FLOOR},
-                 {"\"exact\": \"llm-compressor\",", false, QP_BF16, QP_SCALE_EVEN},
-                 {"\"exact\": \"modelopt\",", true, QP_F32, QP_SCALE_CEIL}};
+        enum qp_scale_rule weights, activations;
+    } cases[] = {{"", false, QP_BF16, QP_SCALE_FLOOR, QP_SCALE_EVEN},
+                 {"\"exact\": \"llm-compressor\",", false, QP_BF16, QP_SCALE_EVEN, QP_SCALE_EVEN},
+                 {"\"exact\": \"modelopt\",", true, QP_F32, QP_SCALE_CEIL, QP_SCALE_CEIL}};
     for (size_t i = 0; i < COUNT(cases); i++)
         for (int own = 0; own < 2; own++) {
             char text[400], rules[200];
@@ -196,8 +200,8 @@ Test(scheme, exact_follows_a_peer_s_arithmetic)
             cr_expect_eq(s->base.activations.grid.narrow, cases[i].narrow, "%s", text);
             cr_expect_eq(s->base.weights.grid.scale_dtype, cases[i].scale, "%s", text);
             const struct qp_linear_scheme *mx = qp_scheme_for(s, "m");
-            cr_expect_eq(mx->weights.grid.rule, own ? QP_SCALE_CEIL : cases[i].rule, "%s", text);
-            cr_expect_eq(mx->activations.grid.rule, cases[i].rule, "%s", text);
+            cr_expect_eq(mx->weights.grid.rule, own ? QP_SCALE_CEIL : cases[i].weights, "%s", text);
+            cr_expect_eq(mx->activations.grid.rule, cases[i].activations, "%s", text);
             cr_expect_eq(mx->weights.grid.scale_dtype, QP_F8_E8M0);
             qp_scheme_free(s);
         }
@@ -335,6 +339,9 @@ Test(scheme, errors_name_the_key_and_what_is_accepted)
          {"scheme.weights.scale_rule: unknown scale_rule 'up'", "floor, ceil, even"}},
         {"{\"weights\": {\"format\": \"int4\", \"scale_rule\": \"ceil\"}}",
          {"scheme.weights.scale_rule: is for mx formats"}},
+        {"{\"weights\": {\"format\": \"mxfp4\", \"four_over_six\": true}}",
+         {"scheme.weights.four_over_six: found with mxfp4, but it is for nvfp4"}},
+        {"{\"weights\": {\"format\": \"nvfp4\", \"four_over_six\": 6}}", {"scheme.weights.four_over_six"}},
         {"{\"weights\": {\"format\": \"fp16\", \"symmetric\": true}}",
          {"scheme.weights.format: fp16 leaves it as it is"}},
         {"{\"exact\": \"gptqmodel\", \"weights\": {\"format\": \"int4\"}}",
