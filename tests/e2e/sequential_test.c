@@ -105,15 +105,15 @@ Test(sequential, the_same_bytes_come_of_it_again)
                      text(json_array_get(json_object_get(b, "outputs"), 0), "digest"));
 }
 
-/* int2, where blocks change what the next ones see. */
-#define INT2 "--set", "scheme={weights: {format: int2, group: 32}}", "--set", "data.calibration.samples=32"
+/* int3, where blocks change what the next ones see. */
+#define INT3 "--set", "scheme={weights: {format: int3, group: 32}}", "--set", "data.calibration.samples=32"
 
 Test(sequential, later_blocks_make_up_for_earlier_ones)
 {
     const char *alone = scratch("alone"), *pulled = scratch("pulled");
-    qp_auto_json json_t *a = run(alone, WORDS(QUANTPIPE, SEQUENTIAL, alone, INT2));
+    qp_auto_json json_t *a = run(alone, WORDS(QUANTPIPE, SEQUENTIAL, alone, INT3));
     qp_auto_json json_t *b =
-        run(pulled, WORDS(QUANTPIPE, SEQUENTIAL, pulled, INT2, "--set", "stages.quantize.with.pull=0.5"));
+        run(pulled, WORDS(QUANTPIPE, SEQUENTIAL, pulled, INT3, "--set", "stages.quantize.with.pull=0.5"));
     cr_expect_lt(divergence(b), 0.95 * divergence(a));
 }
 
