@@ -55,7 +55,7 @@ struct qp_edge {
     size_t from, to; /* indexes of instances */
     const char *output, *input;
     int delay; /* 1: a feedback edge; order and features do not follow it */
-    char *id; /* "4.search-quantize": what both ends call it */
+    char *id;  /* "4.search-quantize": what both ends call it */
     const char *path;
 };
 

@@ -23,8 +23,8 @@ int qp_site_of_norm(const struct qp_arch *arch, enum qp_norm norm);
 /* The element of a site's fold that divides row `row` of its target. */
 int64_t qp_fold_index(const struct qp_arch *arch, enum qp_linear target, int64_t row);
 
-/* What an engine that runs `scheme` quantizes in a layer besides weights, with the scales that the unit has: activations
- * of the sites that linears in `quantized` (a bit each) read, keys and values. */
+/* What an engine that runs `scheme` quantizes in a layer besides weights, with the scales that the unit has:
+ * activations of the sites that linears in `quantized` (a bit each) read, keys and values. */
 int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *scheme, unsigned quantized,
                          struct qp_layer *layer, struct qp_error *err);
 
