@@ -63,7 +63,7 @@ static int come_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
         return qp_fail(err, QP_ERR_STAGE, "unit %lld came back out of turn", (long long)unit->seq);
     if (unit->kind == QP_UNIT_BLOCK && (!tensor || ((unsigned char *)tensor->data)[s->bytes - 1] != (unit->seq & 0xff)))
         return qp_fail(err, QP_ERR_STAGE, "unit %lld came back as another", (long long)unit->seq);
-    qp_stage_progress(stage, unit->seq, unit->seq);
+    qp_stage_progress(stage, unit->seq, unit->seq + 1);
     qp_stage_report(stage, "back", json_integer(s->back));
     return 0;
 }
@@ -240,7 +240,7 @@ static void terminate(struct fake_run *run)
 Test(feedback, a_signal_to_a_member_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 9000}", NULL);
+    struct fake_run run = circle(stages, "{\"blocks\": 90000}", NULL);
     run.hook = terminate;
     expect_stop(&run, FIRST, 130);
 }
