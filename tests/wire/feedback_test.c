@@ -17,7 +17,7 @@ struct state {
 };
 
 static const struct qp_param params[] = {
-    {"blocks", QP_PARAM_INT, "8", 0, 10000, NULL, "blocks to make", offsetof(struct state, blocks)},
+    {"blocks", QP_PARAM_INT, "8", 0, 1e9, NULL, "blocks to make", offsetof(struct state, blocks)},
     {"bytes", QP_PARAM_INT, "100000", 0, 1e9, NULL, "bytes that the entry adds", offsetof(struct state, bytes)},
     {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to fail at", offsetof(struct state, fail_at)},
     {.name = NULL},
@@ -64,7 +64,8 @@ static int come_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
     if (unit->kind == QP_UNIT_BLOCK && (!tensor || ((unsigned char *)tensor->data)[s->bytes - 1] != (unit->seq & 0xff)))
         return qp_fail(err, QP_ERR_STAGE, "unit %lld came back as another", (long long)unit->seq);
     qp_stage_progress(stage, unit->seq, unit->seq + 1);
-    qp_stage_report(stage, "back", json_integer(s->back));
+    if (unit->kind == QP_UNIT_END)
+        qp_stage_report(stage, "back", json_integer(s->back));
     return 0;
 }
 
@@ -218,7 +219,7 @@ static void expect_stop(struct fake_run *run, int culprit, int code)
 Test(feedback, a_failure_in_the_circle_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 9000}", NULL);
+    struct fake_run run = circle(stages, "{\"blocks\": 1000000000}", NULL);
     stages[SECOND].params = "{\"fail_at\": 5}";
     expect_stop(&run, SECOND, 3);
 }
@@ -226,7 +227,7 @@ Test(feedback, a_failure_in_the_circle_stops_all)
 Test(feedback, a_failure_behind_the_circle_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 9000}", NULL);
+    struct fake_run run = circle(stages, "{\"blocks\": 1000000000}", NULL);
     stages[SINK].params = "{\"fail_at\": 5}";
     expect_stop(&run, SINK, 3);
 }
@@ -240,7 +241,7 @@ static void terminate(struct fake_run *run)
 Test(feedback, a_signal_to_a_member_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 90000}", NULL);
+    struct fake_run run = circle(stages, "{\"blocks\": 1000000000}", NULL);
     run.hook = terminate;
     expect_stop(&run, FIRST, 130);
 }
