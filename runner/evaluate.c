@@ -39,26 +39,13 @@ static int read_spec(const struct qp_args *args, json_t **out, struct qp_error *
     return 0;
 }
 
-/* tokenizer.json of the folder, the GGUF file itself, or NULL for token ids without one. */
-static int open_tokenizer(const struct qp_checkpoint *c, struct qp_tokenizer **out, struct qp_error *err)
-{
-    qp_auto_free char *path = c->gguf ? strdup(c->path) : qp_join(c->path, "tokenizer.json");
-    *out = NULL;
-    if (!path)
-        return qp_fail_memory(err, 0, "a path");
-    return qp_exists(path) ? qp_tokenizer_open(path, out, err) : 0;
-}
-
 static int load_windows(const struct qp_checkpoint *c, const json_t *spec, struct qp_windows *out, struct qp_error *err)
 {
-    struct qp_tokenizer *tokenizer = NULL;
+    qp_auto_free char *tokenizer = NULL;
     int r = qp_windows_check(spec, "--data", err);
     if (r == 0)
-        r = open_tokenizer(c, &tokenizer, err);
-    if (r == 0)
-        r = qp_windows_load(spec, tokenizer, c->arch.vocab, out, err);
-    qp_tokenizer_free(tokenizer);
-    return r;
+        r = qp_checkpoint_tokenizer(c, &tokenizer, err);
+    return r < 0 ? r : qp_windows_open(spec, tokenizer, c->arch.vocab, out, err);
 }
 
 static void show(void *context, int64_t done, int64_t total)

@@ -222,25 +222,34 @@ int qp_checkpoint_block(struct qp_checkpoint *checkpoint, int64_t index, const s
     return 0;
 }
 
-/* Path of what qp_tokenizer_open can read, or JSON null. */
-static json_t *tokenizer_path(const struct qp_checkpoint *c)
+int qp_checkpoint_tokenizer(const struct qp_checkpoint *checkpoint, char **out, struct qp_error *err)
 {
-    if (c->gguf)
-        return json_object_get(c->gguf->metadata, "tokenizer.ggml.model") ? json_string(c->path) : json_null();
-    qp_auto_free char *path = qp_join(c->path, "tokenizer.json");
-    return path && qp_exists(path) ? json_string(path) : json_null();
+    *out = NULL;
+    if (checkpoint->gguf && !json_object_get(checkpoint->gguf->metadata, "tokenizer.ggml.model"))
+        return 0;
+    qp_auto_free char *path = checkpoint->gguf ? strdup(checkpoint->path) : qp_join(checkpoint->path, "tokenizer.json");
+    if (!path)
+        return qp_fail_memory(err, strlen(checkpoint->path), "a path");
+    if (qp_exists(path)) {
+        *out = path;
+        path = NULL;
+    }
+    return 0;
 }
 
 int qp_checkpoint_model(struct qp_checkpoint *checkpoint, const struct qp_scheme *scheme, struct qp_unit **out,
                         struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *unit = NULL;
+    qp_auto_free char *tokenizer = NULL;
     int r = qp_unit_new(QP_UNIT_MODEL, 0, &unit, err);
+    if (r == 0)
+        r = qp_checkpoint_tokenizer(checkpoint, &tokenizer, err);
     if (r < 0)
         return r;
-    json_t *attrs = json_pack("{s:s, s:O, s:o, s:O, s:I}", "path", checkpoint->path, "config", checkpoint->config,
-                              "tokenizer", tokenizer_path(checkpoint), "scheme", scheme->source, "blocks",
-                              (json_int_t)qp_arch_blocks(&checkpoint->arch));
+    json_t *attrs =
+        json_pack("{s:s, s:O, s:s?, s:O, s:I}", "path", checkpoint->path, "config", checkpoint->config, "tokenizer",
+                  tokenizer, "scheme", scheme->source, "blocks", (json_int_t)qp_arch_blocks(&checkpoint->arch));
     if (!attrs)
         return qp_fail(err, QP_ERR_INPUT, "%s: the path is no UTF-8; rename it", checkpoint->path);
     json_decref(unit->attrs);

@@ -35,8 +35,12 @@ int qp_checkpoint_tensor(struct qp_checkpoint *checkpoint, const char *name, con
 int qp_checkpoint_block(struct qp_checkpoint *checkpoint, int64_t index, const struct qp_allocator *allocator,
                         struct qp_unit **out, struct qp_error *err);
 
-/* The model unit: attributes `path`, `config`, `tokenizer` (path of tokenizer.json or of the .gguf, null when there is
- * none), `scheme` (scheme->source), `blocks`; no tensors. */
+/* The path of what qp_tokenizer_open reads, tokenizer.json or the .gguf, in new memory; NULL when the model has no
+ * tokenizer. */
+int qp_checkpoint_tokenizer(const struct qp_checkpoint *checkpoint, char **out, struct qp_error *err);
+
+/* The model unit: attributes `path`, `config`, `tokenizer` (qp_checkpoint_tokenizer, or null), `scheme`
+ * (scheme->source), `blocks`; no tensors. */
 int qp_checkpoint_model(struct qp_checkpoint *checkpoint, const struct qp_scheme *scheme, struct qp_unit **out,
                         struct qp_error *err);
 

@@ -215,6 +215,16 @@ int qp_windows_load(const json_t *json, const struct qp_tokenizer *tokenizer, in
     return r;
 }
 
+int qp_windows_open(const json_t *spec, const char *path, int64_t vocab, struct qp_windows *out, struct qp_error *err)
+{
+    struct qp_tokenizer *tokenizer = NULL;
+    int r = path ? qp_tokenizer_open(path, &tokenizer, err) : 0;
+    if (r == 0)
+        r = qp_windows_load(spec, tokenizer, vocab, out, err);
+    qp_tokenizer_free(tokenizer);
+    return r;
+}
+
 void qp_windows_free(struct qp_windows *windows)
 {
     free(windows->ids);

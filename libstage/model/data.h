@@ -23,6 +23,9 @@ struct qp_windows {
  * be NULL when none is needed. */
 int qp_windows_load(const json_t *spec, const struct qp_tokenizer *tokenizer, int64_t vocab, struct qp_windows *out,
                     struct qp_error *err);
+
+/* The same with the tokenizer in the file `path` (qp_tokenizer_open), NULL for none. */
+int qp_windows_open(const json_t *spec, const char *path, int64_t vocab, struct qp_windows *out, struct qp_error *err);
 void qp_windows_free(struct qp_windows *windows);
 
 /* Checks a `data` entry without reading the text: keys, types, ranges, and that the file exists. `where` is its path

@@ -59,11 +59,5 @@ bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum q
 
 int qp_model_windows(const struct qp_model *model, const json_t *spec, struct qp_windows *out, struct qp_error *err)
 {
-    struct qp_tokenizer *tokenizer = NULL;
-    const char *path = qp_model_string(model, "tokenizer");
-    int r = path ? qp_tokenizer_open(path, &tokenizer, err) : 0;
-    if (r == 0)
-        r = qp_windows_load(spec, tokenizer, model->arch.vocab, out, err);
-    qp_tokenizer_free(tokenizer);
-    return r;
+    return qp_windows_open(spec, qp_model_string(model, "tokenizer"), model->arch.vocab, out, err);
 }

@@ -86,6 +86,25 @@ Test(checkpoint, the_model_unit_says_where_and_what)
     qp_checkpoint_close(checkpoint);
 }
 
+static void tokenizer_is(const char *model, const char *expected)
+{
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint;
+    char *path;
+    cr_assert_eq(qp_checkpoint_open(model, &checkpoint, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_checkpoint_tokenizer(checkpoint, &path, &err), 0);
+    cr_expect(expected ? path && strcmp(path, expected) == 0 : !path, "%s: found %s", model, path ? path : "none");
+    free(path);
+    qp_checkpoint_close(checkpoint);
+}
+
+Test(checkpoint, a_tokenizer_is_found_where_there_is_one)
+{
+    tokenizer_is(SOURCE_DIR "/examples/tiny", SOURCE_DIR "/examples/tiny/tokenizer.json");
+    tokenizer_is(golden_path("biased"), NULL);
+    tokenizer_is(golden_path("biased.gguf"), NULL);
+}
+
 Test(checkpoint, tensors_are_found_by_name)
 {
     struct qp_error err;
