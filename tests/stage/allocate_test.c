@@ -9,9 +9,12 @@
 #include "libstage/model/evaluate.h"
 #include "libstage/model/model_unit.h"
 #include "libstage/model/quality.h"
+#include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
+
+TestSuite(allocate, .init = scratch_make, .fini = scratch_drop);
 
 #define INT3 "{\"weights\": {\"format\": \"int3\", \"group\": 32}}"
 #define INT4 "{\"weights\": {\"format\": \"int4\", \"group\": 32}}"
@@ -178,16 +181,15 @@ static double divergence_of(const char *scheme)
 }
 
 /* The losses file of a run on the tiny model. */
-static json_t *measured_losses(const char *folder, bool white)
+static json_t *measured_losses(bool white)
 {
     struct qp_error err;
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     json_t *losses;
-    qp_auto_free char *context = qp_format("{\"output\": \"%s/out\", \"data\": {\"synthetic\": true, \"samples\": 4, "
+    qp_auto_free char *context = qp_format("{\"output\": \"%s\", \"data\": {\"synthetic\": true, \"samples\": 4, "
                                            "\"length\": 64, \"seed\": 5}}",
-                                           folder);
-    qp_auto_free char *path = qp_format("%s/out.losses.json", folder);
+                                           scratch("out"));
     calibrated(SCHEME("5bits"), units);
     for (int u = 2; white && u < 2 + TINY_LAYERS; u++) {
         whiten(units[u], "attn_in");
@@ -198,7 +200,7 @@ static json_t *measured_losses(const char *folder, bool white)
     out = tiny_call(&qp_stage_desc, NULL, context, NULL, units, TINY_UNITS, 0, &count, NULL);
     tiny_free(out, count);
     free(out);
-    cr_assert_eq(qp_read_json(path, 1 << 20, &losses, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_read_json(scratch("out.losses.json"), 1 << 20, &losses, &err), 0, "%s", err.message);
     return losses;
 }
 
@@ -213,8 +215,7 @@ Test(allocate, a_groups_divergence_is_that_of_the_network_with_it_alone_quantize
                                                    {"model.layers.1.self_attn.o_proj", "model.layers.1.attn_out"},
                                                    {"model.layers.1.mlp.[gu][ap]*_proj", "model.layers.1.mlp_in"},
                                                    {"model.layers.1.mlp.down_proj", "model.layers.1.mlp_out"}};
-    qp_auto_free char *folder = strdup(tiny_folder());
-    qp_auto_json json_t *losses = measured_losses(folder, true);
+    qp_auto_json json_t *losses = measured_losses(true);
     for (size_t g = 0; g < SITES; g++) {
         const json_t *group = json_array_get(json_object_get(losses, "groups"), g);
         cr_assert_str_eq(json_string_value(json_object_get(group, "name")), patterns[g][1]);
@@ -226,14 +227,12 @@ Test(allocate, a_groups_divergence_is_that_of_the_network_with_it_alone_quantize
         cr_expect(found > 0.4 * expected && found < 1.6 * expected, "%s: divergence %g, expected about %g",
                   patterns[g][1], found, expected);
     }
-    qp_remove_tree(folder, NULL);
 }
 
 Test(allocate, losses_of_a_former_run_give_the_same_choice_at_once)
 {
-    qp_auto_free char *folder = strdup(tiny_folder());
-    qp_auto_json json_t *losses = measured_losses(folder, false);
-    qp_auto_free char *params = qp_format("{\"losses\": \"%s/out.losses.json\"}", folder);
+    qp_auto_json json_t *losses = measured_losses(false);
+    qp_auto_free char *params = qp_format("{\"losses\": \"%s\"}", scratch("out.losses.json"));
     struct result first = allocate(SCHEME("5bits"), NULL), again = allocate(SCHEME("5bits"), params);
     cr_expect(
         json_equal(json_object_get(first.out[0]->attrs, "scheme"), json_object_get(again.out[0]->attrs, "scheme")));
@@ -250,7 +249,6 @@ Test(allocate, losses_of_a_former_run_give_the_same_choice_at_once)
     calibrated("{\"budget\": \"6bits\", \"choose_from\": [{\"weights\": {\"format\": \"int5\"}}, \"bf16\"]}", units);
     tiny_call(&qp_stage_desc, params, CONTEXT, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
     cr_expect(strstr(tiny_message, "int5"), "%s", tiny_message);
-    qp_remove_tree(folder, NULL);
 }
 
 Test(allocate, units_pass_with_all_they_held)

@@ -9,24 +9,27 @@
 #include "libstage/formats/safetensors.h"
 #include "libstage/model/checkpoint.h"
 #include "libstage/model/model_unit.h"
+#include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
 
+TestSuite(export, .init = scratch_make, .fini = scratch_drop);
+
 #define INT4_G32 "{\"weights\": {\"format\": \"int4\", \"group\": 32}}"
 
 struct fixture {
-    char folder[64], output[128], context[256];
+    char output[128], context[256];
     struct qp_unit *units[TINY_UNITS];
 };
 
 static void set_up(struct fixture *f, const char *scheme)
 {
-    strcpy(f->folder, tiny_folder());
-    snprintf(f->output, sizeof f->output, "%s/out", f->folder);
+    snprintf(f->output, sizeof f->output, "%s", scratch("out"));
+    cr_assert_eq(qp_remove_tree(f->output, NULL), 0);
     snprintf(f->context, sizeof f->context, "{\"output\": \"%s\"}", f->output);
     tiny_units(scheme, false, f->units);
-    json_object_set_new(f->units[0]->attrs, "path", json_string(f->folder)); /* side files are looked for here */
+    json_object_set_new(f->units[0]->attrs, "path", json_string(scratch(""))); /* side files are looked for here */
     tiny_quantize(f->units);
 }
 
@@ -64,7 +67,6 @@ Test(export, writes_what_came_in)
     qp_tensor_unref(codes);
     qp_safetensors_close(file);
     json_decref(report);
-    qp_remove_tree(f.folder, NULL);
 }
 
 Test(export, config_says_how_it_is_quantized)
@@ -86,7 +88,6 @@ Test(export, config_says_how_it_is_quantized)
     cr_expect_str_eq(json_string_value(json_array_get(ignore, 0)), "lm_head");
     cr_expect_str_eq(json_string_value(json_array_get(ignore, 1)), "model.layers.1.mlp.down_proj");
     json_decref(config);
-    qp_remove_tree(f.folder, NULL);
 }
 
 /* Gives both layers the numbers that calibration fixes for activations and the KV cache. */
@@ -150,7 +151,6 @@ static void comes_back(const char *scheme)
     qp_tensor_unref(read);
     qp_checkpoint_close(checkpoint);
     free(expected);
-    qp_remove_tree(f.folder, NULL);
 }
 
 Test(export, every_layout_reads_back_as_it_was_quantized)
@@ -191,7 +191,6 @@ Test(export, fixed_ranges_are_written_beside_their_linears)
         cr_expect_eq(*(const float *)t->data, scales[i].value);
     }
     qp_safetensors_close(file);
-    qp_remove_tree(f.folder, NULL);
 }
 
 static void refused(const char *scheme, const char *module, const char *what, const char *fragment)
@@ -204,7 +203,6 @@ static void refused(const char *scheme, const char *module, const char *what, co
     free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
     cr_expect(strstr(tiny_message, fragment), "%s: '%s' lacks '%s'", scheme, tiny_message, fragment);
     cr_expect_not(exists(&f, ""));
-    qp_remove_tree(f.folder, NULL);
 }
 
 Test(export, a_missing_range_and_a_format_without_layout_are_refused)
@@ -228,7 +226,6 @@ Test(export, nothing_appears_when_the_run_ends_early)
     free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS - 1, 0, &count, NULL));
     cr_expect_not(exists(&f, ""));
     cr_expect_not(exists(&f, ".partial"));
-    qp_remove_tree(f.folder, NULL);
 }
 
 Test(export, an_output_that_exists_is_left_alone)
@@ -241,7 +238,6 @@ Test(export, an_output_that_exists_is_left_alone)
     free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
     cr_expect(strstr(tiny_message, "exists"), "%s", tiny_message);
     cr_expect_not(exists(&f, "/config.json"));
-    qp_remove_tree(f.folder, NULL);
 }
 
 Test(export, the_same_units_make_the_same_digest_and_other_codes_another)
@@ -252,7 +248,6 @@ Test(export, the_same_units_make_the_same_digest_and_other_codes_another)
         size_t count;
         set_up(&f, i < 2 ? INT4_G32 : "{\"weights\": {\"format\": \"int4\", \"group\": 16}}");
         free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, &reports[i]));
-        qp_remove_tree(f.folder, NULL);
     }
     const char *digests[3];
     for (int i = 0; i < 3; i++)

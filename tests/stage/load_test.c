@@ -4,10 +4,12 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/base/file.h"
+#include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
+
+TestSuite(load, .init = scratch_make, .fini = scratch_drop);
 
 static struct qp_unit **load(const char *model, const char *scheme, int expected, size_t *count, json_t **report)
 {
@@ -18,13 +20,12 @@ static struct qp_unit **load(const char *model, const char *scheme, int expected
 
 Test(load, sends_the_model_block_by_block)
 {
-    const char *folder = tiny_folder();
     struct qp_unit **out, *expected[TINY_UNITS];
     json_t *report = NULL;
     size_t count;
-    tiny_write(folder);
+    tiny_write(scratch(""));
     tiny_units("\"int8\"", false, expected);
-    out = load(folder, "\"int8\"", 0, &count, &report);
+    out = load(scratch(""), "\"int8\"", 0, &count, &report);
     cr_assert_eq(count, TINY_UNITS);
     for (size_t u = 0; u < count; u++) {
         cr_expect_eq(out[u]->kind, expected[u]->kind);
@@ -45,21 +46,18 @@ Test(load, sends_the_model_block_by_block)
     tiny_free(out, count);
     tiny_free(expected, TINY_UNITS);
     free(out);
-    qp_remove_tree(folder, NULL);
 }
 
 Test(load, refuses_a_group_that_does_not_divide_before_sending_anything)
 {
-    const char *folder = tiny_folder();
     size_t count;
-    tiny_write(folder);
+    tiny_write(scratch(""));
     struct qp_unit **out =
-        load(folder, "{\"weights\": {\"format\": \"int4\", \"group\": 64}}", QP_ERR_INPUT, &count, NULL);
+        load(scratch(""), "{\"weights\": {\"format\": \"int4\", \"group\": 64}}", QP_ERR_INPUT, &count, NULL);
     cr_expect_eq(count, 0);
     cr_expect(strstr(tiny_message, "model.layers.0.mlp.down_proj"), "%s", tiny_message);
     cr_expect(strstr(tiny_message, "32"), "%s", tiny_message);
     free(out);
-    qp_remove_tree(folder, NULL);
 }
 
 Test(load, names_a_model_that_is_not_there)

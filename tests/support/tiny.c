@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <criterion/criterion.h>
 
 #include "libstage/base/cleanup.h"
@@ -217,14 +216,6 @@ void tiny_write(const char *folder)
     qp_auto_json json_t *config = tiny_config();
     cr_assert_eq(qp_write_json(path, config, &err), 0, "%s", err.message);
     tiny_free(units, TINY_UNITS);
-}
-
-const char *tiny_folder(void)
-{
-    static char path[64];
-    strcpy(path, "/tmp/quantpipe-test-XXXXXX");
-    cr_assert_not_null(mkdtemp(path));
-    return path;
 }
 
 void tiny_free(struct qp_unit **units, size_t count)

@@ -26,9 +26,6 @@ void tiny_quantize(struct qp_unit *units[TINY_UNITS]);
 /* Writes the model as a Hugging Face folder (made, with its parents). */
 void tiny_write(const char *folder);
 
-/* A new empty folder under the test's temporary folder; static storage, overwritten by the next call. */
-const char *tiny_folder(void);
-
 /* Calls a stage on units (taken over); fails the test unless it returns `expected`. params and context are JSON text or
  * NULL. Returns what it emitted, *count
  * units (NULL and 0 after a failure); the message of the last error is in tiny_message. */

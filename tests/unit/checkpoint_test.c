@@ -7,7 +7,9 @@
 #include "libstage/base/file.h"
 #include "libstage/formats/compressed_tensors.h"
 #include "tests/support/golden.h"
-#include "tests/support/tiny.h"
+#include "tests/support/scratch.h"
+
+TestSuite(checkpoint, .init = scratch_make, .fini = scratch_drop);
 
 static struct qp_scheme *scheme_of(const char *text)
 {
@@ -175,20 +177,12 @@ static void refused(const char *path, const char *message)
 static void gguf_is_refused(const char *name, uint64_t offset, const void *from, const void *to, size_t size,
                             const char *message)
 {
-    char *bytes;
     size_t total;
-    struct qp_error err;
-    char *folder = strdup(tiny_folder());
-    qp_auto_free char *path = qp_join(folder, "model.gguf");
-    cr_assert_eq(qp_read_file(golden_path(name), 1 << 20, &bytes, &total, &err), 0, "%s", err.message);
+    qp_auto_free char *bytes = scratch_read(golden_path(name), &total);
     char *at = memmem(bytes + offset, total - offset, from, size);
     cr_assert_not_null(at);
     memcpy(at, to, size);
-    cr_assert_eq(qp_write_file(path, bytes, total, &err), 0);
-    refused(path, message);
-    qp_remove_tree(folder, &err);
-    free(bytes);
-    free(folder);
+    refused(scratch_write("model.gguf", bytes, total), message);
 }
 
 Test(checkpoint, gguf_metadata_must_be_there_and_known)
@@ -215,28 +209,22 @@ Test(checkpoint, rope_factors_must_be_those_of_llama3)
     gguf_is_refused("llama3.gguf", at, &one, &two, sizeof one, "rope_freqs.weight: factor 0 is 2");
 }
 
-/* A copy of the golden model "plain" with one key of its config changed; the caller removes it. */
-static char *changed(const char *key, json_t *value)
+/* A copy of the golden model "plain" with one key of its config changed. */
+static const char *changed(const char *key, json_t *value)
 {
     struct qp_error err;
-    char *folder = strdup(tiny_folder());
-    qp_auto_free char *config = qp_join(folder, "config.json"), *tensors = qp_join(folder, "model.safetensors");
     json_t *json;
     cr_assert_eq(qp_read_json(golden_path("plain/config.json"), 1 << 20, &json, &err), 0);
     json_object_set_new(json, key, value);
-    cr_assert_eq(qp_write_json(config, json, &err), 0);
-    cr_assert_eq(qp_copy_file(golden_path("plain/model.safetensors"), tensors, &err), 0);
+    cr_assert_eq(qp_write_json(scratch("config.json"), json, &err), 0);
+    cr_assert_eq(qp_copy_file(golden_path("plain/model.safetensors"), scratch("model.safetensors"), &err), 0);
     json_decref(json);
-    return folder;
+    return scratch("");
 }
 
 static void change_is_refused(const char *key, json_t *value, const char *message)
 {
-    struct qp_error err;
-    char *folder = changed(key, value);
-    refused(folder, message);
-    qp_remove_tree(folder, &err);
-    free(folder);
+    refused(changed(key, value), message);
 }
 
 Test(checkpoint, paths_that_are_no_model_are_refused)
@@ -261,13 +249,10 @@ Test(checkpoint, the_stored_dtype_counts)
 {
     struct qp_error err;
     struct qp_checkpoint *checkpoint;
-    char *folder = changed("dtype", json_string("float32"));
-    cr_assert_eq(qp_checkpoint_open(folder, &checkpoint, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_checkpoint_open(changed("dtype", json_string("float32")), &checkpoint, &err), 0, "%s", err.message);
     cr_assert_eq(checkpoint->arch.dtype, QP_BF16);
     cr_assert_str_eq(json_string_value(json_object_get(checkpoint->config, "dtype")), "bfloat16");
     qp_checkpoint_close(checkpoint);
-    qp_remove_tree(folder, &err);
-    free(folder);
 }
 
 Test(checkpoint, schemes_are_checked_against_the_model)
@@ -332,14 +317,13 @@ static void put_weight(struct qp_safetensors_writer *writer, const struct qp_sch
         k->dequantize(&q.grid, rows, cols, group, codes, scale, NULL, down);
 }
 
-/* Golden model "plain" in the compressed-tensors layout; the caller removes the folder. */
-static char *write_quantized(const struct qp_scheme *scheme, float *down)
+/* Golden model "plain" in the compressed-tensors layout. */
+static void write_quantized(const struct qp_scheme *scheme, float *down)
 {
     struct qp_error err;
-    char *folder = strdup(tiny_folder());
     struct qp_safetensors_writer *writer;
     struct qp_checkpoint *checkpoint = golden_open("plain");
-    cr_assert_eq(qp_safetensors_create(folder, 1 << 30, 128, &writer, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_safetensors_create(scratch(""), 1 << 30, 128, &writer, &err), 0, "%s", err.message);
     for (int64_t b = 0; b < 4; b++) {
         struct qp_block block = golden_block(checkpoint, b);
         for (size_t i = 0; i < block.unit->count; i++)
@@ -351,12 +335,10 @@ static char *write_quantized(const struct qp_scheme *scheme, float *down)
     json_t *config = json_deep_copy(checkpoint->config), *ignore = json_pack("[s]", "lm_head"), *quantization;
     cr_assert_eq(qp_compressed_config(scheme, ignore, &quantization, &err), 0, "%s", err.message);
     json_object_set_new(config, "quantization_config", quantization);
-    qp_auto_free char *path = qp_join(folder, "config.json");
-    cr_assert_eq(qp_write_json(path, config, &err), 0);
+    cr_assert_eq(qp_write_json(scratch("config.json"), config, &err), 0);
     json_decref(config);
     json_decref(ignore);
     qp_checkpoint_close(checkpoint);
-    return folder;
 }
 
 static void reads_quantized(const char *text)
@@ -367,8 +349,8 @@ static void reads_quantized(const char *text)
     struct qp_tensor *t;
     struct qp_scheme *scheme = scheme_of(text);
     qp_scheme_bind(scheme, QP_BF16);
-    char *folder = write_quantized(scheme, expected);
-    cr_assert_eq(qp_checkpoint_open(folder, &checkpoint, &err), 0, "%s", err.message);
+    write_quantized(scheme, expected);
+    cr_assert_eq(qp_checkpoint_open(scratch(""), &checkpoint, &err), 0, "%s", err.message);
     cr_assert_not_null(checkpoint->scheme);
     cr_assert_eq(checkpoint->arch.dtype, QP_BF16);
     cr_assert_eq(qp_checkpoint_tensor(checkpoint, "model.layers.1.mlp.down_proj.weight", NULL, &t, &err), 0, "%s",
@@ -391,8 +373,6 @@ static void reads_quantized(const char *text)
     qp_checkpoint_close(original);
     qp_checkpoint_close(checkpoint);
     qp_scheme_free(scheme);
-    cr_assert_eq(qp_remove_tree(folder, &err), 0);
-    free(folder);
 }
 
 Test(checkpoint, packed_integers_are_read_back)

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include "tests/support/golden.h"
+#include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
+
+TestSuite(evaluate, .init = scratch_make, .fini = scratch_drop);
 
 static const struct qp_windows *windows(void)
 {
@@ -85,7 +88,7 @@ Test(evaluate, perplexity_is_that_of_the_logits_of_transformers)
 Test(evaluate, divergence_is_from_the_reference)
 {
     enum { HIDDEN = 24, COUNT = GOLDEN_TOKENS * HIDDEN };
-    static float p[GOLDEN_LOGITS], q[GOLDEN_LOGITS], noise[COUNT], scratch[COUNT];
+    static float p[GOLDEN_LOGITS], q[GOLDEN_LOGITS], noise[COUNT], normed[COUNT];
     struct qp_error err;
     struct qp_metrics m;
     struct qp_stream reference, stream;
@@ -93,16 +96,15 @@ Test(evaluate, divergence_is_from_the_reference)
     struct qp_checkpoint *checkpoint = golden_open("plain");
     struct qp_block block = golden_block(checkpoint, 3);
     cr_assert_eq(qp_head_load(&block, &head, &err), 0, "%s", err.message);
-    const char *folder = tiny_folder();
-    cr_assert_eq(qp_stream_open(windows(), HIDDEN, folder, &reference, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_stream_open(windows(), HIDDEN, scratch(""), &reference, &err), 0, "%s", err.message);
     cr_assert_eq(qp_stream_open(windows(), HIDDEN, NULL, &stream, &err), 0, "%s", err.message);
     tiny_random(1, COUNT, 1.0f, reference.x);
     tiny_random(2, COUNT, 0.3f, noise);
     for (int i = 0; i < COUNT; i++)
         stream.x[i] = reference.x[i] + noise[i];
     cr_assert_eq(qp_stream_score(&head, &stream, &reference, &m, &err), 0, "%s", err.message);
-    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, reference.x, scratch, p);
-    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, stream.x, scratch, q);
+    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, reference.x, normed, p);
+    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, stream.x, normed, q);
     struct qp_metrics expected = by_definition(p, q);
     cr_assert_eq(m.tokens, expected.tokens);
     cr_assert_float_eq(m.perplexity, expected.perplexity, 1e-4 * expected.perplexity);
@@ -113,7 +115,7 @@ Test(evaluate, divergence_is_from_the_reference)
     cr_assert_lt(m.top1_agreement, 1.0);
     qp_stream_close(&reference);
     qp_stream_close(&stream);
-    cr_assert_eq(rmdir(folder), 0, "the scratch file is not hidden");
+    cr_assert_eq(rmdir(scratch("")), 0, "the scratch file is not hidden");
     qp_head_free(&head);
     qp_unit_free(block.unit);
     qp_checkpoint_close(checkpoint);
