@@ -20,6 +20,12 @@ struct qp_attention {
 };
 typedef void qp_attention_fn(const struct qp_attention *a);
 
+/* The same with BF16 at out[tokens, heads * dim] in place of a->out, which is not looked at. Scaled queries, keys,
+ * values and weights may be rounded to BF16 before their products, which are summed in float32, so the tolerance
+ * relative to the largest |v| is 2^-7 (1 + scale |q| |k|). */
+typedef void qp_attention_bf16_fn(const struct qp_attention *a, uint16_t *out);
+
 qp_attention_fn qp_attention_ref;
+qp_attention_bf16_fn qp_attention_bf16_ref;
 
 #endif

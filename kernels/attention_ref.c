@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/codec.h"
 #include "kernels/scratch.h"
 
 static double dot(int dim, const float *a, const float *b)
@@ -47,4 +48,17 @@ void qp_attention_ref(const struct qp_attention *a)
         }
     }
     free(p);
+}
+
+void qp_attention_bf16_ref(const struct qp_attention *a, uint16_t *out)
+{
+    int64_t width = (int64_t)a->heads * a->dim, tokens = a->sequences * a->length;
+    struct qp_attention wide = *a;
+
+    wide.out = qp_scratch((size_t)(tokens * width), sizeof *wide.out);
+    wide.out_stride = width;
+    qp_attention_ref(&wide);
+    for (int64_t i = 0; i < tokens * width; i++)
+        out[i] = qp_f32_to_bf16(wide.out[i]);
+    free(wide.out);
 }

@@ -9,12 +9,14 @@
 
 #include "kernels/cpu/cpu.h"
 
-#define REFERENCE                                                                                                     \
-    .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref, \
-    .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,   \
-    .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,       \
-    .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,              \
-    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .inverse_factor = qp_inverse_factor_ref,                            \
+#define REFERENCE                                                                                                      \
+    .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref,  \
+    .linear_bf16 = qp_linear_bf16_ref, .second_moment_bf16 = qp_second_moment_bf16_ref,                                \
+    .rms_norm_bf16 = qp_rms_norm_bf16_ref, .attention_bf16 = qp_attention_bf16_ref, .swiglu_bf16 = qp_swiglu_bf16_ref, \
+    .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,    \
+    .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,        \
+    .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,               \
+    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .inverse_factor = qp_inverse_factor_ref,                             \
     .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref
 
 static struct qp_kernels tables[] = {
@@ -41,12 +43,19 @@ static bool has_avx512(void)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+static bool has_bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 static void use_libraries(struct qp_kernels *table)
 {
     table->gemm = qp_gemm_cpu;
     table->second_moment = qp_second_moment_cpu;
+    table->linear_bf16 = qp_linear_bf16_wide;
+    table->second_moment_bf16 = qp_second_moment_bf16_wide;
     table->mirror = qp_mirror_cpu;
     table->inverse_factor = qp_inverse_factor_cpu;
 }
@@ -69,7 +78,9 @@ static void fill(void)
         if (usable[AVX512] && i != AVX2)
             qp_kernels_fill_avx512(&tables[i]);
     }
-    vectors = usable[AVX512] ? "AVX-512" : usable[AVX2] ? "AVX2" : "portable";
+    if (usable[AVX512] && has_bf16())
+        qp_kernels_fill_bf16(&tables[CPU]);
+    vectors = tables[CPU].bf16 ? "AVX-512 with BF16" : usable[AVX512] ? "AVX-512" : usable[AVX2] ? "AVX2" : "portable";
 #endif
     snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", vectors, dnnl->major, dnnl->minor,
              dnnl->patch, openblas_get_corename());

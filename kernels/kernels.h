@@ -27,16 +27,22 @@
 
 struct qp_kernels {
     const char *backend; /* "ref", "cpu", "avx2" or "avx512" */
+    bool bf16;           /* products of BF16 are faster than those of float32 */
     qp_convert_fn *to_f32;
     qp_convert_fn *from_f32;
     qp_gemm_fn *gemm;
+    qp_linear_bf16_fn *linear_bf16;
     qp_second_moment_fn *second_moment;
+    qp_second_moment_bf16_fn *second_moment_bf16;
     qp_mirror_fn *mirror;
     qp_column_stats_fn *column_stats;
     qp_rms_norm_fn *rms_norm;
+    qp_rms_norm_bf16_fn *rms_norm_bf16;
     qp_rope_fn *rope;
     qp_attention_fn *attention;
+    qp_attention_bf16_fn *attention_bf16;
     qp_swiglu_fn *swiglu;
+    qp_swiglu_bf16_fn *swiglu_bf16;
     qp_logits_fn *logits;
     qp_qparams_fn *qparams;
     qp_quantize_fn *quantize;

@@ -8,6 +8,10 @@
  * the largest |y| of the row. */
 typedef void qp_rms_norm_fn(int64_t rows, int64_t n, const float *x, const float *gain, float eps, float *y);
 
+/* The same, y rounded to BF16 (half to even). */
+typedef void qp_rms_norm_bf16_fn(int64_t rows, int64_t n, const float *x, const float *gain, float eps, uint16_t *y);
+
 qp_rms_norm_fn qp_rms_norm_ref;
+qp_rms_norm_bf16_fn qp_rms_norm_bf16_ref;
 
 #endif

@@ -9,10 +9,14 @@
  * the order of the sums over rows does not depend on the number of threads. */
 typedef void qp_second_moment_fn(int64_t rows, int64_t n, const float *x, float *h);
 
+/* The same of BF16 x[rows, n]; products are exact, sums are float32, subnormal numbers may count as 0. */
+typedef void qp_second_moment_bf16_fn(int64_t rows, int64_t n, const uint16_t *x, float *h);
+
 /* Copies the upper triangle of h[n, n] onto the lower one. Exact. */
 typedef void qp_mirror_fn(int64_t n, float *h);
 
 qp_second_moment_fn qp_second_moment_ref;
+qp_second_moment_bf16_fn qp_second_moment_bf16_ref;
 qp_mirror_fn qp_mirror_ref;
 
 #endif

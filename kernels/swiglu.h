@@ -8,6 +8,10 @@
  * 1e-35 |up| where the result is that small. */
 typedef void qp_swiglu_fn(int64_t count, const float *gate, const float *up, float *y);
 
+/* The same, y rounded to BF16 (half to even); y overlaps neither gate nor up. */
+typedef void qp_swiglu_bf16_fn(int64_t count, const float *gate, const float *up, uint16_t *y);
+
 qp_swiglu_fn qp_swiglu_ref;
+qp_swiglu_bf16_fn qp_swiglu_bf16_ref;
 
 #endif

@@ -1,5 +1,6 @@
 /* The fast CPU functions. Those of this folder stand on oneDNN and OpenBLAS, which choose by CPUID themselves; those of
- * vector/ are compiled once for each instruction set below, with the set's name for a suffix. */
+ * vector/ are compiled once for each instruction set below, with the set's name for a suffix; those of bf16/ for
+ * AVX-512 with its BF16 products alone. */
 #ifndef QUANTPIPE_KERNELS_CPU_H
 #define QUANTPIPE_KERNELS_CPU_H
 
@@ -15,8 +16,15 @@ qp_second_moment_fn qp_second_moment_cpu;
 qp_mirror_fn qp_mirror_cpu;
 qp_cholesky_fn qp_inverse_factor_cpu;
 
+/* BF16 by oneDNN, for CPUs that have instructions for it; and by way of float32, for the others. */
+qp_linear_bf16_fn qp_linear_bf16_cpu, qp_linear_bf16_wide;
+qp_second_moment_bf16_fn qp_second_moment_bf16_wide;
+
 /* Overwrites the entries of a table that vector/ has functions for; the CPU must have the instruction set. */
 void qp_kernels_fill_avx2(struct qp_kernels *table);
 void qp_kernels_fill_avx512(struct qp_kernels *table);
+
+/* The same for bf16/, which needs AVX-512 with BF16. */
+void qp_kernels_fill_bf16(struct qp_kernels *table);
 
 #endif

@@ -1,14 +1,12 @@
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cpu/vector/vector.h"
+#include "kernels/cpu/vector/attention_tile.h"
 #include "kernels/scratch.h"
 
-/* Tiles of QUERIES rows against tiles of KEYS columns with a running maximum and sum for each row (FlashAttention, Dao
- * et al. 2022, algorithm 1). Keys are packed transposed and values padded first, so that both products are the same
- * small product of a [QUERIES, k] by a [k, n] matrix with n a multiple of LANES. */
-enum { QUERIES = 48, KEYS = 64, ROWS = 6, WIDTH = LANES == 16 ? 4 : 2 };
+/* Keys are packed transposed and values padded first, so that both products are the same small product of a [QUERIES,
+ * k] by a [k, n] matrix with n a multiple of LANES. */
+enum { ROWS = 6, WIDTH = LANES == 16 ? 4 : 2 };
 
 /* c[ROWS, width vectors] = keep * c + a b; keep NULL: c is not read. */
 static inline __attribute__((always_inline)) void block(int width, int64_t k, const float *a, int64_t lda,
@@ -92,52 +90,16 @@ static void pack(const struct plan *p, int64_t head, int64_t tile)
 
 /* What a thread works with on one tile of queries. */
 struct tile {
-    float scores[QUERIES * KEYS], max[QUERIES], sum[QUERIES], keep[QUERIES];
+    struct softmax soft;
     float *q, *out; /* [QUERIES, dim] scaled, [QUERIES, padded] */
 };
 
-/* Hides what lies behind a row's own token and moves the row's maximum. */
-static float raise(float *scores, int64_t visible, float max)
-{
-    vf most = v_set(max);
-
-    for (int64_t j = visible < 0 ? 0 : visible; j < KEYS; j++)
-        scores[j] = -INFINITY;
-    for (int j = 0; j < KEYS; j += LANES)
-        most = v_max(v_load(scores + j), most);
-    return v_largest(most);
-}
-
-/* Turns scores into weights relative to the new maxima; keep: what old sums and outputs are worth under them. Row i
- * sees the first `visible` + i keys of the tile. */
-static void soften(struct tile *t, int64_t visible)
-{
-    float most[QUERIES];
-
-    for (int i = 0; i < QUERIES; i++)
-        most[i] = raise(t->scores + i * KEYS, visible + i, t->max[i]);
-    for (int i = 0; i < QUERIES; i += LANES)
-        v_store(t->keep + i, v_exp(v_load(t->max + i) - v_load(most + i)));
-    for (int i = 0; i < QUERIES; i++) {
-        vf sum = v_set(0);
-        for (int j = 0; j < KEYS; j += LANES) {
-            vf e = v_exp(v_load(t->scores + i * KEYS + j) - v_set(most[i]));
-            v_store(t->scores + i * KEYS + j, e);
-            sum += e;
-        }
-        t->sum[i] = t->sum[i] * t->keep[i] + v_sum(sum);
-        t->max[i] = most[i];
-    }
-}
-
 static void load_queries(const struct qp_attention *a, int64_t count, const float *q, struct tile *t)
 {
-    for (int64_t i = 0; i < QUERIES; i++) {
-        t->max[i] = -INFINITY;
-        t->sum[i] = 0;
+    start(&t->soft);
+    for (int64_t i = 0; i < QUERIES; i++)
         for (int64_t d = 0; d < a->dim; d++)
             t->q[i * a->dim + d] = i < count ? q[i * a->q_stride + d] * a->scale : 0;
-    }
 }
 
 static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t tile, struct tile *t)
@@ -149,13 +111,13 @@ static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t
     load_queries(a, count, a->q + token * a->q_stride + head * a->dim, t);
     memset(t->out, 0, (size_t)(QUERIES * p->padded) * sizeof *t->out);
     for (int64_t k = 0; k * KEYS < first + count; k++) {
-        product(KEYS, a->dim, t->q, a->dim, keys_of(p, kv, k), NULL, t->scores);
-        soften(t, first + 1 - k * KEYS);
-        product(p->padded, KEYS, t->scores, KEYS, values_of(p, kv, k), t->keep, t->out);
+        product(KEYS, a->dim, t->q, a->dim, keys_of(p, kv, k), NULL, t->soft.scores);
+        soften(&t->soft, first + 1 - k * KEYS);
+        product(p->padded, KEYS, t->soft.scores, KEYS, values_of(p, kv, k), t->soft.keep, t->out);
     }
     for (int64_t i = 0; i < count; i++)
         for (int64_t d = 0; d < a->dim; d++)
-            a->out[(token + i) * a->out_stride + head * a->dim + d] = t->out[i * p->padded + d] / t->sum[i];
+            a->out[(token + i) * a->out_stride + head * a->dim + d] = t->out[i * p->padded + d] / t->soft.sum[i];
 }
 
 static void run(const struct plan *p)
@@ -191,4 +153,16 @@ void QP_NAME(qp_attention)(const struct qp_attention *a)
 #pragma omp parallel if (a->sequences * a->length * a->heads * a->dim >= QP_PARALLEL_ELEMENTS)
     run(&p);
     free(p.keys);
+}
+
+void QP_NAME(qp_attention_bf16)(const struct qp_attention *a, uint16_t *out)
+{
+    struct qp_attention wide = *a;
+    int64_t width = (int64_t)a->heads * a->dim, count = a->sequences * a->length * width;
+
+    wide.out = qp_scratch((size_t)count, sizeof *wide.out);
+    wide.out_stride = width;
+    QP_NAME(qp_attention)(&wide);
+    QP_NAME(qp_from_f32)(QP_BF16, count, wide.out, out);
+    free(wide.out);
 }

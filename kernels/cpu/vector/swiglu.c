@@ -17,3 +17,14 @@ void QP_NAME(qp_swiglu)(int64_t count, const float *gate, const float *up, float
     if (rest > 0)
         v_store_part(y + whole, rest, gated(v_load_part(gate + whole, rest, 0), v_load_part(up + whole, rest, 0)));
 }
+
+void QP_NAME(qp_swiglu_bf16)(int64_t count, const float *gate, const float *up, uint16_t *y)
+{
+    int64_t whole = count / LANES * LANES, rest = count - whole;
+
+#pragma omp parallel for if (count >= QP_PARALLEL_ELEMENTS)
+    for (int64_t i = 0; i < whole; i += LANES)
+        v_store_bf16(y + i, LANES, gated(v_load(gate + i), v_load(up + i)));
+    if (rest > 0)
+        v_store_bf16(y + whole, rest, gated(v_load_part(gate + whole, rest, 0), v_load_part(up + whole, rest, 0)));
+}

@@ -6,9 +6,12 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->from_f32 = QP_NAME(qp_from_f32);
     table->column_stats = QP_NAME(qp_column_stats);
     table->rms_norm = QP_NAME(qp_rms_norm);
+    table->rms_norm_bf16 = QP_NAME(qp_rms_norm_bf16);
     table->rope = QP_NAME(qp_rope);
     table->attention = QP_NAME(qp_attention);
+    table->attention_bf16 = QP_NAME(qp_attention_bf16);
     table->swiglu = QP_NAME(qp_swiglu);
+    table->swiglu_bf16 = QP_NAME(qp_swiglu_bf16);
     table->logits = QP_NAME(qp_logits);
     table->qparams = QP_NAME(qp_qparams);
     table->quantize = QP_NAME(qp_quantize);

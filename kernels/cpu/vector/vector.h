@@ -4,7 +4,9 @@
 #define QUANTPIPE_KERNELS_VECTOR_H
 
 #include <immintrin.h>
+#include <string.h>
 
+#include "kernels/codec.h"
 #include "kernels/cpu/cpu.h"
 
 /* QP_NAME(qp_rope) is qp_rope_avx2 or qp_rope_avx512, after the instruction set that the file is compiled for. */
@@ -15,9 +17,12 @@
 qp_convert_fn QP_NAME(qp_to_f32), QP_NAME(qp_from_f32);
 qp_column_stats_fn QP_NAME(qp_column_stats);
 qp_rms_norm_fn QP_NAME(qp_rms_norm);
+qp_rms_norm_bf16_fn QP_NAME(qp_rms_norm_bf16);
 qp_rope_fn QP_NAME(qp_rope);
 qp_attention_fn QP_NAME(qp_attention);
+qp_attention_bf16_fn QP_NAME(qp_attention_bf16);
 qp_swiglu_fn QP_NAME(qp_swiglu);
+qp_swiglu_bf16_fn QP_NAME(qp_swiglu_bf16);
 qp_logits_fn QP_NAME(qp_logits);
 qp_qparams_fn QP_NAME(qp_qparams);
 qp_quantize_fn QP_NAME(qp_quantize);
@@ -180,6 +185,17 @@ static inline void v_store_part(float *p, int64_t n, vf x)
     v_store(lanes, x);
     for (int i = 0; i < n; i++)
         p[i] = lanes[i];
+}
+
+/* Rounded to BF16; the first n of them, n <= LANES. */
+static inline void v_store_bf16(uint16_t *p, int64_t n, vf x)
+{
+    float lanes[LANES];
+    uint16_t rounded[LANES];
+    v_store(lanes, x);
+    for (int i = 0; i < LANES; i++)
+        rounded[i] = qp_f32_to_bf16(lanes[i]);
+    memcpy(p, rounded, (size_t)n * sizeof *p);
 }
 
 /* Halves the register until one lane is left. */
