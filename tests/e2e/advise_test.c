@@ -3,15 +3,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/base/file.h"
-#include "tests/support/command.h"
-#include "tests/support/scratch.h"
-
-#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
-#define TINY SOURCE_DIR "/examples/tiny"
+#include "tests/support/runs.h"
 
 static void make(void)
 {
@@ -31,36 +25,15 @@ static json_t *advice(const char *const *argv)
     return answer;
 }
 
-static const char *text(const json_t *object, const char *key)
-{
-    const char *value = json_string_value(json_object_get(object, key));
-    return value ? value : "";
-}
-
-static double number(const json_t *object, const char *key, const char *inner)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_number_value(inner ? json_object_get(value, inner) : value);
-}
-
-static void run_well(const char *const *argv)
-{
-    struct command c = command_run(300, argv);
-    cr_expect_eq(c.code, 0, "%s", c.errors);
-    command_free(&c);
-}
-
 /* The pipeline as it was written, checked and run; the size of the output is what was said. */
 static void expect_runs(const char *pipeline, const json_t *said)
 {
     char folder[512];
-    struct qp_error err;
-    qp_auto_json json_t *report = NULL;
     run_well(WORDS(QUANTPIPE, "check", pipeline));
     run_well(WORDS(QUANTPIPE, "run", pipeline));
-    snprintf(folder, sizeof folder, "%s-%s.run/report.json", scratch("tiny"), text(said, "preset"));
-    cr_assert_eq(qp_read_json(folder, 1 << 24, &report, &err), 0, "%s", err.message);
-    const json_t *output = json_array_get(json_object_get(report, "outputs"), 0);
+    snprintf(folder, sizeof folder, "%s-%s", scratch("tiny"), text(said, "preset"));
+    qp_auto_json json_t *report = report_of(folder);
+    const json_t *output = first_output(report);
     double written = number(output, "size_bytes", "quantized"), expected = number(said, "size_bytes", "quantized");
     cr_expect(fabs(written / expected - 1) < 0.02, "%g bytes written, %g expected", written, expected);
     cr_expect_eq(json_array_size(json_object_get(output, "linears")), 42);
@@ -126,9 +99,6 @@ Test(advise, questions_that_make_no_sense)
                 {{QUANTPIPE, "advise", TINY, "--measure", NULL}, 2, "--text"},
                 {{QUANTPIPE, "advise", TINY "/nothing", NULL}, 3, "No such file"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct command c = command_run(60, rows[i].argv);
-        cr_expect_eq(c.code, rows[i].code, "%s", c.errors);
-        cr_expect(strstr(c.errors, rows[i].message), "%s", c.errors);
-        command_free(&c);
+        run_to(rows[i].code, rows[i].message, rows[i].argv);
     }
 }

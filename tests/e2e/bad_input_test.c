@@ -7,11 +7,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "tests/support/command.h"
-#include "tests/support/scratch.h"
-
-#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
-#define TINY SOURCE_DIR "/examples/tiny"
+#include "tests/support/runs.h"
 
 TestSuite(bad, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
 

@@ -1,58 +1,19 @@
 /* Several schemes in one run, and strict runs, on the embedded model. */
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "tests/support/command.h"
-#include "tests/support/scratch.h"
+#include "tests/support/runs.h"
 
-#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
-#define PIPELINE SOURCE_DIR "/pipeline.yaml"
 #define SHORT "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=4", "--progress", "plain"
 #define INT2 "{name: two, weights: {format: int2, group: 128}}"
 #define GATE "stages.validate.with.max_perplexity_increase=1%"
 
-static char sockets[256];
-
-static void make(void)
-{
-    struct qp_error err;
-    scratch_make();
-    snprintf(sockets, sizeof sockets, "%s", scratch("r"));
-    cr_assert_eq(qp_make_folders(sockets, &err), 0, "%s", err.message);
-    setenv("XDG_RUNTIME_DIR", sockets, 1);
-}
-
-TestSuite(branches, .init = make, .fini = scratch_drop);
-TestSuite(strict, .init = make, .fini = scratch_drop);
-
-static void run(const char *const *argv, int code, const char *message)
-{
-    struct command c = command_run(300, argv);
-    cr_expect_eq(c.code, code, "%d\n%s", c.code, c.errors);
-    cr_expect(strstr(c.errors, message), "%s", c.errors);
-    command_free(&c);
-}
-
-static json_t *report_of(const char *folder)
-{
-    struct qp_error err;
-    char path[512];
-    json_t *report = NULL;
-    snprintf(path, sizeof path, "%s/report.json", folder);
-    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
-    return report;
-}
-
-static const char *text(const json_t *object, const char *key)
-{
-    const char *value = json_string_value(json_object_get(object, key));
-    return value ? value : "";
-}
+TestSuite(branches, .init = runs_make, .fini = scratch_drop);
+TestSuite(strict, .init = runs_make, .fini = scratch_drop);
 
 /* The one output of a report that has this scheme. */
 static const json_t *output_of(const json_t *report, const char *scheme)
@@ -72,7 +33,7 @@ static const json_t *output_of(const json_t *report, const char *scheme)
 /* No half-written output of any name, no sockets. */
 static void expect_nothing_left(void)
 {
-    struct command ls = command_run(10, WORDS("ls", "-A", sockets));
+    struct command ls = command_run(10, WORDS("ls", "-A", runs_sockets()));
     cr_expect_str_eq(ls.output, "");
     command_free(&ls);
     ls = command_run(10, WORDS("sh", "-c", "ls -d \"$0\"/*.partial \"$0\"/*.held", scratch("")));
@@ -91,9 +52,9 @@ static void expect_measured(const json_t *report, const char *scheme)
 Test(branches, each_scheme_gets_what_a_run_of_its_own_gives, .timeout = 300)
 {
     static const char *const schemes[] = {"int4", "fp8-dynamic"};
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, fp8-dynamic]", SHORT), 0,
-        "");
-    qp_auto_json json_t *report = report_of(scratch("all.run"));
+    run_well(
+        WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, fp8-dynamic]", SHORT));
+    qp_auto_json json_t *report = report_of(scratch("all"));
     cr_expect_str_eq(text(report, "status"), "done");
     cr_expect_eq(json_array_size(json_object_get(report, "outputs")), 2);
     cr_expect_eq(json_array_size(json_object_get(report, "stages")), 2 + 2 * 5);
@@ -101,13 +62,11 @@ Test(branches, each_scheme_gets_what_a_run_of_its_own_gives, .timeout = 300)
         char together[512], alone[512];
         snprintf(together, sizeof together, "%s-%s", scratch("all"), schemes[i]);
         snprintf(alone, sizeof alone, "%s", scratch(schemes[i]));
-        run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", alone, "--scheme", schemes[i], SHORT), 0, "");
-        run(WORDS("diff", "-r", alone, together), 0, "");
+        run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", alone, "--scheme", schemes[i], SHORT));
+        run_well(WORDS("diff", "-r", alone, together));
         expect_measured(report, schemes[i]);
         cr_expect_str_eq(text(output_of(report, schemes[i]), "path"), together);
-        char folder[600];
-        snprintf(folder, sizeof folder, "%s.run", alone);
-        qp_auto_json json_t *single = report_of(folder);
+        qp_auto_json json_t *single = report_of(alone);
         const json_t *a = output_of(single, schemes[i]), *b = output_of(report, schemes[i]);
         cr_expect_str_eq(text(a, "digest"), text(b, "digest"));
         cr_expect(json_equal(json_object_get(a, "perplexity"), json_object_get(b, "perplexity")));
@@ -118,11 +77,11 @@ Test(branches, each_scheme_gets_what_a_run_of_its_own_gives, .timeout = 300)
 
 Test(branches, again_from_the_resolved_pipeline, .timeout = 300)
 {
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("a-{scheme}"), "--set", "scheme=[int4, int8]", SHORT), 0,
-        "");
-    run(WORDS(QUANTPIPE, "run", scratch("a-all.run/pipeline.json"), "--output", scratch("b")), 0, "");
-    run(WORDS("diff", "-r", scratch("a-int4"), scratch("b-int4")), 0, "");
-    run(WORDS("diff", "-r", scratch("a-int8"), scratch("b-int8")), 0, "");
+    run_well(
+        WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("a-{scheme}"), "--set", "scheme=[int4, int8]", SHORT));
+    run_well(WORDS(QUANTPIPE, "run", scratch("a-all.run/pipeline.json"), "--output", scratch("b")));
+    run_well(WORDS("diff", "-r", scratch("a-int4"), scratch("b-int4")));
+    run_well(WORDS("diff", "-r", scratch("a-int8"), scratch("b-int8")));
 }
 
 static void expect_two_gated(const json_t *report)
@@ -139,10 +98,10 @@ static void expect_two_gated(const json_t *report)
 
 Test(branches, a_gate_that_fails_hides_no_other_scheme, .timeout = 300)
 {
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[" INT2 ", int8]", "--set", GATE,
-              SHORT),
-        5, "scheme `two`: stage `validate@two`: perplexity rose");
-    qp_auto_json json_t *report = report_of(scratch("all.run"));
+    run_to(5, "scheme `two`: stage `validate@two`: perplexity rose",
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[" INT2 ", int8]", "--set",
+                 GATE, SHORT));
+    qp_auto_json json_t *report = report_of(scratch("all"));
     cr_expect(strstr(text(output_of(report, "two"), "gate"), "perplexity rose"));
     cr_expect(json_is_real(json_object_get(output_of(report, "two"), "kl_divergence")), "it was measured");
     expect_two_gated(report);
@@ -158,19 +117,19 @@ Test(branches, a_branch_may_end_before_it_begins, .timeout = 120)
     const char *path = scratch_text("impostor", script);
     cr_assert_eq(chmod(path, 0700), 0);
     snprintf(set, sizeof set, "stages.smooth={run: %s, from: calibrate}", path);
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[" INT2 ", int8]", "--set", set,
-              SHORT),
-        5, "scheme `two`: stage `smooth@two` ended with exit code 5");
-    qp_auto_json json_t *report = report_of(scratch("all.run"));
+    run_to(5, "scheme `two`: stage `smooth@two` ended with exit code 5",
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[" INT2 ", int8]", "--set",
+                 set, SHORT));
+    qp_auto_json json_t *report = report_of(scratch("all"));
     expect_two_gated(report);
 }
 
 Test(branches, when_all_gates_fail_nothing_is_published, .timeout = 300)
 {
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set",
-              "scheme=[" INT2 ", {name: also, weights: {format: int2, group: 64}}]", "--set", GATE, SHORT),
-        5, "perplexity rose");
-    qp_auto_json json_t *report = report_of(scratch("all.run"));
+    run_to(5, "perplexity rose",
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set",
+                 "scheme=[" INT2 ", {name: also, weights: {format: int2, group: 64}}]", "--set", GATE, SHORT));
+    qp_auto_json json_t *report = report_of(scratch("all"));
     cr_expect_str_eq(text(report, "status"), "gate");
     cr_expect_not(qp_exists(scratch("all-two")));
     cr_expect_not(qp_exists(scratch("all-also")));
@@ -181,23 +140,23 @@ Test(branches, outputs_that_exist_are_refused)
 {
     struct qp_error err;
     cr_assert_eq(qp_make_folders(scratch("all-int8"), &err), 0);
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, int8]"), 3,
-        "all-int8 exists; remove it");
+    run_to(3, "all-int8 exists; remove it",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, int8]"));
 }
 
 /* What comes back to calibrate would be one scheme's. */
 Test(branches, feedback_takes_one_scheme)
 {
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, int8]", "--set",
-              "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"),
-        3, "stage `quantize` feeds back into `calibrate`, which all schemes of the list share");
+    run_to(3, "stage `quantize` feeds back into `calibrate`, which all schemes of the list share",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, int8]", "--set",
+                 "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"));
 }
 
 Test(branches, errors_of_a_scheme_say_which)
 {
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set",
-              "scheme=[int4, {name: b, weights: {format: int4, gruop: 3}}]"),
-        3, "scheme.1.weights");
+    run_to(3, "scheme.1.weights",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("all"), "--set",
+                 "scheme=[int4, {name: b, weights: {format: int4, gruop: 3}}]"));
 }
 
 /* ---- strict ---- */
@@ -206,11 +165,12 @@ Test(strict, a_scheme_with_warnings_is_refused_before_the_start, .timeout = 60)
 {
     const char *output = scratch("out");
     const char *rule = "scheme={weights: {format: int8}, rules: [{match: \"*.nothing\", weights: {format: int4}}]}";
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", output, "--set", rule), 0, "*.nothing: the rule matches no");
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", output, "--set", rule, "--strict"), 5, "*.nothing: the rule");
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", rule, "--set", "strict=true", SHORT), 5,
-        "rule-unused: *.nothing");
-    qp_auto_json json_t *report = report_of(scratch("out.run"));
+    run_to(0, "*.nothing: the rule matches no", WORDS(QUANTPIPE, "check", PIPELINE, "--output", output, "--set", rule));
+    run_to(5, "*.nothing: the rule",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", output, "--set", rule, "--strict"));
+    run_to(5, "rule-unused: *.nothing",
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", rule, "--set", "strict=true", SHORT));
+    qp_auto_json json_t *report = report_of(scratch("out"));
     const json_t *warning = json_array_get(json_object_get(report, "warnings"), 0);
     cr_expect_str_eq(text(report, "status"), "gate");
     cr_expect_str_eq(text(warning, "code"), "rule-unused");
@@ -221,16 +181,17 @@ Test(strict, a_scheme_with_warnings_is_refused_before_the_start, .timeout = 60)
 
 Test(strict, odd_schemes_are_warned_of)
 {
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("out"), "--set",
-              "scheme={rules: [{match: \"*_proj\", weights: {format: int8}}], ignore: [lm_head, \"*.absent\"]}"),
-        0, "*.absent: the pattern of `ignore` matches nothing");
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("out"), "--set",
+    run_to(0, "*.absent: the pattern of `ignore` matches nothing",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("out"), "--set",
+                 "scheme={rules: [{match: \"*_proj\", weights: {format: int8}}], ignore: [lm_head, \"*.absent\"]}"));
+    run_to(
+        0, "*.up_proj: the rule applies to nothing",
+        WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("out"), "--set",
               "scheme={rules: [{match: \"*.mlp.*\", weights: {format: int8}}, {match: \"*.up_proj\", weights: {format: "
-              "int4}}]}"),
-        0, "*.up_proj: the rule applies to nothing");
-    run(WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("out"), "--set",
-              "scheme={rules: [{match: \"*.mlp.*\", weights: {format: int8}}]}"),
-        0, "model.layers.0.self_attn.q_proj: no rule of the scheme speaks of it");
+              "int4}}]}"));
+    run_to(0, "model.layers.0.self_attn.q_proj: no rule of the scheme speaks of it",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("out"), "--set",
+                 "scheme={rules: [{match: \"*.mlp.*\", weights: {format: int8}}]}"));
 }
 
 /* The example stage warns of outliers: the run goes to its end, so that all warnings are told, and publishes nothing.
@@ -240,11 +201,11 @@ Test(strict, warnings_on_the_way_withhold_the_output, .timeout = 300)
     const char *output = scratch("out"), *pipeline = SOURCE_DIR "/examples/stage/pipeline.yaml";
     char set[512];
     snprintf(set, sizeof set, "stages.outliers.run=%s/examples/outliers", BUILD_DIR);
-    run(WORDS(QUANTPIPE, "run", pipeline, "--output", output, "--set", set, "--set", "stages.outliers.with.limit=5",
-              "--strict", SHORT),
-        5, "in a strict run; the first is outlier");
-    qp_auto_json json_t *report = report_of(scratch("out.run"));
-    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    run_to(5, "in a strict run; the first is outlier",
+           WORDS(QUANTPIPE, "run", pipeline, "--output", output, "--set", set, "--set", "stages.outliers.with.limit=5",
+                 "--strict", SHORT));
+    qp_auto_json json_t *report = report_of(scratch("out"));
+    const json_t *made = first_output(report);
     cr_expect_gt(json_array_size(json_object_get(report, "warnings")), 1);
     cr_expect_str_eq(text(json_array_get(json_object_get(report, "warnings"), 0), "stage"), "outliers");
     cr_expect(json_is_real(json_object_get(made, "kl_divergence")) && json_is_null(json_object_get(made, "path")));
@@ -254,8 +215,8 @@ Test(strict, warnings_on_the_way_withhold_the_output, .timeout = 300)
 
 Test(strict, without_warnings_it_publishes, .timeout = 300)
 {
-    run(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("out"), "--strict", SHORT), 0, "");
-    qp_auto_json json_t *report = report_of(scratch("out.run"));
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("out"), "--strict", SHORT));
+    qp_auto_json json_t *report = report_of(scratch("out"));
     cr_expect_str_eq(text(output_of(report, "int4"), "path"), scratch("out"));
     cr_expect(qp_exists(scratch("out/config.json")));
     expect_nothing_left();

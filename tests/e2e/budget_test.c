@@ -1,17 +1,13 @@
 /* Budgets in whole runs on the embedded model. */
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "tests/support/command.h"
-#include "tests/support/scratch.h"
+#include "tests/support/runs.h"
 
-#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
-#define TINY SOURCE_DIR "/examples/tiny"
 #define FORMAT(bits) "{weights: {format: int" #bits ", group: 32}}"
 #define ANY "choose_from: [" FORMAT(3) ", " FORMAT(4) ", " FORMAT(5) ", " FORMAT(6) ", " FORMAT(8) "]"
 
@@ -20,8 +16,8 @@ TestSuite(budget, .init = scratch_make, .fini = scratch_drop);
 /* A pipeline file for a scheme; with `stage`, a line that puts another stage behind calibrate. */
 static const char *pipeline(const char *scheme, const char *stage, const char *name)
 {
-    char text[4096];
-    snprintf(text, sizeof text,
+    char yaml[4096];
+    snprintf(yaml, sizeof yaml,
              "quantpipe: 1\nmodel: " TINY "\noutput: out\nscheme: %s\n"
              "data:\n  calibration: {text: " TINY "/train.txt, samples: 32, length: 512}\n"
              "  evaluation: {text: " TINY "/test.txt, samples: 16, length: 512}\n"
@@ -29,28 +25,15 @@ static const char *pipeline(const char *scheme, const char *stage, const char *n
              "  quantize: {from: %s, with: {method: rtn, scales: weighted}}\n"
              "  validate: {from: quantize}\n  export: {from: validate}\n",
              scheme, stage, *stage ? "allocate" : "calibrate");
-    return scratch_text(name, text);
+    return scratch_text(name, yaml);
 }
 
 /* The only output of a run's report. A new reference. */
 static json_t *run(const char *file, const char *output, const char *setting)
 {
-    struct qp_error err;
-    const char *folder = scratch(output);
-    qp_auto_json json_t *report = NULL;
-    qp_auto_free char *path = qp_format("%s.run/report.json", folder);
-    struct command c = command_run(300, WORDS(QUANTPIPE, "run", file, "--output", folder, "--set", setting));
-    cr_assert_eq(c.code, 0, "%s%s", c.output, c.errors);
-    command_free(&c);
-    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
+    run_well(WORDS(QUANTPIPE, "run", file, "--output", scratch(output), "--set", setting));
+    qp_auto_json json_t *report = report_of(scratch(output));
     return json_incref(json_array_get(json_object_get(report, "outputs"), 0));
-}
-
-static double number(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    cr_assert(json_is_number(value), "`%s` is no number", key);
-    return json_number_value(value);
 }
 
 #define ALLOCATE "  allocate: {from: calibrate}\n"
@@ -64,14 +47,14 @@ Test(budget, the_same_bits_diverge_less_than_one_format, .timeout = 600)
     qp_auto_json json_t *chosen = run(file, "chosen", NOTHING);
     const json_t *allocation = json_object_get(chosen, "allocation");
     struct stat written;
-    cr_expect_leq(number(allocation, "bits"), 4.6); /* INT4 in groups of 32 takes 4.5, and a little for shapes */
-    cr_expect_eq(number(allocation, "gap"), 0.0);
-    cr_expect_lt(number(chosen, "kl_divergence"), 0.9 * number(uniform, "kl_divergence"));
+    cr_expect_leq(number(allocation, "bits", NULL), 4.6); /* INT4 in groups of 32 takes 4.5, and a little for shapes */
+    cr_expect_eq(number(allocation, "gap", NULL), 0.0);
+    cr_expect_lt(number(chosen, "kl_divergence", NULL), 0.9 * number(uniform, "kl_divergence", NULL));
     cr_assert_eq(stat(scratch("chosen/model.safetensors"), &written), 0);
-    double told = number(allocation, "bytes");
+    double told = number(allocation, "bytes", NULL);
     cr_expect(written.st_size <= told && written.st_size > 0.9 * told, "%.0f bytes were told, %lld are written", told,
               (long long)written.st_size);
-    double predicted = number(allocation, "predicted_loss"), found = number(chosen, "kl_divergence");
+    double predicted = number(allocation, "predicted_loss", NULL), found = number(chosen, "kl_divergence", NULL);
     cr_expect(found > 0.3 * predicted && found < 3.0 * predicted, "predicted %g, found %g", predicted, found);
 }
 
@@ -93,43 +76,31 @@ Test(budget, another_budget_needs_no_calibration, .timeout = 600)
     const char *again = pipeline("{budget: 5.6bits, " ANY "}",
                                  "  allocate: {from: calibrate, with: {losses: first.losses.json}}\n", "again.yaml");
     qp_auto_free char *losses = qp_format("stages.allocate.with.losses=%s.losses.json", scratch("first"));
-    struct command c =
-        command_run(300, WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
-                               "stages.quantize.with.scales=mse", "--set", "data.calibration={text: /nowhere.txt}"));
-    cr_expect_eq(c.code, 3, "the file of a data entry is looked for even when nobody reads it");
-    command_free(&c);
-    c = command_run(300, WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
-                               "stages.quantize.with.scales=mse"));
-    cr_assert_eq(c.code, 0, "%s%s", c.output, c.errors);
-    command_free(&c);
-    struct qp_error err;
-    qp_auto_json json_t *report = NULL;
-    qp_auto_free char *path = qp_format("%s.run/report.json", scratch("again"));
-    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
-    const json_t *output = json_array_get(json_object_get(report, "outputs"), 0), *stage;
-    cr_expect_lt(number(output, "kl_divergence"), number(first, "kl_divergence"));
+    run_to(3, "/nowhere.txt", /* the file of a data entry is looked for even when nobody reads it */
+           WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
+                 "stages.quantize.with.scales=mse", "--set", "data.calibration={text: /nowhere.txt}"));
+    run_well(WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
+                   "stages.quantize.with.scales=mse"));
+    qp_auto_json json_t *report = report_of(scratch("again"));
+    const json_t *output = first_output(report), *stage;
+    cr_expect_lt(number(output, "kl_divergence", NULL), number(first, "kl_divergence", NULL));
     size_t i;
     json_array_foreach(json_object_get(report, "stages"), i, stage)
-        if (strcmp(json_string_value(json_object_get(stage, "name")), "calibrate") == 0)
-            cr_expect_lt(number(stage, "busy_seconds"), 0.2, "calibrate had work to do");
+        if (strcmp(text(stage, "name"), "calibrate") == 0)
+            cr_expect_lt(number(stage, "busy_seconds", NULL), 0.2, "calibrate had work to do");
 }
 
 Test(budget, a_budget_that_nobody_resolves_is_refused)
 {
     const char *file = pipeline("{budget: 4.6bits, " ANY "}", "", "alone.yaml");
-    struct command c = command_run(60, WORDS(QUANTPIPE, "check", file));
-    cr_expect_eq(c.code, 3);
-    cr_expect(strstr(c.errors, "allocate: {from: calibrate}"), "%s", c.errors);
-    cr_expect(strstr(c.errors, "alone.yaml:4"), "%s", c.errors);
-    command_free(&c);
+    run_to(3, "allocate: {from: calibrate}", WORDS(QUANTPIPE, "check", file));
+    run_to(3, "alone.yaml:4", WORDS(QUANTPIPE, "check", file));
     file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "circle.yaml");
-    c = command_run(60, WORDS(QUANTPIPE, "check", file, "--output", scratch("circle"), "--set",
-                              "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"));
-    cr_expect_eq(c.code, 3, "%s", c.output);
-    cr_expect(strstr(c.errors, "waits for the last block"), "%s", c.errors);
-    command_free(&c);
+    run_to(3, "waits for the last block",
+           WORDS(QUANTPIPE, "check", file, "--output", scratch("circle"), "--set",
+                 "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"));
     file = pipeline("{budget: 3bits, " ANY "}", ALLOCATE, "small.yaml");
-    c = command_run(60, WORDS(QUANTPIPE, "run", file, "--output", scratch("small")));
+    struct command c = command_run(60, WORDS(QUANTPIPE, "run", file, "--output", scratch("small")));
     cr_expect_eq(c.code, 3);
     cr_expect(strstr(c.errors, "3.5") && strstr(c.errors, "scheme.budget"), "%s", c.errors);
     command_free(&c);

@@ -5,7 +5,6 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -14,26 +13,9 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "tests/support/command.h"
-#include "tests/support/scratch.h"
+#include "tests/support/runs.h"
 
-#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
-#define PIPELINE SOURCE_DIR "/pipeline.yaml"
-#define TINY SOURCE_DIR "/examples/tiny"
-
-/* Sockets go to a folder of the test's own, so that what is left behind is seen. */
-static char sockets[256];
-
-static void make(void)
-{
-    struct qp_error err;
-    scratch_make();
-    snprintf(sockets, sizeof sockets, "%s", scratch("r"));
-    cr_assert_eq(qp_make_folders(sockets, &err), 0, "%s", err.message);
-    setenv("XDG_RUNTIME_DIR", sockets, 1);
-}
-
-TestSuite(run, .init = make, .fini = scratch_drop);
+TestSuite(run, .init = runs_make, .fini = scratch_drop);
 
 static bool is_empty(const char *folder)
 {
@@ -49,12 +31,12 @@ static void expect_nothing_left(const char *output)
     struct qp_error err;
     char path[512];
     qp_auto_json json_t *marker = NULL;
-    cr_expect(is_empty(sockets), "sockets are left");
+    cr_expect(is_empty(runs_sockets()), "sockets are left");
     snprintf(path, sizeof path, "%s.partial", output);
     cr_expect_not(qp_exists(path), "%s", path);
     snprintf(path, sizeof path, "%s.run/run.json", output);
     cr_assert_eq(qp_read_json(path, 1 << 20, &marker, &err), 0, "%s", err.message);
-    snprintf(path, sizeof path, "ls /dev/shm/qp-%s-*", json_string_value(json_object_get(marker, "run")));
+    snprintf(path, sizeof path, "ls /dev/shm/qp-%s-*", text(marker, "run"));
     struct command ls = command_run(10, WORDS("sh", "-c", path));
     cr_expect_neq(ls.code, 0, "shared memory is left: %s", ls.output);
     command_free(&ls);
@@ -62,41 +44,10 @@ static void expect_nothing_left(const char *output)
     cr_expect_not(qp_exists(path), "%s", path);
 }
 
-static json_t *report_of(const char *output)
-{
-    struct qp_error err;
-    char path[512];
-    json_t *report = NULL;
-    snprintf(path, sizeof path, "%s.run/report.json", output);
-    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
-    return report;
-}
-
 static void expect_status(const char *output, const char *status)
 {
     qp_auto_json json_t *report = report_of(output);
-    cr_expect_str_eq(json_string_value(json_object_get(report, "status")), status);
-}
-
-static void run_well(const char *const *argv)
-{
-    struct command c = command_run(300, argv);
-    cr_assert_eq(c.code, 0, "%d\n%s", c.code, c.errors);
-    command_free(&c);
-}
-
-static void run_badly(const char *const *argv, int code, const char *message)
-{
-    struct command c = command_run(300, argv);
-    cr_expect_eq(c.code, code, "%d\n%s", c.code, c.errors);
-    cr_expect(strstr(c.errors, message), "%s", c.errors);
-    command_free(&c);
-}
-
-static double number(const json_t *object, const char *key, const char *inner)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_number_value(inner ? json_object_get(value, inner) : value);
+    cr_expect_str_eq(text(report, "status"), status);
 }
 
 static void expect_edges(const json_t *report)
@@ -126,7 +77,7 @@ static void expect_quality(const json_t *output)
     json_t *linear;
     cr_expect_eq(json_array_size(json_object_get(output, "linears")), 42);
     json_array_foreach(json_object_get(output, "linears"), i, linear)
-        cr_expect_gt(number(linear, "sqnr_db", NULL), 5, "%s", json_string_value(json_object_get(linear, "name")));
+        cr_expect_gt(number(linear, "sqnr_db", NULL), 5, "%s", text(linear, "name"));
 }
 
 /* The perplexity of the folder that was written, by a program that knows nothing of the run. */
@@ -149,11 +100,11 @@ Test(run, the_default_pipeline, .timeout = 300)
               c.output);
     command_free(&c);
     qp_auto_json json_t *report = report_of(output);
-    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
-    cr_expect_str_eq(json_string_value(json_object_get(report, "status")), "done");
+    const json_t *made = first_output(report);
+    cr_expect_str_eq(text(report, "status"), "done");
     cr_expect_eq(json_array_size(json_object_get(report, "stages")), 7);
     cr_expect_eq(json_array_size(json_object_get(report, "warnings")), 0);
-    cr_expect_str_eq(json_string_value(json_object_get(made, "path")), output);
+    cr_expect_str_eq(text(made, "path"), output);
     expect_quality(made);
     expect_edges(report);
     expect_nothing_left(output);
@@ -171,10 +122,7 @@ Test(run, again_from_the_resolved_pipeline, .timeout = 300)
     snprintf(resolved, sizeof resolved, "%s.run/pipeline.json", first);
     run_well(WORDS(QUANTPIPE, "run", resolved, "--output", second));
     qp_auto_json json_t *a = report_of(first), *b = report_of(second);
-    const json_t *made_a = json_array_get(json_object_get(a, "outputs"), 0);
-    const json_t *made_b = json_array_get(json_object_get(b, "outputs"), 0);
-    cr_expect_str_eq(json_string_value(json_object_get(made_a, "digest")),
-                     json_string_value(json_object_get(made_b, "digest")));
+    cr_expect_str_eq(text(first_output(a), "digest"), text(first_output(b), "digest"));
     run_well(WORDS("diff", "-r", first, second));
 }
 
@@ -186,9 +134,9 @@ Test(run, every_preset, .timeout = 300)
         run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--scheme", schemes[i], "--set",
                        "data.calibration.samples=8", "--set", "data.evaluation.samples=4"));
         qp_auto_json json_t *report = report_of(output);
-        const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+        const json_t *made = first_output(report);
         double original = number(made, "perplexity", "original"), quantized = number(made, "perplexity", "quantized");
-        cr_expect_str_eq(json_string_value(json_object_get(made, "scheme")), schemes[i]);
+        cr_expect_str_eq(text(made, "scheme"), schemes[i]);
         cr_expect(quantized > 0.9 * original && quantized < 1.2 * original, "%s: %g", schemes[i], quantized);
     }
 }
@@ -199,7 +147,7 @@ Test(run, rounding_to_nearest_needs_no_data, .timeout = 300)
     run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "data=", "--set",
                    "stages.search.with.method=none", "--set", "stages.quantize.with.method=rtn"));
     qp_auto_json json_t *report = report_of(output);
-    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    const json_t *made = first_output(report);
     cr_expect(json_is_null(json_object_get(json_object_get(made, "perplexity"), "quantized")), "nothing was measured");
     cr_expect(json_is_string(json_object_get(made, "digest")));
     cr_expect_lt(number(json_array_get(json_object_get(report, "stages"), 1), "busy_seconds", NULL), 0.5,
@@ -218,7 +166,7 @@ Test(run, events_for_programs, .timeout = 300)
     for (char *line = strtok(c.output, "\n"); line; line = strtok(NULL, "\n")) {
         qp_auto_json json_t *event = json_loads(line, 0, NULL);
         cr_assert_not_null(event, "%s", line);
-        snprintf(last, sizeof last, "%s", json_string_value(json_object_get(event, "event")));
+        snprintf(last, sizeof last, "%s", text(event, "event"));
         cr_expect_geq(number(event, "time", NULL), time);
         time = number(event, "time", NULL);
         if (strcmp(last, "progress") == 0) {
@@ -234,10 +182,10 @@ Test(run, events_for_programs, .timeout = 300)
 Test(run, a_gate_that_fails, .timeout = 300)
 {
     const char *output = scratch("out");
-    run_badly(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "data.calibration.samples=8", "--set",
-                    "data.evaluation.samples=8", "--set", "scheme={weights: {format: int2, group: 128}}", "--set",
-                    "stages.validate.with.max_perplexity_increase=1%"),
-              5, "stage `validate`: ");
+    run_to(5, "stage `validate`: ",
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "data.calibration.samples=8", "--set",
+                 "data.evaluation.samples=8", "--set", "scheme={weights: {format: int2, group: 128}}", "--set",
+                 "stages.validate.with.max_perplexity_increase=1%"));
     cr_expect_not(qp_exists(output));
     expect_status(output, "gate");
     expect_nothing_left(output);
@@ -248,11 +196,11 @@ Test(run, a_gate_that_fails, .timeout = 300)
 /* A script that describes itself as the built-in stage `calibrate`, and otherwise does `body`. */
 static const char *impostor(const char *body)
 {
-    char text[1024];
-    snprintf(text, sizeof text,
+    char script[1024];
+    snprintf(script, sizeof script,
              "#!/bin/sh\n[ \"$1\" = --describe ] && exec %s/libexec/quantpipe/calibrate --describe\n%s\n", BUILD_DIR,
              body);
-    const char *path = scratch_text("impostor", text);
+    const char *path = scratch_text("impostor", script);
     cr_assert_eq(chmod(path, 0700), 0);
     return path;
 }
@@ -262,7 +210,7 @@ static void run_with_impostor(const char *body, int code, const char *message)
     const char *output = scratch("out");
     char set[512];
     snprintf(set, sizeof set, "stages.calibrate={run: %s, from: load}", impostor(body));
-    run_badly(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", set), code, message);
+    run_to(code, message, WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", set));
     cr_expect_not(qp_exists(output));
     expect_status(output, "failed");
     expect_nothing_left(output);
@@ -283,7 +231,7 @@ static void interrupt(int signal, const char *message)
 {
     const char *output = scratch("out");
     char when[512];
-    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", sockets);
+    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", runs_sockets());
     struct command c = command_interrupt(60, signal, when,
                                          WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
                                                "--set", "data.calibration.samples=100000"));
@@ -313,7 +261,7 @@ static bool is_running(void)
         size_t size = file ? fread(line, 1, sizeof line, file) : 0;
         if (file)
             fclose(file);
-        running |= memmem(line, size, sockets, strlen(sockets)) != NULL;
+        running |= memmem(line, size, runs_sockets(), strlen(runs_sockets())) != NULL;
     }
     globfree(&found);
     return running;
@@ -325,7 +273,7 @@ static void prove_is_running(void)
     pid_t child = fork();
     cr_assert_geq(child, 0);
     if (child == 0) {
-        execl("/bin/sh", "sh", "-c", "kill -STOP $$", sockets, (char *)NULL);
+        execl("/bin/sh", "sh", "-c", "kill -STOP $$", runs_sockets(), (char *)NULL);
         _exit(127);
     }
     for (int i = 0; i < 200 && !is_running(); i++)
@@ -341,7 +289,7 @@ Test(run, a_killed_runner_takes_its_stages_along, .timeout = 120)
     prove_is_running();
     const char *output = scratch("out");
     char when[512];
-    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", sockets);
+    snprintf(when, sizeof when, "%s/quantpipe-*/validate.0.out", runs_sockets());
     struct command c = command_interrupt(60, SIGKILL, when,
                                          WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none",
                                                "--set", "data.calibration.samples=100000"));
@@ -383,11 +331,11 @@ Test(run, folders_of_runs_are_replaced_and_others_kept, .timeout = 300)
     cr_assert_eq(qp_remove_tree(output, &err), 0);
     qp_auto_close int lock = open(scratch("out.run/lock"), O_RDWR | O_CLOEXEC);
     cr_assert_eq(flock(lock, LOCK_EX | LOCK_NB), 0);
-    run_badly(argv, 3, "a run is going on there"); /* a living run's is left alone */
+    run_to(3, "a run is going on there", argv); /* a living run's is left alone */
     cr_assert_eq(flock(lock, LOCK_UN), 0);
     cr_assert_eq(qp_remove_tree(folder, &err), 0);
     cr_assert_eq(qp_make_folders(folder, &err), 0);
     scratch_text("out.run/mine", "x");
-    run_badly(argv, 3, "exists and is not the folder of a run");
+    run_to(3, "exists and is not the folder of a run", argv);
     cr_expect(qp_exists(scratch("out.run/mine")));
 }

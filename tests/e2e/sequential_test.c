@@ -2,64 +2,28 @@
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "tests/support/command.h"
-#include "tests/support/scratch.h"
+#include "tests/support/runs.h"
 
-#define QUANTPIPE BUILD_DIR "/bin/quantpipe"
-#define PIPELINE SOURCE_DIR "/pipeline.yaml"
 #define SEQUENTIAL "run", PIPELINE, "--profile", "sequential", "--output"
 
 TestSuite(sequential, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
 
-static json_t *report_of(const char *output)
-{
-    struct qp_error err;
-    char path[512];
-    json_t *report = NULL;
-    snprintf(path, sizeof path, "%s.run/report.json", output);
-    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
-    return report;
-}
-
 static json_t *run(const char *output, const char *const *argv)
 {
-    struct command c = command_run(300, argv);
-    cr_assert_eq(c.code, 0, "%d\n%s", c.code, c.errors);
-    command_free(&c);
+    run_well(argv);
     return report_of(output);
-}
-
-static void fail(const char *const *argv, int code, const char *message)
-{
-    struct command c = command_run(100, argv);
-    cr_expect_eq(c.code, code, "%d\n%s", c.code, c.errors);
-    cr_expect(strstr(c.errors, message), "%s", c.errors);
-    command_free(&c);
-}
-
-static double number(const json_t *object, const char *key, const char *inner)
-{
-    const json_t *value = json_object_get(object, key);
-    return json_number_value(inner ? json_object_get(value, inner) : value);
 }
 
 static double divergence(const json_t *report)
 {
-    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    const json_t *made = first_output(report);
     double original = number(made, "perplexity", "original"), quantized = number(made, "perplexity", "quantized");
     cr_expect(quantized > 0.98 * original && quantized < 1.05 * original, "%g, originally %g", quantized, original);
     return number(made, "kl_divergence", NULL);
-}
-
-static const char *text(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
 }
 
 /* The edge forth and the edge back carry every unit once. */
@@ -101,8 +65,7 @@ Test(sequential, the_same_bytes_come_of_it_again)
     char resolved[512];
     snprintf(resolved, sizeof resolved, "%s.run/pipeline.json", first);
     qp_auto_json json_t *b = run(second, WORDS(QUANTPIPE, "run", resolved, "--output", second));
-    cr_expect_str_eq(text(json_array_get(json_object_get(a, "outputs"), 0), "digest"),
-                     text(json_array_get(json_object_get(b, "outputs"), 0), "digest"));
+    cr_expect_str_eq(text(first_output(a), "digest"), text(first_output(b), "digest"));
 }
 
 /* int3, where blocks change what the next ones see. */
@@ -120,9 +83,9 @@ Test(sequential, later_blocks_make_up_for_earlier_ones)
 Test(sequential, drift_needs_feedback)
 {
     const char *output = scratch("out");
-    fail(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "stages.quantize.with.polish=1", "--set",
-               "stages.quantize.with.pull=0.25"),
-         3, "collects only with something at its input `feedback`: write from: {in: STAGE, feedback: {from: quantize");
+    run_to(3, "collects only with something at its input `feedback`: write from: {in: STAGE, feedback: {from: quantize",
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "stages.quantize.with.polish=1", "--set",
+                 "stages.quantize.with.pull=0.25"));
     qp_auto_json json_t *report =
         run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "stages.quantize.with.polish=1", "--set",
                           "stages.quantize.with.pull=0.25", "--set", "data.calibration.samples=32"));
@@ -136,7 +99,7 @@ Test(sequential, measuring_alone_writes_nothing)
         run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "data.calibration.samples=8", "--set",
                           "stages={load: {}, calibrate: {from: {in: load, feedback: {from: quantize, delay: 1}}}, "
                           "quantize: {from: calibrate, with: {method: gptq}}, validate: {from: quantize}}"));
-    const json_t *made = json_array_get(json_object_get(report, "outputs"), 0);
+    const json_t *made = first_output(report);
     cr_expect(json_is_null(json_object_get(made, "path")));
     cr_expect(json_is_number(json_object_get(made, "kl_divergence")));
     cr_expect_not(qp_exists(output));
@@ -153,8 +116,8 @@ Test(sequential, a_dead_member_ends_the_run)
     const char *path = scratch_text("mortal", script);
     cr_assert_eq(chmod(path, 0700), 0);
     snprintf(set, sizeof set, "stages.smooth={run: %s, from: calibrate}", path);
-    fail(WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", set, "--set", "data.calibration.samples=100000"), 4,
-         "stage `smooth` ended with signal 9 (Killed)");
+    run_to(4, "stage `smooth` ended with signal 9 (Killed)",
+           WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", set, "--set", "data.calibration.samples=100000"));
     cr_expect_not(qp_exists(output));
 }
 

@@ -1,0 +1,70 @@
+#include "tests/support/runs.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+
+static char sockets[256];
+
+void runs_make(void)
+{
+    struct qp_error err;
+    scratch_make();
+    snprintf(sockets, sizeof sockets, "%s", scratch("r"));
+    cr_assert_eq(qp_make_folders(sockets, &err), 0, "%s", err.message);
+    setenv("XDG_RUNTIME_DIR", sockets, 1);
+}
+
+const char *runs_sockets(void)
+{
+    return sockets;
+}
+
+void run_well(const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_assert_eq(c.code, 0, "%d\n%s%s", c.code, c.output, c.errors);
+    command_free(&c);
+}
+
+void run_to(int code, const char *message, const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_expect_eq(c.code, code, "%d\n%s%s", c.code, c.output, c.errors);
+    cr_expect(strstr(c.errors, message), "%s", c.errors);
+    command_free(&c);
+}
+
+json_t *report_of(const char *output)
+{
+    struct qp_error err;
+    json_t *report = NULL;
+    qp_auto_free char *path = qp_format("%s.run/report.json", output);
+    cr_assert_eq(qp_read_json(path, 1 << 24, &report, &err), 0, "%s", err.message);
+    return report;
+}
+
+const json_t *first_output(const json_t *report)
+{
+    return json_array_get(json_object_get(report, "outputs"), 0);
+}
+
+double number(const json_t *object, const char *key, const char *inner)
+{
+    const json_t *value = json_object_get(object, key);
+    if (inner)
+        value = json_object_get(value, inner);
+    cr_assert(json_is_number(value), "%s%s%s is no number", key, inner ? "." : "", inner ? inner : "");
+    return json_number_value(value);
+}
+
+const char *text(const json_t *object, const char *key)
+{
+    const char *value = json_string_value(json_object_get(object, key));
+    cr_assert_not_null(value, "%s is no string", key);
+    return value;
+}
