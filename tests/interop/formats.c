@@ -34,6 +34,17 @@ static struct qp_tensor *part(const struct dump *d, const char *name, const char
     return qp_safetensors_find(d->cases, full);
 }
 
+/* Completes the open file after `r` was 0, and gives it up otherwise. */
+static int close_writer(struct dump *d, int r)
+{
+    struct qp_safetensors_writer *writer = d->writer;
+    d->writer = NULL;
+    if (r == 0)
+        return qp_safetensors_finish(writer, NULL, &d->err);
+    qp_safetensors_abandon(writer);
+    return r;
+}
+
 /* Packs a quantized matrix and writes its tensors. */
 static int put_packed(struct dump *d, const char *name, const struct qp_linear_scheme *scheme,
                       const struct qp_quantized *q)
@@ -93,14 +104,12 @@ static int dump_cases(struct dump *d, const char *path)
     if (qp_safetensors_open(tensors, &d->cases, &d->err) < 0 || qp_read_json(configs, 1 << 20, &cases, &d->err) < 0 ||
         qp_safetensors_create(d->folder, SHARD_BYTES, d->cases->count, &d->writer, &d->err) < 0)
         return d->err.code;
+    int r = 0;
     json_object_foreach(cases, name, config)
-        if (dump_case(d, name, config) < 0)
-            return d->err.code;
-    struct qp_safetensors_writer *writer = d->writer;
-    d->writer = NULL;
-    if (qp_safetensors_finish(writer, NULL, &d->err) < 0)
-        return d->err.code;
-    return qp_write_json(written, d->configs, &d->err);
+        if (r == 0)
+            r = dump_case(d, name, config);
+    r = close_writer(d, r);
+    return r < 0 ? r : qp_write_json(written, d->configs, &d->err);
 }
 
 /* Writes the first rows of a tensor of a GGUF file. */
@@ -126,12 +135,7 @@ static int dump_gguf(struct dump *d, int number, const char *path)
         r = qp_safetensors_create(folder, UINT64_MAX, file->count, &d->writer, &d->err);
     for (size_t i = 0; r == 0 && i < file->count; i++)
         r = dump_rows(d, file, &file->tensors[i]);
-    struct qp_safetensors_writer *writer = d->writer;
-    d->writer = NULL;
-    if (r == 0)
-        r = qp_safetensors_finish(writer, NULL, &d->err);
-    else
-        qp_safetensors_abandon(writer);
+    r = close_writer(d, r);
     qp_gguf_close(file);
     return r;
 }
@@ -205,12 +209,7 @@ static int dump_presets(struct dump *d)
         for (size_t i = 0; r == 0 && i < 3; i++)
             r = dump_preset(d, p->name, endings[i], qp_safetensors_find(file, "weight"));
     }
-    struct qp_safetensors_writer *writer = d->writer;
-    d->writer = NULL;
-    if (r == 0)
-        r = qp_safetensors_finish(writer, NULL, &d->err);
-    else
-        qp_safetensors_abandon(writer);
+    r = close_writer(d, r);
     qp_safetensors_close(file);
     return r < 0 ? r : qp_write_json(written, d->configs, &d->err);
 }
@@ -231,7 +230,6 @@ int main(int argc, char **argv)
         r = dump_presets(&d);
     if (r < 0)
         fprintf(stderr, "dump_formats: %s\n", d.err.message);
-    qp_safetensors_abandon(d.writer);
     qp_safetensors_close(d.cases);
     json_decref(d.configs);
     return -r;
