@@ -6,23 +6,22 @@
 
 /* Lowers, row by row, the loss of the codes in the metric of h:
  *   loss(q) = (w - q)ᵀ H (w - q) + 2 pᵀ(w - q),   q = dequantize(codes),
- * p = pull[row] or 0. With g = H (w - q) + p, and for one column k after the other, in order: the code nearest to
- * q_k + g_k / H_kk on the grid is the best single change; if it differs and lowers the loss (2 delta g_k > delta^2
- * H_kk, delta the change of q_k), it is taken and g -= delta H[:, k]. A sweep goes over all columns; a row ends when a
- * sweep changed nothing, or after `sweeps`. Every accepted step lowers the loss; columns with H_kk <= 0 are left alone.
- * Rows are independent. g is kept in float32 and made anew at the start of each sweep.
+ * of which it needs to know only half the gradient, g = H (w - q) + p, for the codes that come in. For one column k
+ * after the other, in order: the code nearest to q_k + g_k / H_kk on the grid is the best single change; if it differs
+ * and lowers the loss (2 delta g_k > delta^2 H_kk, delta the change of q_k), it is taken and g -= delta H[:, k]. A
+ * sweep goes over all columns; a row ends when a sweep changed nothing, or after `sweeps`. Every accepted step lowers
+ * the loss; columns with H_kk <= 0 are left alone. Rows are independent.
  * `gain` (may be NULL), [rows] float64: by how much each row's loss fell, the sum of 2 delta g_k - delta^2 H_kk over
- * its accepted steps, each of them positive. Returns the number of accepted steps. The fast versions may sum H (w - q)
- * in another order than the reference: codes can differ where two are equally good. */
+ * its accepted steps, each of them positive. Returns the number of accepted steps. float32; the fast versions may sum
+ * the changes of g in another order than the reference: codes can differ where two are equally good. */
 struct qp_polish {
     const struct qp_grid *grid;
     int64_t rows, cols, group; /* as in kernels/quant.h; group = 0: one scale */
-    const float *w;            /* [rows, cols] */
     const float *h;            /* [cols, cols] symmetric, positive semidefinite */
-    const float *pull;         /* [rows, cols] or NULL */
     const float *scale;
     const int8_t *zero; /* NULL when symmetric */
     uint8_t *codes;     /* [rows, cols], changed in place */
+    float *gradient;    /* [rows, cols] g, changed in place: that of the codes as they are left */
     int sweeps;
     double *gain;
 };

@@ -17,17 +17,6 @@ static float value_of(const struct qp_polish *p, int64_t r, int64_t i, uint8_t c
     return qp_value(p->grid, code, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
 }
 
-/* g = H (w - q) + p */
-static void gradient(const struct qp_polish *p, int64_t r, const float *q, float *g)
-{
-    for (int64_t k = 0; k < p->cols; k++) {
-        double sum = p->pull == NULL ? 0 : p->pull[r * p->cols + k];
-        for (int64_t j = 0; j < p->cols; j++)
-            sum += (double)p->h[k * p->cols + j] * (p->w[r * p->cols + j] - q[j]);
-        g[k] = (float)sum;
-    }
-}
-
 /* Takes the best code of column k if it lowers the loss; returns by how much, or 0. */
 static double step(const struct qp_polish *p, int64_t r, int64_t k, float *q, float *g)
 {
@@ -43,14 +32,14 @@ static double step(const struct qp_polish *p, int64_t r, int64_t k, float *q, fl
         return 0;
     q[k] = value;
     p->codes[r * p->cols + k] = code;
-    for (int64_t j = k + 1; j < p->cols; j++) /* the columns before k get theirs when the sweep begins anew */
+    for (int64_t j = 0; j < p->cols; j++)
         g[j] -= delta * p->h[k * p->cols + j];
     return gain;
 }
 
 int64_t qp_polish_ref(const struct qp_polish *p)
 {
-    float *q = qp_scratch((size_t)p->cols, 2 * sizeof *q), *g = q + p->cols;
+    float *q = qp_scratch((size_t)p->cols, sizeof *q);
     int64_t steps = 0;
 
     for (int64_t r = 0; r < p->rows; r++) {
@@ -60,9 +49,8 @@ int64_t qp_polish_ref(const struct qp_polish *p)
             q[k] = value_of(p, r, k, p->codes[r * p->cols + k]);
         for (int sweep = 0; sweep < p->sweeps && before != steps; sweep++) {
             before = steps;
-            gradient(p, r, q, g);
             for (int64_t k = 0; k < p->cols; k++) {
-                double gained = step(p, r, k, q, g);
+                double gained = step(p, r, k, q, p->gradient + r * p->cols);
                 gain += gained;
                 steps += gained > 0;
             }

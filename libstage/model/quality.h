@@ -6,9 +6,16 @@
 
 #include "kernels/kernels.h"
 
-/* tr(delta H deltaᵀ) for delta[rows, in] and symmetric h[in, in]: the squared error that delta makes in the outputs,
- * summed over the tokens of H (GPTQ, Frantar et al. 2023, equation 1). scratch[rows, in]. float32 products, float64
- * sums; small negative results of rounding become 0. */
+/* sum of a b, in float64. */
+double qp_dot(int64_t count, const float *a, const float *b);
+
+/* loss[r] = delta_r H delta_rᵀ for each row of delta[rows, in] and symmetric h[in, in]: the squared error that delta
+ * makes in each output, summed over the tokens of H (GPTQ, Frantar et al. 2023, equation 1). What is symmetric is
+ * computed once: little more than half of a product with H. scratch[rows, in]. float32 products, float64 sums. */
+void qp_row_losses(const struct qp_kernels *kernels, int64_t rows, int64_t in, const float *delta, const float *h,
+                   float *scratch, double *loss);
+
+/* tr(delta H deltaᵀ), the sum of them; small negative results of rounding become 0. */
 double qp_site_loss(const struct qp_kernels *kernels, int64_t rows, int64_t in, const float *delta, const float *h,
                     float *scratch);
 

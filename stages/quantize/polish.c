@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
+#include "libstage/model/quality.h"
 #include "stages/quantize/refit.h"
 
-/* [rows, in] each: p (NULL without a pull), H (w - q) + p, scratch. */
+/* [rows, in] each: p (NULL without a pull), H (w - q) + p, w - q or scratch. */
 struct polisher {
     const struct qp_kernels *kernels;
     const struct qp_member *m;
@@ -22,26 +23,62 @@ static void set_pull(struct polisher *p, const float *drift, double amount)
                      p->pull, p->in);
 }
 
-/* delta = w - q of these codes, gradient = H delta + p; loss[rows] may be NULL. */
-static void gradient(struct polisher *p, const uint8_t *codes, double *loss)
+/* delta = w - q of these codes. */
+static void set_delta(struct polisher *p, const uint8_t *codes)
 {
     const struct qp_quantized *q = &p->m->q;
-    int64_t count = q->rows * q->cols;
     p->kernels->dequantize(&q->grid, q->rows, q->cols, q->group, codes, q->scale, q->zero, p->delta);
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < q->rows * q->cols; i++)
         p->delta[i] = p->m->w[i] - p->delta[i];
+}
+
+/* gradient = H delta + p of these rows. */
+static void set_gradient(struct polisher *p, int64_t first, int64_t rows)
+{
+    int64_t from = first * p->in;
     if (p->pull)
-        memcpy(p->gradient, p->pull, (size_t)count * sizeof *p->pull);
-    p->kernels->gemm(false, false, q->rows, p->in, p->in, 1.0f, p->delta, p->in, p->h, p->in, p->pull ? 1.0f : 0.0f,
-                     p->gradient, p->in);
-    for (int64_t r = 0; r < q->rows && loss; r++) {
-        loss[r] = 0.0;
-        for (int64_t i = r * p->in; i < (r + 1) * p->in; i++)
-            loss[r] += (double)p->delta[i] * (p->gradient[i] + (p->pull ? p->pull[i] : 0.0f));
+        memcpy(p->gradient + from, p->pull + from, (size_t)(rows * p->in) * sizeof *p->pull);
+    p->kernels->gemm(false, false, rows, p->in, p->in, 1.0f, p->delta + from, p->in, p->h, p->in, p->pull ? 1.0f : 0.0f,
+                     p->gradient + from, p->in);
+}
+
+/* What rounding each row to nearest would lose; its codes go to `nearest`. */
+static void judge_nearest(struct polisher *p, uint8_t *nearest, double *loss)
+{
+    const struct qp_quantized *q = &p->m->q;
+    p->kernels->quantize(&q->grid, q->rows, q->cols, q->group, p->m->w, q->scale, q->zero, nearest);
+    set_delta(p, nearest);
+    qp_row_losses(p->kernels, q->rows, p->in, p->delta, p->h, p->gradient, loss);
+    for (int64_t r = 0; r < q->rows && p->pull; r++)
+        loss[r] += 2.0 * qp_dot(p->in, p->pull + r * p->in, p->delta + r * p->in);
+}
+
+/* What the codes lose, and their gradient. */
+static void judge_codes(struct polisher *p, double *loss)
+{
+    set_delta(p, p->m->codes);
+    set_gradient(p, 0, p->m->q.rows);
+    for (int64_t r = 0; r < p->m->q.rows; r++) {
+        const float *delta = p->delta + r * p->in;
+        loss[r] =
+            qp_dot(p->in, p->gradient + r * p->in, delta) + (p->pull ? qp_dot(p->in, p->pull + r * p->in, delta) : 0.0);
     }
 }
 
-/* Gives each row the codes of rounding to nearest where those lose less; returns the loss that is left. */
+static void take_row(struct polisher *p, int64_t r, const uint8_t *codes)
+{
+    const struct qp_quantized *q = &p->m->q;
+    int64_t scales = q->group == 0 ? 0 : r * qp_groups(q->cols, q->group);
+    float *delta = p->delta + r * p->in;
+    memcpy(p->m->codes + r * p->in, codes, (size_t)p->in);
+    p->kernels->dequantize(&q->grid, 1, q->cols, q->group, codes, q->scale + scales, q->zero ? q->zero + scales : NULL,
+                           delta);
+    for (int64_t i = 0; i < p->in; i++)
+        delta[i] = p->m->w[r * p->in + i] - delta[i];
+    set_gradient(p, r, 1);
+}
+
+/* Gives each row the codes of rounding to nearest where those lose less; `loss` is what is left. */
 static int choose_start(struct polisher *p, double *loss, struct qp_error *err)
 {
     const struct qp_quantized *q = &p->m->q;
@@ -49,12 +86,11 @@ static int choose_start(struct polisher *p, double *loss, struct qp_error *err)
     uint8_t *nearest = qp_new_array(q->rows * q->cols, 1, "codes", err);
     int r = other && nearest ? 0 : QP_ERR_ROOM;
     if (r == 0) {
-        p->kernels->quantize(&q->grid, q->rows, q->cols, q->group, p->m->w, q->scale, q->zero, nearest);
-        gradient(p, nearest, other);
-        gradient(p, q->codes, loss);
+        judge_nearest(p, nearest, other);
+        judge_codes(p, loss);
         for (int64_t i = 0; i < q->rows; i++)
             if (other[i] < loss[i]) {
-                memcpy(p->m->codes + i * q->cols, nearest + i * q->cols, (size_t)q->cols);
+                take_row(p, i, nearest + i * p->in);
                 loss[i] = other[i];
             }
     }
@@ -70,12 +106,11 @@ static double descend(struct polisher *p, int64_t sweeps, double *gains, int64_t
                                .rows = q->rows,
                                .cols = q->cols,
                                .group = q->group,
-                               .w = p->m->w,
                                .h = p->h,
-                               .pull = p->pull,
                                .scale = q->scale,
                                .zero = q->zero,
                                .codes = p->m->codes,
+                               .gradient = p->gradient,
                                .sweeps = (int)sweeps,
                                .gain = gains};
     double sum = 0.0;
@@ -101,7 +136,6 @@ static int polish(const struct qp_quantize_options *o, struct polisher *p, struc
             out->before += rows[i];
         out->after = out->before - descend(p, sweeps, rows, &out->steps);
         if (o->refit && can_refit(p->m)) {
-            gradient(p, p->m->codes, NULL);
             out->after -= qp_refit_scales(&p->m->q, p->h, p->gradient, p->m->scale);
             out->after -= descend(p, sweeps, rows, &out->steps);
         }

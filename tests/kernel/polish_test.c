@@ -45,15 +45,8 @@ static struct problem make(const struct qp_grid *grid, int64_t rows, int64_t col
                         .codes = fresh(rows * cols, 1)};
     reference()->qparams(grid, rows, cols, group, s.w, s.scale, s.zero);
     reference()->quantize(grid, rows, cols, group, s.w, s.scale, s.zero, s.codes);
-    s.p = (struct qp_polish){.grid = grid,
-                             .rows = rows,
-                             .cols = cols,
-                             .group = group,
-                             .w = s.w,
-                             .h = s.h,
-                             .pull = s.pull,
-                             .scale = s.scale,
-                             .zero = s.zero};
+    s.p = (struct qp_polish){
+        .grid = grid, .rows = rows, .cols = cols, .group = group, .h = s.h, .scale = s.scale, .zero = s.zero};
     return s;
 }
 
@@ -67,23 +60,46 @@ static void release(struct problem *s)
     free(s->codes);
 }
 
-/* New codes after `sweeps`; gain may be NULL. */
+static double value(const struct problem *s, int64_t r, int64_t k, uint8_t code)
+{
+    int64_t at = s->p.group == 0 ? 0 : r * qp_groups(s->p.cols, s->p.group) + k / s->p.group;
+    return qp_value(s->p.grid, code, s->scale[at], s->zero == NULL ? 0 : s->zero[at]);
+}
+
+/* H (w - q) + p of all rows, in double. */
+static float *gradient(const struct problem *s, const uint8_t *codes)
+{
+    int64_t n = s->p.cols;
+    float *g = fresh(s->p.rows * n, sizeof *g);
+    for (int64_t i = 0; i < s->p.rows * n; i++) {
+        double sum = s->pull == NULL ? 0 : s->pull[i];
+        for (int64_t j = 0, r = i / n; j < n; j++)
+            sum += (double)s->h[i % n * n + j] * (s->w[r * n + j] - value(s, r, j, codes[r * n + j]));
+        g[i] = (float)sum;
+    }
+    return g;
+}
+
+/* New codes after `sweeps`; gain may be NULL. The gradient has to end as that of the new codes. */
 static uint8_t *polish(const struct qp_kernels *k, const struct problem *s, int sweeps, double *gain, int64_t *steps)
 {
     struct qp_polish p = s->p;
     p.codes = copy_of(s->codes, p.rows * p.cols, 1);
+    p.gradient = gradient(s, p.codes);
     p.sweeps = sweeps;
     p.gain = gain;
     int64_t taken = k->polish(&p);
     if (steps != NULL)
         *steps = taken;
+    float *after = gradient(s, p.codes), *before = gradient(s, s->codes);
+    for (int64_t i = 0; i < p.rows * p.cols; i++)
+        cr_assert_leq(fabs((double)p.gradient[i] - after[i]),
+                      1e-4 * (fabs((double)before[i]) + sqrt((double)s->h[i % p.cols * (p.cols + 1)])),
+                      "%s: element %d", k->backend, (int)i);
+    free(after);
+    free(before);
+    free(p.gradient);
     return p.codes;
-}
-
-static double value(const struct problem *s, int64_t r, int64_t k, uint8_t code)
-{
-    int64_t at = s->p.group == 0 ? 0 : r * qp_groups(s->p.cols, s->p.group) + k / s->p.group;
-    return qp_value(s->p.grid, code, s->scale[at], s->zero == NULL ? 0 : s->zero[at]);
 }
 
 /* (w - q)ᵀ H (w - q) + 2 pᵀ (w - q) of one row. */
@@ -239,17 +255,20 @@ Test(polish, often_finds_the_best_codes_of_all_and_never_better_ones)
 Test(polish, two_columns_by_hand)
 {
     const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
-    const float w[] = {0.6f, 0.6f}, h[] = {4, 2, 2, 2}, scale = 1;
+    const float h[] = {4, 2, 2, 2}, scale = 1;
 
     for (int i = -1; i < 0 || nth_run(i).k != NULL; i++) {
         const struct qp_kernels *k = i < 0 ? reference() : nth_run(i).k;
         uint8_t codes[] = {1, 1};
+        float g[] = {-2.4f, -1.6f};
         double gain;
-        struct qp_polish p = {&grid, 1, 2, 0, w, h, NULL, &scale, NULL, codes, 9, &gain};
+        struct qp_polish p = {&grid, 1, 2, 0, h, &scale, NULL, codes, g, 9, &gain};
         cr_assert_eq(k->polish(&p), 1);
         cr_assert_eq(codes[0], 0);
         cr_assert_eq(codes[1], 1);
         cr_assert_float_eq(gain, 0.8, 1e-6);
+        cr_assert_float_eq(g[0], 1.6, 1e-6);
+        cr_assert_float_eq(g[1], 0.4, 1e-6);
     }
 }
 

@@ -1,32 +1,36 @@
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cpu/vector/vector.h"
 #include "kernels/quantum.h"
 #include "kernels/scratch.h"
 
-/* A sweep goes over blocks of columns. Inside a block LANES rows are worked on at a time, transposed, so that a column
- * is one vector; what the changes of a block owe to the columns behind it is then paid by one product. CHUNK rows at a
- * time go through all sweeps: their gradients are all the memory that is needed. */
-enum { BLOCK = 64, CHUNK = 512 };
+/* LANES rows are worked on at a time, as a tile that holds them transposed, so that a column is one vector. A sweep
+ * goes over blocks of columns, and in a block over the tiles: inside it a change reaches the columns behind it at once;
+ * then all columns are paid what the block's changes owe them, by the rows of H of those columns that changed at all,
+ * which stay in the cache from tile to tile. CHUNK rows at a time go through all sweeps. */
+enum { BLOCK = 64, CHUNK = 512, PANEL = 8 };
 
-/* The rows that are worked on, [CHUNK, cols] each: q as it stands, w - q (of a block: its changes), the gradient. */
+/* The rows that are worked on, as tiles of [cols, LANES]. */
 struct chunk {
     const struct qp_polish *p;
     int64_t first, rows;
-    float *q, *change, *g;
-    double *gain;
+    float *q, *g;
+    uint8_t *codes;
+    double *gain; /* [CHUNK] */
 };
 
-/* One tile of a block: a column is LANES numbers. */
-struct tile {
-    float q[BLOCK * LANES], g[BLOCK * LANES], delta[BLOCK * LANES];
-    uint8_t codes[BLOCK * LANES];
-    float scale[LANES], zero[LANES];
-    double gain[LANES];
+/* A tile's part of a block: a column is LANES numbers. */
+struct part {
+    float *q;
+    uint8_t *codes;
+    float g[BLOCK * LANES], delta[BLOCK * LANES], scale[LANES], zero[LANES];
+    int changed[BLOCK], changes; /* the columns that changed in some lane */
+    double *gain;
     int64_t steps;
 };
 
-static void load_scales(const struct qp_polish *p, int64_t row, int64_t rows, int64_t group, struct tile *t)
+static void load_scales(const struct qp_polish *p, int64_t row, int64_t rows, int64_t group, struct part *t)
 {
     for (int64_t l = 0; l < LANES; l++) {
         int64_t at = p->group == 0 ? 0 : (row + (l < rows ? l : 0)) * qp_groups(p->cols, p->group) + group;
@@ -36,7 +40,7 @@ static void load_scales(const struct qp_polish *p, int64_t row, int64_t rows, in
 }
 
 /* Codes of the targets and their values. */
-static void quantize_lanes(const struct qp_grid *grid, const struct tile *t, const float *target, uint8_t *codes,
+static void quantize_lanes(const struct qp_grid *grid, const struct part *t, const float *target, uint8_t *codes,
                            float *value)
 {
     if (grid->codes == QP_I8) {
@@ -53,8 +57,8 @@ static void quantize_lanes(const struct qp_grid *grid, const struct tile *t, con
         }
 }
 
-/* Takes the best codes of column k of the tile where they lower the loss; false when they do nowhere. */
-static bool step(const struct qp_grid *grid, float h, int64_t k, struct tile *t)
+/* Takes the best codes of column k of the block where they lower the loss; false when they do nowhere. */
+static bool step(const struct qp_grid *grid, float h, int64_t k, struct part *t)
 {
     float *q = t->q + k * LANES, *g = t->g + k * LANES, *delta = t->delta + k * LANES;
     float target[LANES], value[LANES], gain[LANES];
@@ -69,20 +73,23 @@ static bool step(const struct qp_grid *grid, float h, int64_t k, struct tile *t)
         bool better = gained > 0;
         gain[l] = better ? gained : 0;
         delta[l] = better ? d : 0;
-        q[l] = better ? value[l] : q[l];
-        t->codes[k * LANES + l] = better ? codes[l] : t->codes[k * LANES + l];
         steps += better;
     }
-    for (int l = 0; l < LANES; l++)
+    if (steps == 0)
+        return false;
+    for (int l = 0; l < LANES; l++) {
+        q[l] = delta[l] != 0 ? value[l] : q[l];
+        t->codes[k * LANES + l] = delta[l] != 0 ? codes[l] : t->codes[k * LANES + l];
         t->gain[l] += gain[l];
+    }
     t->steps += steps;
-    return steps > 0;
+    return true;
 }
 
-static void sweep_tile(const struct chunk *c, int64_t row, int64_t rows, int64_t at, int64_t count, struct tile *t)
+static void sweep_part(const struct chunk *c, int64_t row, int64_t at, int64_t count, struct part *t)
 {
     const struct qp_polish *p = c->p;
-    int64_t group = -1;
+    int64_t group = -1, rows = c->rows - row;
 
     for (int64_t k = 0; k < count; k++) {
         const float *h = p->h + (at + k) * p->cols + at;
@@ -91,44 +98,38 @@ static void sweep_tile(const struct chunk *c, int64_t row, int64_t rows, int64_t
             load_scales(p, c->first + row, rows, group = mine, t);
         if (!(h[k] > 0) || !step(p->grid, h[k], k, t))
             continue;
+        t->changed[t->changes++] = (int)k;
         vf delta = v_load(t->delta + k * LANES);
         for (int64_t j = k + 1; j < count; j++)
             v_store(t->g + j * LANES, v_load(t->g + j * LANES) - delta * v_set(h[j]));
     }
 }
 
-/* Lanes behind the last row work on a gradient of 0, which changes nothing: their codes are those of its values. */
-static void load_tile(const struct chunk *c, int64_t row, int64_t rows, int64_t at, int64_t count, struct tile *t)
+/* The g of `width` columns from j on less what the part's changes owe them. */
+static inline __attribute__((always_inline)) void pay_panel(const float *h, int64_t cols, const struct part *t,
+                                                            float *g, int width)
 {
-    int64_t cols = c->p->cols;
-
-    for (int64_t l = 0; l < LANES; l++)
-        for (int64_t k = 0; k < count; k++) {
-            int64_t from = (row + (l < rows ? l : 0)) * cols + at + k;
-            t->q[k * LANES + l] = c->q[from];
-            t->g[k * LANES + l] = l < rows ? c->g[from] : 0;
-            t->delta[k * LANES + l] = 0;
-            t->codes[k * LANES + l] = c->p->codes[c->first * cols + from];
-        }
-    for (int l = 0; l < LANES; l++)
-        t->gain[l] = 0;
-    t->steps = 0;
+    vf sum[PANEL];
+    for (int j = 0; j < width; j++)
+        sum[j] = v_load(g + j * LANES);
+    for (int i = 0; i < t->changes; i++) {
+        vf delta = v_set(0) - v_load(t->delta + t->changed[i] * LANES);
+        for (int j = 0; j < width; j++)
+            sum[j] = v_fma(delta, v_set(h[t->changed[i] * cols + j]), sum[j]);
+    }
+    for (int j = 0; j < width; j++)
+        v_store(g + j * LANES, sum[j]);
 }
 
-static void store_tile(const struct chunk *c, int64_t row, int64_t rows, int64_t at, int64_t count,
-                       const struct tile *t)
+static void pay(const struct qp_polish *p, int64_t at, const struct part *t, float *g)
 {
-    int64_t cols = c->p->cols;
+    const float *h = p->h + at * p->cols;
+    int64_t j = 0;
 
-    for (int64_t l = 0; l < rows; l++) {
-        for (int64_t k = 0; k < count; k++) {
-            int64_t to = (row + l) * cols + at + k;
-            c->q[to] = t->q[k * LANES + l];
-            c->change[(row + l) * BLOCK + k] = t->delta[k * LANES + l];
-            c->p->codes[c->first * cols + to] = t->codes[k * LANES + l];
-        }
-        c->gain[row + l] += t->gain[l];
-    }
+    for (; j + PANEL <= p->cols; j += PANEL)
+        pay_panel(h + j, p->cols, t, g + j * LANES, PANEL);
+    for (; j < p->cols; j++)
+        pay_panel(h + j, p->cols, t, g + j * LANES, 1);
 }
 
 static int64_t sweep_block(const struct chunk *c, int64_t at, int64_t count)
@@ -137,77 +138,104 @@ static int64_t sweep_block(const struct chunk *c, int64_t at, int64_t count)
 
 #pragma omp parallel for reduction(+ : steps) if (c->rows * count >= QP_PARALLEL_ELEMENTS / 4)
     for (int64_t row = 0; row < c->rows; row += LANES) {
-        int64_t rows = c->rows - row < LANES ? c->rows - row : LANES;
-        struct tile t;
-        load_tile(c, row, rows, at, count, &t);
-        sweep_tile(c, row, rows, at, count, &t);
-        store_tile(c, row, rows, at, count, &t);
+        int64_t tile = row * c->p->cols;
+        struct part t;
+        t.q = c->q + tile + at * LANES;
+        t.codes = c->codes + tile + at * LANES;
+        t.gain = c->gain + row;
+        t.changes = 0;
+        t.steps = 0;
+        memcpy(t.g, c->g + tile + at * LANES, (size_t)(count * LANES) * sizeof *t.g);
+        sweep_part(c, row, at, count, &t);
+        if (t.changes > 0)
+            pay(c->p, at, &t, c->g + tile);
         steps += t.steps;
     }
     return steps;
 }
 
-/* g = H (w - q) + p */
-static void gradient(const struct chunk *c)
-{
-    const struct qp_polish *p = c->p;
-    int64_t count = c->rows * p->cols, from = c->first * p->cols;
-
-    for (int64_t i = 0; i < count; i++)
-        c->change[i] = p->w[from + i] - c->q[i];
-    for (int64_t i = 0; i < count && p->pull != NULL; i++)
-        c->g[i] = p->pull[from + i];
-    qp_gemm_cpu(false, false, c->rows, p->cols, p->cols, 1, c->change, p->cols, p->h, p->cols, p->pull == NULL ? 0 : 1,
-                c->g, p->cols);
-}
-
 static int64_t sweep(const struct chunk *c)
 {
-    const struct qp_polish *p = c->p;
-    int64_t steps = 0;
+    int64_t cols = c->p->cols, steps = 0;
 
-    gradient(c);
-    for (int64_t at = 0; at < p->cols; at += BLOCK) {
-        int64_t count = p->cols - at < BLOCK ? p->cols - at : BLOCK, rest = p->cols - at - count;
-        int64_t changed = sweep_block(c, at, count);
-        if (changed > 0 && rest > 0)
-            qp_gemm_cpu(false, false, c->rows, rest, count, -1, c->change, BLOCK, p->h + at * p->cols + at + count,
-                        p->cols, 1, c->g + at + count, p->cols);
-        steps += changed;
-    }
+    for (int64_t at = 0; at < cols; at += BLOCK)
+        steps += sweep_block(c, at, cols - at < BLOCK ? cols - at : BLOCK);
     return steps;
 }
 
-static int64_t polish_chunk(struct chunk *c)
+/* Lanes behind the last row work on a gradient of 0, which changes nothing. `value` has room for a row. */
+static void load_row(const struct chunk *c, int64_t row, int64_t lane, float *value)
 {
     const struct qp_polish *p = c->p;
-    int64_t scales = p->group == 0 ? 0 : c->first * qp_groups(p->cols, p->group), steps = 0, changed = 1;
+    int64_t cols = p->cols, tile = row * cols + lane, from = c->first + row + (row + lane < c->rows ? lane : 0);
+    int64_t scales = p->group == 0 ? 0 : from * qp_groups(cols, p->group);
 
     QP_NAME(qp_dequantize)
-    (p->grid, c->rows, p->cols, p->group, p->codes + c->first * p->cols, p->scale + scales,
-     p->zero == NULL ? NULL : p->zero + scales, c->q);
-    for (int64_t r = 0; r < c->rows; r++)
-        c->gain[r] = 0;
-    for (int i = 0; i < p->sweeps && changed > 0; i++)
+    (p->grid, 1, cols, p->group, p->codes + from * cols, p->scale + scales, p->zero == NULL ? NULL : p->zero + scales,
+     value);
+    for (int64_t k = 0; k < cols; k++) {
+        c->q[tile + k * LANES] = value[k];
+        c->codes[tile + k * LANES] = p->codes[from * cols + k];
+        c->g[tile + k * LANES] = row + lane < c->rows ? p->gradient[from * cols + k] : 0;
+    }
+}
+
+static void load(const struct chunk *c)
+{
+#pragma omp parallel if (c->rows * c->p->cols >= QP_PARALLEL_ELEMENTS)
+    {
+        float *value = qp_scratch((size_t)c->p->cols, sizeof *value);
+#pragma omp for
+        for (int64_t row = 0; row < c->rows; row += LANES)
+            for (int64_t lane = 0; lane < LANES; lane++)
+                load_row(c, row, lane, value);
+        free(value);
+    }
+}
+
+static void store(const struct chunk *c)
+{
+    const struct qp_polish *p = c->p;
+
+#pragma omp parallel for if (c->rows * p->cols >= QP_PARALLEL_ELEMENTS)
+    for (int64_t row = 0; row < c->rows; row++) {
+        int64_t tile = (row - row % LANES) * p->cols + row % LANES, to = (c->first + row) * p->cols;
+        for (int64_t k = 0; k < p->cols; k++) {
+            p->codes[to + k] = c->codes[tile + k * LANES];
+            p->gradient[to + k] = c->g[tile + k * LANES];
+        }
+        if (p->gain != NULL)
+            p->gain[c->first + row] = c->gain[row];
+    }
+}
+
+static int64_t polish_chunk(const struct chunk *c)
+{
+    int64_t steps = 0, changed = 1;
+
+    memset(c->gain, 0, CHUNK * sizeof *c->gain);
+    load(c);
+    for (int i = 0; i < c->p->sweeps && changed > 0; i++)
         steps += changed = sweep(c);
-    for (int64_t r = 0; r < c->rows && p->gain != NULL; r++)
-        p->gain[c->first + r] = c->gain[r];
+    store(c);
     return steps;
 }
 
 int64_t QP_NAME(qp_polish)(const struct qp_polish *p)
 {
-    int64_t rows = p->rows < CHUNK ? p->rows : CHUNK, size = rows * p->cols, steps = 0;
-    int64_t changes = p->cols < BLOCK ? rows * BLOCK : size;
-    double *gain = qp_scratch((size_t)rows, sizeof *gain);
-    float *memory = qp_scratch((size_t)(2 * size + changes), sizeof *memory);
-    struct chunk c = {.p = p, .q = memory, .g = memory + size, .change = memory + 2 * size, .gain = gain};
+    int64_t rows = p->rows < CHUNK ? (p->rows + LANES - 1) / LANES * LANES : CHUNK, size = rows * p->cols, steps = 0;
+    struct chunk c = {.p = p,
+                      .q = qp_scratch((size_t)(2 * size), sizeof(float)),
+                      .codes = qp_scratch((size_t)size, 1),
+                      .gain = qp_scratch(CHUNK, sizeof(double))};
 
+    c.g = c.q + size;
     for (; c.first < p->rows; c.first += CHUNK) {
         c.rows = p->rows - c.first < CHUNK ? p->rows - c.first : CHUNK;
         steps += polish_chunk(&c);
     }
-    free(memory);
-    free(gain);
+    free(c.q);
+    free(c.codes);
+    free(c.gain);
     return steps;
 }
