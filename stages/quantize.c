@@ -276,12 +276,6 @@ static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
     return 0;
 }
 
-static void close_(struct qp_stage *stage, void *state)
-{
-    (void)stage;
-    qp_model_close(&((struct state *)state)->model);
-}
-
 const struct qp_stage_desc qp_stage_desc = {
     .name = "quantize",
     .summary = "rounds weights to the scheme's grid (RTN, GPTQ, HQQ), and polishes the codes",
@@ -293,5 +287,4 @@ const struct qp_stage_desc qp_stage_desc = {
     .needs = stage_needs,
     .open = open_,
     .process = process,
-    .close = close_,
 };

@@ -179,12 +179,6 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, search, err);
 }
 
-static void close_(struct qp_stage *stage, void *state)
-{
-    (void)stage;
-    qp_model_close(&((struct state *)state)->model);
-}
-
 const struct qp_stage_desc qp_stage_desc = {
     .name = "search",
     .summary = "searches weight scales and clipped ranges that lower the site loss (AWQ)",
@@ -195,5 +189,4 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .process = process,
-    .close = close_,
 };

@@ -168,12 +168,6 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, smooth, err);
 }
 
-static void close_(struct qp_stage *stage, void *state)
-{
-    (void)stage;
-    qp_model_close(&((struct state *)state)->model);
-}
-
 const struct qp_stage_desc qp_stage_desc = {
     .name = "smooth",
     .summary = "balances activations against weights (SmoothQuant, log equalization)",
@@ -184,5 +178,4 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .process = process,
-    .close = close_,
 };

@@ -131,7 +131,6 @@ static void close_(struct qp_stage *stage, void *state)
         qp_stream_close(&s->streams[n]);
     qp_text_close(&s->text);
     qp_windows_free(&s->windows);
-    qp_model_close(&s->model);
 }
 
 const struct qp_stage_desc qp_stage_desc = {

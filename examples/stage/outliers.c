@@ -66,12 +66,6 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, measure_block, err);
 }
 
-static void close_(struct qp_stage *stage, void *state)
-{
-    (void)stage;
-    qp_model_close(&((struct state *)state)->model);
-}
-
 const struct qp_stage_desc qp_stage_desc = {
     .name = "outliers",
     .summary = "warns about linears with weights far above the rest",
@@ -81,5 +75,4 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .outputs = outputs,
     .process = process,
-    .close = close_,
 };

@@ -12,8 +12,9 @@ typedef int qp_start_fn(struct qp_stage *stage, void *state, struct qp_error *er
 /* Called with each block, the embedding and the head included. */
 typedef int qp_work_fn(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err);
 
-/* A whole process callback: the model unit fills *model (the stage closes it at its end) and calls `start`, a block
- * unit calls `work` and tells progress; then the unit is passed on. Takes the unit over. */
+/* A whole process callback: the model unit fills *model, which is part of the state and closed after the stage's own
+ * close, and calls `start`; a block unit calls `work` and tells progress; then the unit is passed on. Takes the unit
+ * over. */
 int qp_stage_blocks(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_model *model,
                     qp_start_fn *start, qp_work_fn *work, struct qp_error *err);
 

@@ -24,6 +24,7 @@ int qp_stage_blocks(struct qp_stage *stage, void *state, struct qp_unit *unit, s
                     qp_start_fn *start, qp_work_fn *work, struct qp_error *err)
 {
     int r = 0;
+    stage->model = model;
     if (unit->kind == QP_UNIT_MODEL)
         r = begin(stage, state, unit, model, start, err);
     else if (unit->kind == QP_UNIT_BLOCK)

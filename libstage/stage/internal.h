@@ -3,6 +3,7 @@
 #define QUANTPIPE_STAGE_INTERNAL_H
 
 #include "libstage/include/stage.h"
+#include "libstage/model/model_unit.h"
 
 /* What is around a stage: a process with sockets, or a test's call. `log` and `warn` get whole messages; `report` takes
  * the value over. */
@@ -18,6 +19,7 @@ struct stage_surroundings {
 struct qp_stage {
     const struct qp_stage_desc *desc;
     void *state;
+    struct qp_model *model;        /* in the state, of a stage made with qp_stage_blocks; NULL before its first unit */
     const char *port;              /* of the unit in process; NULL: none */
     uint64_t connected;            /* bit i: something leads into input i */
     const json_t *context, *wants; /* borrowed */

@@ -59,8 +59,11 @@ void qp_stage_end(struct qp_stage *stage)
 {
     if (stage->state && stage->desc->close)
         stage->desc->close(stage, stage->state);
+    if (stage->model)
+        qp_model_close(stage->model);
     free(stage->state);
     stage->state = NULL;
+    stage->model = NULL;
 }
 
 int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err)
