@@ -144,16 +144,12 @@ static int search_site(struct qp_stage *stage, const struct state *s, struct qp_
     return r;
 }
 
-/* Sites that fold into rows of weights go first, so that those weights are searched as they will be quantized. */
 static int search_layer(struct qp_stage *stage, const struct state *s, struct qp_block *block, struct qp_error *err)
 {
-    static const enum qp_fold_kind order[] = {QP_FOLD_ROWS, QP_FOLD_NORM};
-    int r = 0;
-    for (int pass = 0; pass < 2; pass++)
-        for (int site = 0; site < QP_SITES && r == 0; site++)
-            if (s->model.arch.family->sites[site].fold == order[pass] &&
-                qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
-                r = search_site(stage, s, block, (enum qp_site)site, err);
+    enum qp_site sites[QP_SITES];
+    int r = 0, count = qp_model_fold_sites(&s->model, block->layer, sites);
+    for (int i = 0; i < count && r == 0; i++)
+        r = search_site(stage, s, block, sites[i], err);
     return r;
 }
 

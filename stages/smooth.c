@@ -143,17 +143,15 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
     return qp_block_fold(block, site, scale, err);
 }
 
-/* Sites that fold into rows of weights go first, so that those weights are scaled as they will be quantized. */
 static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
-    static const enum qp_fold_kind order[] = {QP_FOLD_ROWS, QP_FOLD_NORM};
     const struct state *s = state;
-    int r = 0, first = strcmp(s->sites, "all") == 0 ? 0 : 1;
-    for (int pass = first; pass < 2 && qp_block_is_layer(block); pass++)
-        for (int site = 0; site < QP_SITES && r == 0; site++)
-            if (s->model.arch.family->sites[site].fold == order[pass] &&
-                qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
-                r = smooth_site(stage, s, block, (enum qp_site)site, err);
+    enum qp_site sites[QP_SITES];
+    bool all = strcmp(s->sites, "all") == 0;
+    int r = 0, count = qp_block_is_layer(block) ? qp_model_fold_sites(&s->model, block->layer, sites) : 0;
+    for (int i = 0; i < count && r == 0; i++)
+        if (all || block->arch->family->sites[sites[i]].fold == QP_FOLD_NORM)
+            r = smooth_site(stage, s, block, sites[i], err);
     return r;
 }
 

@@ -57,6 +57,18 @@ bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum q
     return false;
 }
 
+int qp_model_fold_sites(const struct qp_model *model, int64_t layer, enum qp_site sites[QP_SITES])
+{
+    static const enum qp_fold_kind order[] = {QP_FOLD_ROWS, QP_FOLD_NORM};
+    int count = 0;
+    for (int i = 0; i < 2; i++)
+        for (int site = 0; site < QP_SITES; site++)
+            if (model->arch.family->sites[site].fold == order[i] &&
+                qp_model_quantizes_site(model, layer, (enum qp_site)site))
+                sites[count++] = (enum qp_site)site;
+    return count;
+}
+
 int qp_model_windows(const struct qp_model *model, const json_t *spec, struct qp_windows *out, struct qp_error *err)
 {
     return qp_windows_open(spec, qp_model_string(model, "tokenizer"), model->arch.vocab, out, err);

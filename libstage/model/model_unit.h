@@ -32,6 +32,10 @@ const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int
 /* Whether a linear of decoder layer `layer` that reads `site` is to be quantized. */
 bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum qp_site site);
 
+/* The sites of decoder layer `layer` that are to be quantized and whose channels a fold can scale; returns how many.
+ * Those that fold into rows of weights come first, so that these are scaled when their own site is looked at. */
+int qp_model_fold_sites(const struct qp_model *model, int64_t layer, enum qp_site sites[QP_SITES]);
+
 /* Windows of a `data` entry (model/data.h), with the model's own tokenizer and vocabulary. */
 int qp_model_windows(const struct qp_model *model, const json_t *spec, struct qp_windows *out, struct qp_error *err);
 
