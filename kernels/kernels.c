@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/counted.h"
 #include "kernels/cpu/cpu.h"
 
 #define REFERENCE                                                                                                      \
@@ -82,6 +83,7 @@ static void fill(void)
         qp_kernels_fill_bf16(&tables[CPU]);
     vectors = tables[CPU].bf16 ? "AVX-512 with BF16" : usable[AVX512] ? "AVX-512" : usable[AVX2] ? "AVX2" : "portable";
 #endif
+    qp_kernels_count(&tables[CPU]);
     snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", vectors, dnnl->major, dnnl->minor,
              dnnl->patch, openblas_get_corename());
 }

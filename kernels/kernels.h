@@ -5,7 +5,7 @@
  * the backend has fast versions of, so no entry is ever NULL. All functions are thread-safe, allocate nothing that
  * outlives them and assume arguments that their contract allows; matrices are row-major. Fast CPU functions spread
  * over the threads that qp_kernels_set_threads allows; their results do not depend on how many those are,
- * inverse_factor aside. */
+ * inverse_factor aside. Calls of table "cpu" are counted (kernels/work.h). */
 #ifndef QUANTPIPE_KERNELS_KERNELS_H
 #define QUANTPIPE_KERNELS_KERNELS_H
 

@@ -9,6 +9,7 @@
 #include "libstage/base/file.h"
 #include "libstage/stage/internal.h"
 #include "libstage/stage/link.h"
+#include "libstage/stage/work_json.h"
 #include "libstage/wire/message.h"
 
 #define PROGRESS_SECONDS 0.1
@@ -152,16 +153,26 @@ static int process_units(struct life *life, struct qp_error *err)
     }
 }
 
+/* What was done, by kind. */
+static json_t *work_done(const struct life *life)
+{
+    struct qp_work done;
+    qp_work_read(&done);
+    done.bytes_written = (double)qp_pool_given(link_pool(life->link));
+    qp_disk_read(&done);
+    return qp_work_json(&done);
+}
+
 static json_t *account(const struct life *life)
 {
     struct qp_usage usage;
     qp_usage_read(&usage);
     int64_t units = qp_port_count(life->stage.desc->inputs) > 0 ? life->units : life->emitted;
-    return json_pack("{s:{s:f, s:f, s:f, s:I, s:I, s:I}, s:o}", "stage", "wall_seconds",
+    return json_pack("{s:{s:f, s:f, s:f, s:I, s:I, s:I, s:o}, s:o}", "stage", "wall_seconds",
                      qp_wall_seconds() - life->begun, "busy_seconds", life->busy, "cpu_seconds", qp_cpu_seconds(),
                      "peak_rss_bytes", (json_int_t)usage.peak_rss, "peak_anonymous_bytes",
-                     (json_int_t)link_peak_anonymous(life->link), "units", (json_int_t)units, "edges",
-                     link_statistics(life->link));
+                     (json_int_t)link_peak_anonymous(life->link), "units", (json_int_t)units, "work",
+                     work_done(life), "edges", link_statistics(life->link));
 }
 
 static int work(struct life *life, const json_t *config, struct qp_error *err)

@@ -25,7 +25,7 @@ struct qp_pool {
     long made;
     struct segment *free;
     size_t free_bytes;
-    atomic_size_t in_use, size;
+    atomic_size_t in_use, size, given;
     atomic_bool on;
     struct qp_allocator allocator;
 };
@@ -121,6 +121,7 @@ static int allocate(void *context, const char *name, enum qp_dtype dtype, int ra
     int r = qp_tensor_size(dtype, rank, shape, &elements, &bytes, err);
     if (r < 0)
         return qp_wrap(err, "%s", name);
+    atomic_fetch_add(&pool->given, bytes);
     struct qp_storage *storage;
     if (bytes <= QP_ALWAYS_INLINE || bytes > SIZE_MAX / 2 || !atomic_load(&pool->on) ||
         take(pool, bytes, &storage, err) < 0)
@@ -141,6 +142,7 @@ int qp_pool_new(const char *run, size_t keep, struct qp_pool **out, struct qp_er
     pool->keep = keep;
     atomic_init(&pool->in_use, 0);
     atomic_init(&pool->size, 0);
+    atomic_init(&pool->given, 0);
     atomic_init(&pool->on, true);
     pool->allocator = (struct qp_allocator){allocate, pool};
     *out = pool;
@@ -179,4 +181,9 @@ size_t qp_pool_in_use(const struct qp_pool *pool)
 size_t qp_pool_size(const struct qp_pool *pool)
 {
     return atomic_load(&pool->size);
+}
+
+size_t qp_pool_given(const struct qp_pool *pool)
+{
+    return atomic_load(&pool->given);
 }

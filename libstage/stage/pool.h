@@ -23,5 +23,6 @@ void qp_pool_switch(struct qp_pool *pool, bool on);
 
 size_t qp_pool_in_use(const struct qp_pool *pool); /* bytes of segments that are referenced */
 size_t qp_pool_size(const struct qp_pool *pool);   /* bytes of all segments */
+size_t qp_pool_given(const struct qp_pool *pool);  /* bytes of all tensors that were ever allocated, heap or not */
 
 #endif

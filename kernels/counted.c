@@ -1,0 +1,82 @@
+#include "kernels/counted.h"
+
+#include <math.h>
+#include <stddef.h>
+
+#include "kernels/work.h"
+
+static struct qp_kernels inner; /* what does the work */
+
+static void to_f32(enum qp_dtype dtype, int64_t n, const void *from, void *to)
+{
+    qp_work_add_read((double)n * qp_dtype_bits(dtype) / 8);
+    inner.to_f32(dtype, n, from, to);
+}
+
+static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+{
+    qp_work_add(QP_WORK_GEMM, qp_gemm_operations(m, n, k));
+    inner.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+static void attention(const struct qp_attention *a)
+{
+    qp_work_add(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
+    inner.attention(a);
+}
+
+static void second_moment(int64_t rows, int64_t n, const float *x, float *h)
+{
+    qp_work_add(QP_WORK_MOMENT, qp_moment_operations(rows, n));
+    inner.second_moment(rows, n, x, h);
+}
+
+static int64_t inverse_factor(int64_t n, float *h)
+{
+    qp_work_add(QP_WORK_SOLVE, qp_factor_operations(n));
+    return inner.inverse_factor(n, h);
+}
+
+static void gptq_block(const struct qp_gptq_block *b)
+{
+    qp_work_add(QP_WORK_SOLVE, qp_gptq_block_operations(b->rows, b->count));
+    inner.gptq_block(b);
+}
+
+static int64_t polish(const struct qp_polish *p)
+{
+    int64_t steps = inner.polish(p);
+    qp_work_add(QP_WORK_SOLVE, qp_polish_operations(p->rows, p->cols, p->sweeps, steps));
+    return steps;
+}
+
+/* A sweep tries the numbers of the scale's format between the ends: E4M3 has 8 in an octave, E8M0 one. */
+static int64_t candidates(const struct qp_scale_search *s)
+{
+    enum qp_dtype dtype = s->grid->scale_dtype;
+    double octaves = s->last > 0 && s->first > s->last ? log2((double)s->first / (double)s->last) : 0;
+    if (!s->sweep || (dtype != QP_F8_E4M3 && dtype != QP_F8_E8M0))
+        return s->steps;
+    return 1 + (int64_t)((dtype == QP_F8_E4M3 ? 8 : 1) * octaves);
+}
+
+static void scale_search(const struct qp_scale_search *s)
+{
+    int64_t group = s->moment == NULL ? 0 : s->group;
+    qp_work_add(QP_WORK_SEARCH, qp_search_operations(s->rows * s->cols, candidates(s), group));
+    inner.scale_search(s);
+}
+
+void qp_kernels_count(struct qp_kernels *table)
+{
+    inner = *table;
+    table->to_f32 = to_f32;
+    table->gemm = gemm;
+    table->attention = attention;
+    table->second_moment = second_moment;
+    table->inverse_factor = inverse_factor;
+    table->gptq_block = gptq_block;
+    table->polish = polish;
+    table->scale_search = scale_search;
+}

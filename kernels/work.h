@@ -1,0 +1,57 @@
+/* What the kernels of this process have done so far: operations by kind, and bytes of weights that were read.
+ *
+ * Counted are the calls of table "cpu" (kernels.h), by the formulas below: what the operation needs, whatever a faster
+ * version leaves out or does twice. An operation is a product or a sum. Thread-safe. */
+#ifndef QUANTPIPE_KERNELS_WORK_H
+#define QUANTPIPE_KERNELS_WORK_H
+
+#include <stdint.h>
+
+enum qp_work_kind {
+    QP_WORK_GEMM,      /* products of float32 matrices: 2 m n k */
+    QP_WORK_GEMM_BF16, /* of BF16 matrices, likewise */
+    QP_WORK_GEMM_INT8, /* of INT8 matrices, likewise */
+    QP_WORK_ATTENTION, /* q kᵀ and p v below the causal diagonal: 2 length (length + 1) dim a head and sequence */
+    QP_WORK_MOMENT,    /* xᵀx on and above the diagonal: n (n + 1) rows */
+    QP_WORK_SOLVE,     /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1); polish: 2 rows n² a sweep */
+    QP_WORK_SEARCH,    /* candidates of scales: 6 a number and candidate, or what the metric of a block needs */
+    QP_WORK_KINDS
+};
+
+struct qp_work {
+    double operations[QP_WORK_KINDS];
+    double bytes_read; /* of weights, as their dtype stores them, each time that they are read */
+    /* Kernels do not see these; who does counts them (libstage/stage/work_json.h). */
+    double bytes_written;           /* of tensors that were made for other stages */
+    double disk_read, disk_written; /* bytes */
+};
+
+/* "gemm", "gemm_bf16", "gemm_int8", "attention", "moment", "solve", "search". */
+extern const char *const qp_work_names[QP_WORK_KINDS];
+
+void qp_work_add(enum qp_work_kind kind, double operations);
+void qp_work_add_read(double bytes);
+
+/* What the kernels counted; the other fields are 0. */
+void qp_work_read(struct qp_work *out);
+
+/* ---- the formulas ---- */
+
+double qp_gemm_operations(int64_t m, int64_t n, int64_t k);
+double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim);
+double qp_moment_operations(int64_t rows, int64_t n);
+
+/* The factor U of H⁻¹: LAPACK's counts of potrf and trtri are n³/3 each (LAWN 41, appendix A, leading terms). */
+double qp_factor_operations(int64_t n);
+
+/* Each column's error goes to those behind it in its block: a product and a sum. */
+double qp_gptq_block_operations(int64_t rows, int64_t columns);
+
+/* The gradient anew for each sweep, and for each accepted step its half of the columns on average. */
+double qp_polish_operations(int64_t rows, int64_t columns, int64_t sweeps, int64_t steps);
+
+/* `steps` candidates for each number: divide, round, multiply, subtract, square, add; with a block of H as the metric
+ * the row of dᵀ H_g that the number belongs to, 2 group, in place of the last two. group = 0: no such metric. */
+double qp_search_operations(int64_t numbers, int64_t steps, int64_t group);
+
+#endif
