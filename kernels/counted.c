@@ -20,16 +20,34 @@ static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
     inner.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
+static void linear_bf16(int64_t m, int64_t n, int64_t k, const uint16_t *x, const uint16_t *w, bool add, float *y)
+{
+    qp_work_add(QP_WORK_GEMM_BF16, qp_gemm_operations(m, n, k));
+    inner.linear_bf16(m, n, k, x, w, add, y);
+}
+
 static void attention(const struct qp_attention *a)
 {
     qp_work_add(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
     inner.attention(a);
 }
 
+static void attention_bf16(const struct qp_attention *a, uint16_t *out)
+{
+    qp_work_add(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
+    inner.attention_bf16(a, out);
+}
+
 static void second_moment(int64_t rows, int64_t n, const float *x, float *h)
 {
     qp_work_add(QP_WORK_MOMENT, qp_moment_operations(rows, n));
     inner.second_moment(rows, n, x, h);
+}
+
+static void second_moment_bf16(int64_t rows, int64_t n, const uint16_t *x, float *h)
+{
+    qp_work_add(QP_WORK_MOMENT_BF16, qp_moment_operations(rows, n));
+    inner.second_moment_bf16(rows, n, x, h);
 }
 
 static int64_t inverse_factor(int64_t n, float *h)
@@ -73,8 +91,11 @@ void qp_kernels_count(struct qp_kernels *table)
     inner = *table;
     table->to_f32 = to_f32;
     table->gemm = gemm;
+    table->linear_bf16 = linear_bf16;
     table->attention = attention;
+    table->attention_bf16 = attention_bf16;
     table->second_moment = second_moment;
+    table->second_moment_bf16 = second_moment_bf16;
     table->inverse_factor = inverse_factor;
     table->gptq_block = gptq_block;
     table->polish = polish;

@@ -2,8 +2,8 @@
 
 #include <stdatomic.h>
 
-const char *const qp_work_names[QP_WORK_KINDS] = {"gemm",   "gemm_bf16", "gemm_int8", "attention",
-                                                  "moment", "solve",     "search"};
+const char *const qp_work_names[QP_WORK_KINDS] = {"gemm",   "gemm_bf16",   "gemm_int8", "attention", "attention_bf16",
+                                                  "moment", "moment_bf16", "solve",     "search"};
 
 static _Atomic uint64_t operations[QP_WORK_KINDS], bytes_read;
 

@@ -12,21 +12,23 @@ enum qp_work_kind {
     QP_WORK_GEMM_BF16, /* of BF16 matrices, likewise */
     QP_WORK_GEMM_INT8, /* of INT8 matrices, likewise */
     QP_WORK_ATTENTION, /* q kᵀ and p v below the causal diagonal: 2 length (length + 1) dim a head and sequence */
-    QP_WORK_MOMENT,    /* xᵀx on and above the diagonal: n (n + 1) rows */
-    QP_WORK_SOLVE,     /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1); polish: 2 rows n² a sweep */
-    QP_WORK_SEARCH,    /* candidates of scales: 6 a number and candidate, or what the metric of a block needs */
+    QP_WORK_ATTENTION_BF16,
+    QP_WORK_MOMENT, /* xᵀx on and above the diagonal: n (n + 1) rows */
+    QP_WORK_MOMENT_BF16,
+    QP_WORK_SOLVE,  /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1); polish: 2 rows n² a sweep */
+    QP_WORK_SEARCH, /* candidates of scales: 6 a number and candidate, or what the metric of a block needs */
     QP_WORK_KINDS
 };
 
 struct qp_work {
     double operations[QP_WORK_KINDS];
-    double bytes_read; /* of weights, as their dtype stores them, each time that they are read */
+    double bytes_read; /* of weights, as their dtype stores them, each time that they are converted */
     /* Kernels do not see these; who does counts them (libstage/stage/work_json.h). */
     double bytes_written;           /* of tensors that were made for other stages */
     double disk_read, disk_written; /* bytes */
 };
 
-/* "gemm", "gemm_bf16", "gemm_int8", "attention", "moment", "solve", "search". */
+/* "gemm", "gemm_bf16", "gemm_int8", "attention", "attention_bf16", "moment", "moment_bf16", "solve", "search". */
 extern const char *const qp_work_names[QP_WORK_KINDS];
 
 void qp_work_add(enum qp_work_kind kind, double operations);

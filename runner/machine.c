@@ -3,6 +3,7 @@
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 /* cpu.max of control groups v2: "QUOTA PERIOD" or "max PERIOD". */
@@ -36,4 +37,22 @@ uint64_t qp_machine_memory(void)
     if (f)
         fclose(f);
     return memory;
+}
+
+const char *qp_machine_cpu(char *text, size_t size)
+{
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    snprintf(text, size, "unknown processor");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *value = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
+        if (!value)
+            continue;
+        value += 1 + strspn(value + 1, " \t");
+        snprintf(text, size, "%.*s", (int)strcspn(value, "\n"), value);
+        break;
+    }
+    if (f)
+        fclose(f);
+    return text;
 }

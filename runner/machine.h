@@ -2,9 +2,13 @@
 #ifndef QUANTPIPE_RUNNER_MACHINE_H
 #define QUANTPIPE_RUNNER_MACHINE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 int qp_machine_cores(void);
 uint64_t qp_machine_memory(void);
+
+/* What the processor calls itself, "unknown processor" where it does not say. Into text; returns it. */
+const char *qp_machine_cpu(char *text, size_t size);
 
 #endif

@@ -2,6 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "libstage/stage/work_json.h"
+#include "runner/floor.h"
 #include "runner/machine.h"
 #include "runner/prepare.h"
 #include "runner/size.h"
@@ -9,6 +11,14 @@
 
 #define BASE_BYTES ((uint64_t)32 << 20) /* a stage's process with its libraries, before the first unit */
 #define WINDOW 3                        /* units on the way to a consumer: the default credit of the protocol */
+
+/* What the stages will do, and the least time for it; filled once a plan. */
+struct outlook {
+    struct qp_work work[QP_MAX_INSTANCES];
+    bool known[QP_MAX_INSTANCES];
+    struct qp_peaks peaks;
+    bool measured;
+};
 
 static uint64_t largest_block(const struct qp_arch *arch)
 {
@@ -71,23 +81,48 @@ static uint64_t estimate(const struct qp_plan *plan, size_t index)
     return bytes;
 }
 
-static json_t *stage_json(const struct qp_plan *plan, size_t index)
+static json_t *real_or_null(bool known, double value)
 {
-    const struct qp_instance *in = &plan->pipeline->instances[index];
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:O}", "name", in->name, "executable", in->command[0],
-                     "host", "localhost", "device", "cpu", "replicas", 1, "threads",
-                     in->threads ? in->threads : qp_machine_cores(), "memory_budget_bytes",
-                     (json_int_t)(in->memory ? in->memory : qp_machine_memory() / 4), "memory_estimate_bytes",
-                     (json_int_t)estimate(plan, index), "collects", in->wants);
+    return known ? json_real(value) : json_null();
 }
 
-static json_t *as_json(const struct qp_plan *plan)
+static double floor_of(const struct outlook *o, size_t index)
+{
+    struct qp_floor floor = qp_floor_of(&o->work[index], &o->peaks);
+    return qp_floor_seconds(&floor);
+}
+
+/* Of all stages that formulas are known for: the whole cannot be faster. */
+static double whole_floor(const struct qp_plan *plan, const struct outlook *o)
+{
+    struct qp_floor sum = {0};
+    for (size_t i = 0; i < plan->pipeline->count; i++) {
+        struct qp_floor floor = qp_floor_of(&o->work[i], &o->peaks);
+        qp_floor_sum(&sum, &floor);
+    }
+    return qp_floor_seconds(&sum);
+}
+
+static json_t *stage_json(const struct qp_plan *plan, const struct outlook *o, size_t index)
+{
+    const struct qp_instance *in = &plan->pipeline->instances[index];
+    json_t *stage = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:O}", "name", in->name, "executable",
+                              in->command[0], "host", "localhost", "device", "cpu", "replicas", 1, "threads",
+                              in->threads ? in->threads : qp_machine_cores(), "memory_budget_bytes",
+                              (json_int_t)(in->memory ? in->memory : qp_machine_memory() / 4), "memory_estimate_bytes",
+                              (json_int_t)estimate(plan, index), "collects", in->wants);
+    json_object_set_new(stage, "work", o->known[index] ? qp_work_json(&o->work[index]) : json_null());
+    json_object_set_new(stage, "floor_seconds", real_or_null(o->known[index] && o->measured, floor_of(o, index)));
+    return stage;
+}
+
+static json_t *as_json(const struct qp_plan *plan, const struct outlook *o)
 {
     const struct qp_pipeline *p = plan->pipeline;
     const struct qp_arch *arch = &plan->model->arch;
     json_t *stages = json_array(), *edges = json_array(), *blocks = json_array();
     for (size_t i = 0; i < p->count; i++)
-        json_array_append_new(stages, stage_json(plan, p->order[i]));
+        json_array_append_new(stages, stage_json(plan, o, p->order[i]));
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
         json_array_append_new(edges, json_sprintf("%s.%s -> %s.%s%s", p->instances[e->from].name, e->output,
@@ -95,10 +130,10 @@ static json_t *as_json(const struct qp_plan *plan)
     }
     for (int64_t i = 0; i < qp_arch_blocks(arch); i++)
         json_array_append_new(blocks, json_integer((json_int_t)qp_block_bytes(arch, i)));
-    return json_pack("{s:i, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "model",
+    return json_pack("{s:i, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "model",
                      p->model, "outputs", qp_plan_outputs(plan), "run_folder", plan->folder, "processes",
-                     (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks, "warnings",
-                     plan->warnings);
+                     (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks, "floor_seconds",
+                     real_or_null(o->measured, whole_floor(plan, o)), "warnings", plan->warnings);
 }
 
 static void print_stage(const struct qp_plan *plan, size_t index)
@@ -120,7 +155,47 @@ static void print_stage(const struct qp_plan *plan, size_t index)
     printf("\n");
 }
 
-static void print_plan(const struct qp_plan *plan)
+/* "gemm 1234.5" for each kind of operation that there is, in units of 10^9. */
+static void print_operations(const struct qp_work *work)
+{
+    const char *separator = "";
+    for (int i = 0; i < QP_WORK_KINDS; i++)
+        if (work->operations[i] > 0) {
+            printf("%s%s %.4g", separator, qp_work_names[i], work->operations[i] / 1e9);
+            separator = ", ";
+        }
+}
+
+static void print_work(const struct qp_plan *plan, const struct outlook *o, size_t index)
+{
+    const struct qp_work *work = &o->work[index];
+    double moved = work->bytes_read + work->bytes_written + work->disk_written;
+    char bytes[32], least[32];
+    printf("  %-20s ", plan->pipeline->instances[index].name);
+    if (!o->known[index]) {
+        printf("no formula is known for it\n");
+        return;
+    }
+    printf("%10s  %10s  ", o->measured ? qp_seconds_text(floor_of(o, index), least, sizeof least) : "-",
+           qp_size_text((uint64_t)moved, bytes, sizeof bytes));
+    print_operations(work);
+    printf("\n");
+}
+
+static void print_floor(const struct qp_plan *plan, const struct outlook *o)
+{
+    char least[32];
+    printf("\n  %-20s %10s  %10s  %s\n", "stage", "at least", "moves", "10^9 operations");
+    for (size_t i = 0; i < plan->pipeline->count; i++)
+        print_work(plan, o, plan->pipeline->order[i]);
+    if (o->measured)
+        printf("  %-20s %10s  by the measured peaks of this machine\n", "the whole run",
+               qp_seconds_text(whole_floor(plan, o), least, sizeof least));
+    else
+        printf("  " QP_NO_PEAKS "\n");
+}
+
+static void print_plan(const struct qp_plan *plan, const struct outlook *o)
 {
     const struct qp_pipeline *p = plan->pipeline;
     const struct qp_arch *arch = &plan->model->arch;
@@ -139,6 +214,7 @@ static void print_plan(const struct qp_plan *plan)
            qp_size_text(largest_block(arch), most, sizeof most),
            qp_size_text((uint64_t)qp_arch_parameters(arch) * (uint64_t)qp_dtype_bits(arch->dtype) / 8, total,
                         sizeof total));
+    print_floor(plan, o);
 }
 
 static int plan_verb(const struct qp_args *args, struct qp_error *err)
@@ -147,10 +223,13 @@ static int plan_verb(const struct qp_args *args, struct qp_error *err)
     int r = qp_prepare(args, false, &plan, err);
     if (r < 0)
         return r;
-    if (qp_arg(args, "json"))
-        r = qp_print_json(as_json(&plan), err);
-    else
-        print_plan(&plan);
+    struct outlook outlook;
+    outlook.measured = qp_peaks_load(&outlook.peaks);
+    r = qp_plan_work(&plan, outlook.work, outlook.known, err);
+    if (r == 0 && qp_arg(args, "json"))
+        r = qp_print_json(as_json(&plan, &outlook), err);
+    else if (r == 0)
+        print_plan(&plan, &outlook);
     qp_plan_warn(&plan);
     qp_plan_free(&plan);
     return r;
@@ -158,7 +237,7 @@ static int plan_verb(const struct qp_args *args, struct qp_error *err)
 
 const struct qp_verb qp_verb_plan = {
     .name = "plan",
-    .summary = "say what a run would do: order, processes, blocks, memory, what is collected",
+    .summary = "say what a run would do: order, processes, blocks, memory, what is collected, the least time it takes",
     .usage = "[PIPELINE]",
     .max_words = 1,
     .options = {qp_pipeline_options, qp_json_option},

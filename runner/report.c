@@ -5,6 +5,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/model/arch.h"
+#include "runner/floor.h"
 
 const char *qp_report_status(int result)
 {
@@ -148,10 +149,10 @@ static json_t *stages_of(const struct qp_supervisor *s)
     json_t *stages = json_array();
     for (size_t i = 0; i < s->count; i++) {
         const struct qp_child *c = &s->children[s->run->plan->pipeline->order[i]];
-        json_t *stage =
-            json_pack("{s:s, s:i, s:s, s:s, s:f, s:f, s:f, s:i, s:i, s:i, s:i}", "name", c->instance->name, "replica",
-                      0, "host", c->hostname, "device", "cpu", "wall_seconds", 0.0, "busy_seconds", 0.0, "cpu_seconds",
-                      0.0, "peak_rss_bytes", 0, "peak_anonymous_bytes", 0, "units", 0, "restarts", 0);
+        json_t *stage = json_pack("{s:s, s:i, s:s, s:s, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:n}", "name",
+                                  c->instance->name, "replica", 0, "host", c->hostname, "device", "cpu", "wall_seconds",
+                                  0.0, "busy_seconds", 0.0, "cpu_seconds", 0.0, "peak_rss_bytes", 0,
+                                  "peak_anonymous_bytes", 0, "units", 0, "restarts", 0, "work");
         if (json_is_object(c->stage))
             json_object_update_existing(stage, c->stage);
         json_array_append_new(stages, stage);
@@ -196,6 +197,7 @@ json_t *qp_report(const struct qp_supervisor *s, const struct qp_args *args, int
                   qp_report_status(result), "command", command_of(args), "version", QUANTPIPE_VERSION, "model",
                   model_of(s), "outputs", outputs_of(s, result), "wall_seconds", qp_now() - s->run->started, "stages",
                   stages_of(s), "edges", edges_of(s), "warnings", s->warnings);
+    qp_report_floor(report);
     if (result < 0)
         json_object_set_new(report, "error", json_pack("{s:i, s:s}", "code", -result, "message", err->message));
     return report;

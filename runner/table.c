@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runner/floor.h"
 #include "runner/report.h"
 #include "runner/size.h"
 
@@ -163,31 +164,58 @@ static void print_comparison(const json_t *outputs)
 
 /* ---- the whole ---- */
 
+/* "41.2 s  76 %": the least time, and what share of the time it is. */
+static const char *floor_text(const json_t *object, char text[64])
+{
+    char least[32];
+    const json_t *share_of_floor = json_object_get(object, "share_of_floor");
+    *text = '\0';
+    if (!json_is_number(json_object_get(object, "floor_seconds")))
+        return text;
+    qp_seconds_text(number(object, "floor_seconds"), least, sizeof least);
+    if (json_is_number(share_of_floor))
+        snprintf(text, 64, "%s %5.1f %%", least, 100 * json_number_value(share_of_floor));
+    else
+        snprintf(text, 64, "%s", least);
+    return text;
+}
+
 static void print_stage(const json_t *stage)
 {
-    char wall[32], busy[32], memory[32], own[32];
-    printf("  %-22s %14s %14s %14s %14s\n", json_string_value(json_object_get(stage, "name")),
+    char wall[32], busy[32], memory[32], own[32], least[64];
+    printf("  %-22s %14s %14s %14s %14s %18s\n", json_string_value(json_object_get(stage, "name")),
            qp_seconds_text(number(stage, "wall_seconds"), wall, sizeof wall),
            qp_seconds_text(number(stage, "busy_seconds"), busy, sizeof busy),
            qp_size_text((uint64_t)number(stage, "peak_anonymous_bytes"), own, sizeof own),
-           qp_size_text((uint64_t)number(stage, "peak_rss_bytes"), memory, sizeof memory));
+           qp_size_text((uint64_t)number(stage, "peak_rss_bytes"), memory, sizeof memory), floor_text(stage, least));
+}
+
+static void print_stages(const json_t *report)
+{
+    char wall[32], least[64];
+    size_t i;
+    json_t *item;
+    bool measured = json_is_number(json_object_get(report, "floor_seconds"));
+    printf("  %-22s %14s %14s %14s %14s %18s\n", "stage", "wall", "busy", "peak memory", "with files",
+           measured ? "floor, share" : "");
+    json_array_foreach(json_object_get(report, "stages"), i, item)
+        print_stage(item);
+    printf("  %-22s %14s %14s %14s %14s %18s\n", "the whole run",
+           qp_seconds_text(number(report, "wall_seconds"), wall, sizeof wall), "", "", "", floor_text(report, least));
+    printf("%s\n", measured ? "" : "  " QP_NO_PEAKS "\n");
 }
 
 void qp_print_table(const json_t *report, const char *report_path)
 {
     size_t i;
     json_t *item;
-    char wall[32];
     const json_t *outputs = json_object_get(report, "outputs");
     printf("\n");
     if (json_array_size(outputs) > 1)
         print_comparison(outputs);
     else if (json_array_size(outputs) == 1)
         print_output(json_array_get(outputs, 0));
-    printf("  %-22s %14s %14s %14s %14s\n", "stage", "wall", "busy", "peak memory", "with files");
-    json_array_foreach(json_object_get(report, "stages"), i, item)
-        print_stage(item);
-    printf("  %-22s %14s\n\n", "the whole run", qp_seconds_text(number(report, "wall_seconds"), wall, sizeof wall));
+    print_stages(report);
     json_array_foreach(outputs, i, item) {
         const char *path = json_string_value(json_object_get(item, "path"));
         if (path)
