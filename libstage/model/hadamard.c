@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 
 /* The largest matrix that is kept whole. */
@@ -27,6 +28,28 @@ static bool is_paley_2(int64_t order)
     return order % 4 == 0 && order / 2 % 4 == 2 && is_prime(order / 2 - 1);
 }
 
+/* Four symmetric circulant matrices of order n, A, B, C and D, with A A + B B + C C + D D = 4 n I: their first rows, up
+ * to the middle, after which they mirror. */
+static const struct williamson {
+    int64_t n;
+    const char *rows[4];
+} williamsons[] = {{13, {"++++-+-", "++---+-", "++---+-", "+---+-+"}},
+                   {23, {"++---+---+-+", "+-++-++--+++", "+++---++-+-+", "+++-+++-+---"}}};
+
+static const struct williamson *find_williamson(int64_t order)
+{
+    for (size_t i = 0; i < sizeof williamsons / sizeof *williamsons; i++)
+        if (4 * williamsons[i].n == order)
+            return &williamsons[i];
+    return NULL;
+}
+
+/* Whether `order` is one of those that products are made of. */
+static bool is_factor(int64_t order)
+{
+    return order == 2 || is_paley_1(order) || is_paley_2(order) || find_williamson(order);
+}
+
 /* What a product of factors costs for each element: their sum. Factors fall, so that each product is seen once.
  * Returns 0 when there is none for n with factors up to `largest`; `factors` gets the best. */
 static int64_t cheapest(int64_t n, int64_t largest, int64_t *factors, int *count)
@@ -37,7 +60,7 @@ static int64_t cheapest(int64_t n, int64_t largest, int64_t *factors, int *count
     if (n == 1)
         return 1;
     for (int64_t f = n < largest ? n : largest; f >= 2; f--) {
-        if (n % f != 0 || !(f == 2 || is_paley_1(f) || is_paley_2(f)))
+        if (n % f != 0 || !is_factor(f))
             continue;
         int64_t cost = cheapest(n / f, f, rest, &found);
         if (cost == 0 || (best > 0 && cost + f > best))
@@ -94,25 +117,42 @@ static void fill_paley_2(const int8_t *chi, int64_t order, int8_t *m)
         }
 }
 
-static int8_t *new_factor(int64_t order, struct qp_error *err)
+static int fill_paley(int64_t order, int8_t *m, struct qp_error *err)
 {
     bool first = is_paley_1(order);
     int64_t q = first ? order - 1 : order / 2 - 1;
-    int8_t *chi = qp_new_array(q, 1, "a quadratic character", err);
-    int8_t *m = qp_new_array(order * order, 1, "a Hadamard matrix", err);
-    if (chi && m) {
-        quadratic_character(q, chi);
-        if (first)
-            fill_paley_1(chi, order, m);
-        else
-            fill_paley_2(chi, order, m);
-    }
-    bool done = chi && m;
-    free(chi);
-    if (done)
-        return m;
-    free(m);
-    return NULL;
+    qp_auto_free int8_t *chi = qp_new_array(q, 1, "a quadratic character", err);
+    if (!chi)
+        return QP_ERR_ROOM;
+    quadratic_character(q, chi);
+    if (first)
+        fill_paley_1(chi, order, m);
+    else
+        fill_paley_2(chi, order, m);
+    return 0;
+}
+
+/* Williamson: [A B C D; -B A -D C; -C D A -B; -D -C B A]. */
+static void fill_williamson(const struct williamson *w, int8_t *m)
+{
+    static const int sign[4][4] = {{1, 1, 1, 1}, {-1, 1, -1, 1}, {-1, 1, 1, -1}, {-1, -1, 1, 1}};
+    int64_t n = w->n;
+    for (int64_t i = 0; i < 4 * n; i++)
+        for (int64_t j = 0; j < 4 * n; j++) {
+            int64_t apart = (j - i + 4 * n) % n, from_end = apart < n - apart ? apart : n - apart;
+            char element = w->rows[i / n ^ j / n][from_end];
+            m[i * 4 * n + j] = (int8_t)(sign[i / n][j / n] * (element == '+' ? 1 : -1));
+        }
+}
+
+/* Fills m[order, order] with the factor of that order, which is_factor and not 2. */
+static int fill_factor(int64_t order, int8_t *m, struct qp_error *err)
+{
+    const struct williamson *w = find_williamson(order);
+    if (!w)
+        return fill_paley(order, m, err);
+    fill_williamson(w, m);
+    return 0;
 }
 
 static int refuse(int64_t n, const char *what, struct qp_error *err)
@@ -137,13 +177,16 @@ int qp_hadamard_new(int64_t n, const char *what, struct qp_hadamard *out, struct
     if (!qp_hadamard_exists(n))
         return refuse(n, what, err);
     cheapest(n, LARGEST_FACTOR, h.order, &h.count);
-    for (int i = 0; i < h.count; i++)
-        if (h.order[i] > 2 && !(h.factor[i] = new_factor(h.order[i], err))) {
-            qp_hadamard_free(&h);
-            return QP_ERR_ROOM;
+    int r = 0;
+    for (int i = 0; i < h.count && r == 0; i++)
+        if (h.order[i] > 2) {
+            h.factor[i] = qp_new_array(h.order[i] * h.order[i], 1, "a Hadamard matrix", err);
+            r = h.factor[i] ? fill_factor(h.order[i], h.factor[i], err) : QP_ERR_ROOM;
         }
+    if (r < 0)
+        qp_hadamard_free(&h);
     *out = h;
-    return 0;
+    return r;
 }
 
 void qp_hadamard_free(struct qp_hadamard *h)

@@ -4,9 +4,11 @@
  *   2                the Sylvester matrix [1 1; 1 -1]
  *   q + 1            Paley I, q a prime of the form 4k + 3
  *   2 (q + 1)        Paley II, q a prime of the form 4k + 1
- * since the Kronecker product of two is one again. Sources: Paley, On orthogonal matrices, 1933; Hedayat and Wallis,
- * Hadamard matrices and their applications, 1978, sections 2 and 3. That covers every power of two times 12, 20, 24,
- * 28, 36, 44, 48, 60, 68 and so on; of the orders below 100 that exist only 52 and 92 are missing. */
+ *   52, 92           Williamson
+ * since the Kronecker product of two is one again. Sources: Paley, On orthogonal matrices, 1933; Williamson, Hadamard's
+ * determinant theorem and the sum of four squares, 1944; Baumert, Golomb and Hall, Discovery of an Hadamard matrix of
+ * order 92, 1962; Hedayat and Wallis, Hadamard matrices and their applications, 1978, sections 2 and 3. That covers
+ * every order below 100 that can be, 1, 2 and the multiples of 4, and those times powers of two. */
 #ifndef QUANTPIPE_MODEL_HADAMARD_H
 #define QUANTPIPE_MODEL_HADAMARD_H
 

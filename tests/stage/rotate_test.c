@@ -190,13 +190,13 @@ Test(rotate, an_impossible_size_is_refused_by_name)
     cr_assert_eq(qp_checkpoint_open(golden_path("plain"), &c, &err), 0, "%s", err.message);
     struct qp_unit **units = load(c, &count);
     json_t *config = json_deep_copy(json_object_get(units[0]->attrs, "config"));
-    json_object_set_new(config, "hidden_size", json_integer(92));
+    json_object_set_new(config, "hidden_size", json_integer(116));
     json_t *attrs = json_deep_copy(units[0]->attrs);
     json_object_set_new(attrs, "config", config);
     json_decref(units[0]->attrs);
     units[0]->attrs = attrs;
     cr_assert_null(tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, count, QP_ERR_INPUT, &count, NULL));
-    cr_expect(strstr(tiny_message, "hidden_size is 92") && strstr(tiny_message, "88 and 96"), "%s", tiny_message);
+    cr_expect(strstr(tiny_message, "hidden_size is 116") && strstr(tiny_message, "112 and 120"), "%s", tiny_message);
     free(units);
     qp_checkpoint_close(c);
 }
