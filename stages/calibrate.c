@@ -13,6 +13,8 @@
 #include "stages/calibrate/statistics.h"
 
 struct state {
+    const char *choice;
+    enum qp_dtype compute;
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
@@ -21,6 +23,16 @@ struct state {
     bool collecting;
 };
 
+static const struct qp_param params[] = {
+    {.name = "compute",
+     .type = QP_PARAM_STRING,
+     .fallback = "auto",
+     .choices = qp_compute_choices,
+     .help =
+         "what products are computed in: bf16 (sums in float32), fp32, or auto: bf16 for checkpoints in BF16 or F16 "
+         "where the processor is faster at it",
+     .offset = offsetof(struct state, choice)},
+    {0}};
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"statistics", NULL};
 static const char *const returned[] = {"weights", "quantized", NULL};
@@ -42,6 +54,8 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
     s->collecting = qp_statistics_wanted(stage) || qp_stage_wants(stage, "drift");
     if (!s->collecting)
         return 0;
+    s->compute = qp_compute(s->choice, &s->model.arch, qp_stage_kernels(stage));
+    qp_stage_report(stage, "compute", json_string(qp_compute_name(s->compute)));
     int r = qp_model_windows(&s->model, json_object_get(qp_stage_context(stage), "data"), &s->windows, err);
     if (r == 0)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
@@ -56,7 +70,11 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 static int collect(struct state *s, const struct qp_block *block, struct qp_statistics *statistics,
                    struct qp_error *err)
 {
-    struct qp_taps taps = {.site = qp_statistics_site, .cache = qp_statistics_cache, .context = statistics};
+    struct qp_taps taps = {.site = qp_statistics_site,
+                           .site_bf16 = qp_statistics_site_bf16,
+                           .cache = qp_statistics_cache,
+                           .context = statistics,
+                           .ends = block->layer == s->model.arch.layers - 1};
     struct qp_layer layer;
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
@@ -84,6 +102,7 @@ static int calibrate(struct qp_stage *stage, void *state, struct qp_block *block
     struct state *s = state;
     if (!s->collecting)
         return 0;
+    block->compute = s->compute;
     if (qp_block_is_layer(block))
         return calibrate_layer(stage, s, block, err);
     if (block->layer >= 0)
@@ -99,6 +118,7 @@ static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
     if (!s->prefix || unit->kind != QP_UNIT_BLOCK)
         return 0;
     int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
+    block.compute = s->compute;
     return r < 0 ? r : qp_prefix_advance(s->prefix, &block, err);
 }
 
@@ -125,6 +145,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .summary = "records what the network's activations look like on calibration text",
     .version = 1,
     .state_size = sizeof(struct state),
+    .params = params,
     .inputs = inputs,
     .outputs = outputs,
     .collects = qp_statistics_names,

@@ -12,7 +12,7 @@ int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, st
     if (unit->kind != QP_UNIT_BLOCK || unit->seq < 1 || unit->seq > qp_arch_blocks(arch))
         return qp_fail(err, QP_ERR_INPUT, "found %s unit %lld, expected block 1 to %lld of this model",
                        qp_unit_kind_name(unit->kind), (long long)unit->seq, (long long)qp_arch_blocks(arch));
-    *out = (struct qp_block){arch, kernels, unit, unit->seq - 2};
+    *out = (struct qp_block){arch, kernels, unit, unit->seq - 2, QP_F32};
     return 0;
 }
 

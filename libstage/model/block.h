@@ -33,6 +33,8 @@ struct qp_block {
     const struct qp_kernels *kernels;
     struct qp_unit *unit;
     int64_t layer; /* 0-based decoder layer; -1 the embedding, arch->layers the head */
+    enum qp_dtype
+        compute; /* what products of the loaded layer or head are computed in: QP_F32 unless somebody sets it */
 };
 
 /* The view of a block unit; QP_ERR_INPUT when its seq is none of the model's. */
@@ -102,12 +104,21 @@ int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct 
 
 enum qp_version { QP_ORIGINAL, QP_TRANSFORMED, QP_QUANTIZED };
 
-/* Everything that a decoder layer's forward needs, in float32. */
+/* What products are computed in: QP_BF16, summed in float32, or QP_F32. `choice` is a stage's parameter: bf16, fp32, or
+ * auto, which is BF16 for a checkpoint in BF16 or F16 where that is faster. */
+extern const char *const qp_compute_choices[];
+enum qp_dtype qp_compute(const char *choice, const struct qp_arch *arch, const struct qp_kernels *kernels);
+const char *qp_compute_name(enum qp_dtype compute); /* as a choice */
+
+/* Everything that a decoder layer's forward needs. Between products there are float32 numbers; with QP_BF16 the inputs
+ * of products, sites and attention's operands are rounded to BF16. */
 struct qp_layer {
     const struct qp_arch *arch;
     const struct qp_kernels *kernels;
+    enum qp_dtype compute;
     float *norm[QP_NORMS];
-    float *weight[QP_LINEARS];
+    float *weight[QP_LINEARS];                  /* of QP_F32 */
+    const uint16_t *bf16[QP_LINEARS];           /* of QP_BF16; may point into the block's unit */
     float *bias[QP_LINEARS];                    /* NULL: none */
     struct qp_quant_spec activations[QP_SITES]; /* simulated at the site's input; of QP_QUANTIZED only. NVFP4: with its
                                                    global scale */
@@ -130,16 +141,23 @@ void qp_layer_free(struct qp_layer *layer);
 typedef int qp_site_fn(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in,
                        struct qp_error *err);
 
+/* The same for a layer that computes in BF16. */
+typedef int qp_site_bf16_fn(void *context, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
+                            struct qp_error *err);
+
 /* Sees what a KV cache would hold, keys after RoPE: keys[rows, dim] and values[rows, dim], before (simulated)
  * quantization. */
 typedef int qp_cache_fn(void *context, const float *keys, const float *values, int64_t rows, int64_t dim,
                         struct qp_error *err);
 
-/* What a forward shows on its way; each may be NULL. */
+/* What a forward shows on its way; each may be NULL. Without `site_bf16` a layer that computes in BF16 shows `site` the
+ * same numbers in float32. */
 struct qp_taps {
     qp_site_fn *site;
+    qp_site_bf16_fn *site_bf16;
     qp_cache_fn *cache;
     void *context;
+    bool ends; /* nothing is wanted beyond the last site: x is undefined afterwards */
 };
 
 struct qp_workspace; /* scratch memory of forwards, grown as needed; one a thread */

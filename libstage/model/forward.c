@@ -50,29 +50,55 @@ struct chunk {
     const struct qp_taps *taps;
 };
 
-/* Buffers of a chunk; what attention needs and what the MLP needs share memory. */
+/* Buffers of a chunk; what attention needs and what the MLP needs share memory. Inputs of sites are float32 or BF16, as
+ * the layer computes. In BF16 each is there only after its predecessor has been used, and between them there is room
+ * for one in float32 where q or gate will be, or was. */
 struct buffers {
-    float *normed, *q, *k, *v, *mixed, *gate, *up;
+    void *normed, *mixed, *gated;
+    float *q, *k, *v, *gate, *up, *wide;
 };
 
-static uint64_t buffer_floats(const struct qp_arch *arch, int64_t rows)
+static int64_t most(int64_t a, int64_t b)
 {
-    int64_t attention = 2 * qp_arch_dim(arch, QP_DIM_Q) + 2 * qp_arch_dim(arch, QP_DIM_KV), mlp = 2 * arch->ffn;
-    return (uint64_t)((arch->hidden + (attention > mlp ? attention : mlp)) * rows);
+    return a > b ? a : b;
 }
 
-static struct buffers buffers_in(float *memory, const struct qp_arch *arch, int64_t rows)
+/* Of one token: floats of the inputs of sites, if they are by themselves, and of all else. */
+static int64_t input_floats(const struct qp_layer *layer)
 {
+    const struct qp_arch *arch = layer->arch;
+    int64_t widest = most(most(arch->hidden, arch->ffn), qp_arch_dim(arch, QP_DIM_Q));
+    return layer->compute == QP_BF16 ? (widest + 1) / 2 : arch->hidden;
+}
+
+static int64_t shared_floats(const struct qp_layer *layer)
+{
+    const struct qp_arch *arch = layer->arch;
+    int64_t attention = 2 * qp_arch_dim(arch, QP_DIM_Q) + 2 * qp_arch_dim(arch, QP_DIM_KV);
+    return most(most(attention, 2 * arch->ffn), arch->hidden);
+}
+
+static uint64_t buffer_floats(const struct qp_layer *layer, int64_t rows)
+{
+    return (uint64_t)((input_floats(layer) + shared_floats(layer)) * rows);
+}
+
+static struct buffers buffers_in(float *memory, const struct qp_layer *layer, int64_t rows)
+{
+    const struct qp_arch *arch = layer->arch;
     int64_t q = qp_arch_dim(arch, QP_DIM_Q) * rows, kv = qp_arch_dim(arch, QP_DIM_KV) * rows;
-    float *shared = memory + arch->hidden * rows;
+    float *shared = memory + input_floats(layer) * rows;
+    bool bf16 = layer->compute == QP_BF16;
     return (struct buffers){
         .normed = memory,
+        .mixed = bf16 ? memory : shared + q + 2 * kv,
+        .gated = bf16 ? memory : shared,
         .q = shared,
         .k = shared + q,
         .v = shared + q + kv,
-        .mixed = shared + q + 2 * kv,
         .gate = shared,
         .up = shared + arch->ffn * rows,
+        .wide = shared,
     };
 }
 
@@ -103,15 +129,39 @@ static void quantize_activations(const struct chunk *c, enum qp_site site, int64
         c->layer->kernels->fake_quantize(&spec->grid, step, n, group, x + row * n);
 }
 
-/* The site's input is complete: show it, then quantize it. */
-static int reach_site(const struct chunk *c, enum qp_site site, float *x, struct qp_error *err)
+static int reach_float_site(const struct chunk *c, enum qp_site site, int64_t n, float *x, struct qp_error *err)
 {
-    const struct qp_layer *layer = c->layer;
-    int64_t n = qp_arch_dim(layer->arch, layer->arch->family->sites[site].dim);
     int r = c->taps->site ? c->taps->site(c->taps->context, site, x, c->rows, n, err) : 0;
-    if (r == 0 && layer->activations[site].enabled)
+    if (r == 0 && c->layer->activations[site].enabled)
         quantize_activations(c, site, n, x);
     return r;
+}
+
+/* wide: room for the input in float32. */
+static int reach_bf16_site(const struct chunk *c, enum qp_site site, int64_t n, uint16_t *x, float *wide,
+                           struct qp_error *err)
+{
+    const struct qp_layer *layer = c->layer;
+    bool quantized = layer->activations[site].enabled, shown = c->taps->site && !c->taps->site_bf16;
+    int r = c->taps->site_bf16 ? c->taps->site_bf16(c->taps->context, site, x, c->rows, n, err) : 0;
+    if (r < 0 || (!quantized && !shown))
+        return r;
+    layer->kernels->to_f32(QP_BF16, c->rows * n, x, wide);
+    if (shown)
+        r = c->taps->site(c->taps->context, site, wide, c->rows, n, err);
+    if (r == 0 && quantized) {
+        quantize_activations(c, site, n, wide);
+        layer->kernels->from_f32(QP_BF16, c->rows * n, wide, x);
+    }
+    return r;
+}
+
+/* The site's input is complete: show it, then quantize it. */
+static int reach_site(const struct chunk *c, const struct buffers *b, enum qp_site site, void *x, struct qp_error *err)
+{
+    int64_t n = qp_arch_dim(c->layer->arch, c->layer->arch->family->sites[site].dim);
+    return c->layer->compute == QP_BF16 ? reach_bf16_site(c, site, n, x, b->wide, err)
+                                        : reach_float_site(c, site, n, x, err);
 }
 
 /* Keys and values are as a cache would hold them: show them, then quantize them. */
@@ -127,17 +177,58 @@ static int reach_cache(const struct chunk *c, int64_t n, float *keys, float *val
 }
 
 /* y = x Wᵀ + b, or y += that. */
-static void apply(const struct chunk *c, enum qp_linear linear, bool add, const float *x, float *y)
+static void apply(const struct chunk *c, enum qp_linear linear, bool add, const void *x, float *y)
 {
-    const struct qp_arch *arch = c->layer->arch;
+    const struct qp_layer *layer = c->layer;
+    const struct qp_arch *arch = layer->arch;
     const struct qp_linear_desc *d = &arch->family->linears[linear];
-    const float *bias = c->layer->bias[linear];
+    const float *bias = layer->bias[linear];
     int64_t out = qp_arch_dim(arch, d->out), in = qp_arch_dim(arch, d->in);
     for (int64_t r = 0; bias && r < c->rows; r++)
         for (int64_t i = 0; i < out; i++)
             y[r * out + i] = (add ? y[r * out + i] : 0.0f) + bias[i];
-    c->layer->kernels->gemm(false, true, c->rows, out, in, 1.0f, x, in, c->layer->weight[linear], in,
-                            add || bias ? 1.0f : 0.0f, y, out);
+    add = add || bias;
+    if (layer->compute == QP_BF16)
+        layer->kernels->linear_bf16(c->rows, out, in, x, layer->bf16[linear], add, y);
+    else
+        layer->kernels->gemm(false, true, c->rows, out, in, 1.0f, x, in, layer->weight[linear], in, add ? 1.0f : 0.0f,
+                             y, out);
+}
+
+static void normalize(const struct chunk *c, enum qp_norm norm, const float *x, void *y)
+{
+    const struct qp_layer *layer = c->layer;
+    const struct qp_arch *arch = layer->arch;
+    if (layer->compute == QP_BF16)
+        layer->kernels->rms_norm_bf16(c->rows, arch->hidden, x, layer->norm[norm], arch->norm_eps, y);
+    else
+        layer->kernels->rms_norm(c->rows, arch->hidden, x, layer->norm[norm], arch->norm_eps, y);
+}
+
+static void attend(const struct chunk *c, const struct buffers *b)
+{
+    const struct qp_layer *layer = c->layer;
+    const struct qp_arch *arch = layer->arch;
+    int64_t q_dim = qp_arch_dim(arch, QP_DIM_Q), kv_dim = qp_arch_dim(arch, QP_DIM_KV);
+    struct qp_attention a = {.sequences = c->sequences,
+                             .length = c->length,
+                             .heads = arch->heads,
+                             .kv_heads = arch->kv_heads,
+                             .dim = arch->head_dim,
+                             .scale = (float)(1.0 / sqrt((double)arch->head_dim)),
+                             .q = b->q,
+                             .k = b->k,
+                             .v = b->v,
+                             .q_stride = q_dim,
+                             .k_stride = kv_dim,
+                             .v_stride = kv_dim};
+    if (layer->compute == QP_BF16) {
+        layer->kernels->attention_bf16(&a, b->mixed);
+        return;
+    }
+    a.out = b->mixed;
+    a.out_stride = q_dim;
+    layer->kernels->attention(&a);
 }
 
 static int forward_attention(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
@@ -145,8 +236,8 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
     const struct qp_layer *layer = c->layer;
     const struct qp_arch *arch = layer->arch;
     int64_t q_dim = qp_arch_dim(arch, QP_DIM_Q), kv_dim = qp_arch_dim(arch, QP_DIM_KV);
-    layer->kernels->rms_norm(c->rows, arch->hidden, x, layer->norm[QP_NORM_ATTN], arch->norm_eps, b->normed);
-    int r = reach_site(c, QP_SITE_ATTN_IN, b->normed, err);
+    normalize(c, QP_NORM_ATTN, x, b->normed);
+    int r = reach_site(c, b, QP_SITE_ATTN_IN, b->normed, err);
     if (r < 0)
         return r;
     apply(c, QP_Q, false, b->normed, b->q);
@@ -157,21 +248,8 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
     r = reach_cache(c, kv_dim, b->k, b->v, err);
     if (r < 0)
         return r;
-    layer->kernels->attention(&(struct qp_attention){.sequences = c->sequences,
-                                                     .length = c->length,
-                                                     .heads = arch->heads,
-                                                     .kv_heads = arch->kv_heads,
-                                                     .dim = arch->head_dim,
-                                                     .scale = (float)(1.0 / sqrt((double)arch->head_dim)),
-                                                     .q = b->q,
-                                                     .k = b->k,
-                                                     .v = b->v,
-                                                     .q_stride = q_dim,
-                                                     .k_stride = kv_dim,
-                                                     .v_stride = kv_dim,
-                                                     .out = b->mixed,
-                                                     .out_stride = q_dim});
-    r = reach_site(c, QP_SITE_ATTN_OUT, b->mixed, err);
+    attend(c, b);
+    r = reach_site(c, b, QP_SITE_ATTN_OUT, b->mixed, err);
     if (r == 0)
         apply(c, QP_O, true, b->mixed, x);
     return r;
@@ -180,17 +258,20 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
 static int forward_mlp(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
 {
     const struct qp_layer *layer = c->layer;
-    const struct qp_arch *arch = layer->arch;
-    layer->kernels->rms_norm(c->rows, arch->hidden, x, layer->norm[QP_NORM_MLP], arch->norm_eps, b->normed);
-    int r = reach_site(c, QP_SITE_MLP_IN, b->normed, err);
+    int64_t ffn = layer->arch->ffn;
+    normalize(c, QP_NORM_MLP, x, b->normed);
+    int r = reach_site(c, b, QP_SITE_MLP_IN, b->normed, err);
     if (r < 0)
         return r;
     apply(c, QP_GATE, false, b->normed, b->gate);
     apply(c, QP_UP, false, b->normed, b->up);
-    layer->kernels->swiglu(c->rows * arch->ffn, b->gate, b->up, b->gate);
-    r = reach_site(c, QP_SITE_MLP_OUT, b->gate, err);
-    if (r == 0)
-        apply(c, QP_DOWN, true, b->gate, x);
+    if (layer->compute == QP_BF16)
+        layer->kernels->swiglu_bf16(c->rows * ffn, b->gate, b->up, b->gated);
+    else
+        layer->kernels->swiglu(c->rows * ffn, b->gate, b->up, b->gated);
+    r = reach_site(c, b, QP_SITE_MLP_OUT, b->gated, err);
+    if (r == 0 && !c->taps->ends)
+        apply(c, QP_DOWN, true, b->gated, x);
     return r;
 }
 
@@ -202,12 +283,12 @@ int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t le
     int64_t step = length < CHUNK_TOKENS ? CHUNK_TOKENS / length : 1;
     if (step > sequences)
         step = sequences;
-    int r = reserve(workspace, buffer_floats(layer->arch, step * length), err);
+    int r = reserve(workspace, buffer_floats(layer, step * length), err);
     for (int64_t s = 0; r == 0 && s < sequences; s += step) {
         int64_t n = sequences - s < step ? sequences - s : step;
         struct chunk c = {layer, n, length, n * length, cos, sin, taps ? taps : &none};
         float *rows = x + s * length * layer->arch->hidden;
-        struct buffers b = buffers_in(workspace->memory, layer->arch, c.rows);
+        struct buffers b = buffers_in(workspace->memory, layer, c.rows);
         r = forward_attention(&c, &b, rows, err);
         if (r == 0)
             r = forward_mlp(&c, &b, rows, err);

@@ -170,15 +170,10 @@ static void take_windows(const struct qp_statistics *s, const struct site *t, co
     }
 }
 
-int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int64_t rows, int64_t in,
-                       struct qp_error *err)
+/* All but the second moment, of numbers in float32. */
+static void add_values(struct qp_statistics *s, struct site *t, const float *x, int64_t rows, int64_t in)
 {
-    (void)err;
-    struct qp_statistics *s = statistics;
-    struct site *t = &s->sites[site];
     struct qp_tensor **stats = t->stats;
-    if (stats[SECOND_MOMENT])
-        s->kernels->second_moment(rows, in, x, values(stats[SECOND_MOMENT]));
     if (stats[ABSMAX] || t->abssum || stats[MIN] || stats[MAX])
         s->kernels->column_stats(rows, in, x, values(stats[ABSMAX]), t->abssum, values(stats[MIN]), values(stats[MAX]));
     if (stats[SAMPLES])
@@ -190,6 +185,45 @@ int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int6
     for (int64_t i = 0; stats[TOKEN_ABSMAX] && i < rows; i++)
         t->token_sum += largest(x + i * in, in);
     t->tokens += rows;
+}
+
+static bool wants_values(const struct site *t)
+{
+    for (int k = SECOND_MOMENT + 1; k < SITE_KINDS; k++)
+        if (t->stats[k])
+            return true;
+    return false;
+}
+
+int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int64_t rows, int64_t in,
+                       struct qp_error *err)
+{
+    (void)err;
+    struct qp_statistics *s = statistics;
+    struct site *t = &s->sites[site];
+    if (t->stats[SECOND_MOMENT])
+        s->kernels->second_moment(rows, in, x, values(t->stats[SECOND_MOMENT]));
+    add_values(s, t, x, rows, in);
+    return 0;
+}
+
+int qp_statistics_site_bf16(void *statistics, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
+                            struct qp_error *err)
+{
+    struct qp_statistics *s = statistics;
+    struct site *t = &s->sites[site];
+    if (t->stats[SECOND_MOMENT])
+        s->kernels->second_moment_bf16(rows, in, x, values(t->stats[SECOND_MOMENT]));
+    if (!wants_values(t)) {
+        t->tokens += rows;
+        return 0;
+    }
+    float *wide = qp_new_floats(rows * in, "a site's inputs", err);
+    if (!wide)
+        return QP_ERR_ROOM;
+    s->kernels->to_f32(QP_BF16, rows * in, x, wide);
+    add_values(s, t, wide, rows, in);
+    free(wide);
     return 0;
 }
 

@@ -1,0 +1,17 @@
+#include <string.h>
+
+#include "libstage/model/block.h"
+
+const char *const qp_compute_choices[] = {"auto", "bf16", "fp32", NULL};
+
+enum qp_dtype qp_compute(const char *choice, const struct qp_arch *arch, const struct qp_kernels *kernels)
+{
+    bool narrow = arch->dtype == QP_BF16 || arch->dtype == QP_F16;
+    bool bf16 = strcmp(choice, "auto") == 0 ? narrow && kernels->bf16 : strcmp(choice, "bf16") == 0;
+    return bf16 ? QP_BF16 : QP_F32;
+}
+
+const char *qp_compute_name(enum qp_dtype compute)
+{
+    return compute == QP_BF16 ? "bf16" : "fp32";
+}
