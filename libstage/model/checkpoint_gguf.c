@@ -1,8 +1,10 @@
 #include "libstage/model/checkpoint_gguf.h"
 
-#include <stdlib.h>
+#include <omp.h>
 
 #include "kernels/kernels.h"
+#include "libstage/base/cleanup.h"
+#include "libstage/base/memory.h"
 
 int qp_gguf_check_part(const struct qp_gguf *file, const struct qp_arch *arch, const struct qp_part *part,
                        struct qp_error *err)
@@ -29,41 +31,35 @@ static int64_t permuted_row(int64_t row, int64_t head_dim)
     return head * head_dim + 2 * (in_head % half) + in_head / half;
 }
 
-/* Rows of a matrix, one after the other by each thread. */
 static int convert_matrix(const struct qp_gguf *file, const struct qp_gguf_tensor *from, int64_t rotary_dim,
-                          struct qp_tensor *to)
+                          struct qp_tensor *to, struct qp_error *err)
 {
     const struct qp_kernels *kernels = qp_kernels_open("cpu");
     size_t row_bytes = to->bytes / (size_t)to->shape[0];
-    int failed = 0;
-#pragma omp parallel reduction(| : failed)
-    {
-        float *row = malloc((size_t)to->shape[1] * sizeof(float));
-        failed = !row;
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < to->shape[0]; r++) {
-            if (failed)
-                continue;
-            qp_gguf_rows(file, from, rotary_dim ? permuted_row(r, rotary_dim) : r, 1, row);
-            kernels->from_f32(to->dtype, to->shape[1], row, (char *)to->data + (size_t)r * row_bytes);
-        }
-        free(row);
+    int64_t cols = to->shape[1];
+    qp_auto_free float *rows = qp_new_floats(omp_get_max_threads() * cols, to->name, err); /* one a thread */
+    if (!rows)
+        return QP_ERR_ROOM;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < to->shape[0]; r++) {
+        float *row = rows + omp_get_thread_num() * cols;
+        qp_gguf_rows(file, from, rotary_dim ? permuted_row(r, rotary_dim) : r, 1, row);
+        kernels->from_f32(to->dtype, cols, row, (char *)to->data + (size_t)r * row_bytes);
     }
-    return failed;
+    return 0;
 }
 
 static int convert_vector(const struct qp_gguf *file, const struct qp_gguf_tensor *from, int64_t rotary_dim,
-                          struct qp_tensor *to)
+                          struct qp_tensor *to, struct qp_error *err)
 {
-    float *stored = malloc(2 * (size_t)to->elements * sizeof(float));
+    qp_auto_free float *stored = qp_new_floats(2 * to->elements, to->name, err);
     if (!stored)
-        return 1;
+        return QP_ERR_ROOM;
     float *ordered = stored + to->elements;
     qp_gguf_rows(file, from, 0, 1, stored);
     for (int64_t i = 0; i < to->elements; i++)
         ordered[i] = stored[rotary_dim ? permuted_row(i, rotary_dim) : i];
     qp_kernels_open("cpu")->from_f32(to->dtype, to->elements, ordered, to->data);
-    free(stored);
     return 0;
 }
 
@@ -81,9 +77,9 @@ int qp_gguf_part(const struct qp_gguf *file, const struct qp_arch *arch, const s
     if (r < 0)
         return r;
     int64_t rotary_dim = rotary ? arch->head_dim : 0;
-    int failed = rank == 2 ? convert_matrix(file, from, rotary_dim, to) : convert_vector(file, from, rotary_dim, to);
-    if (failed)
-        return qp_fail_memory(err, (unsigned long long)shape[rank - 1] * sizeof(float), name);
+    r = rank == 2 ? convert_matrix(file, from, rotary_dim, to, err) : convert_vector(file, from, rotary_dim, to, err);
+    if (r < 0)
+        return r;
     *out = to;
     to = NULL;
     return 0;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 
 /* The tensor MODULE.weight of an end's unit; QP_ERR_INPUT when it is missing or of another shape or kind. */
@@ -67,18 +68,19 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
     if (r < 0)
         return r;
     bool twice = rounds(arch, gain) || rounds(arch, weight);
-    size_t count = (size_t)(gain->elements + weight->elements), bytes = (twice ? 2 : 1) * count * sizeof(float);
-    struct qp_head head = {.arch = arch, .kernels = block->kernels, .gain = malloc(bytes)};
+    int64_t count = gain->elements + weight->elements;
+    struct qp_head head = {.arch = arch, .kernels = block->kernels};
+    head.gain = qp_new_floats((twice ? 2 : 1) * count, "the head in float32", err);
     if (!head.gain)
-        return qp_fail_memory(err, bytes, "the head in float32");
+        return QP_ERR_ROOM;
     head.weight = head.gain + arch->hidden;
     head.rounded_gain = twice ? head.gain + count : head.gain;
     head.rounded_weight = head.rounded_gain + arch->hidden;
     block->kernels->to_f32(gain->dtype, gain->elements, gain->data, head.gain);
     block->kernels->to_f32(weight->dtype, weight->elements, weight->data, head.weight);
     if (twice) {
-        memcpy(head.rounded_gain, head.gain, count * sizeof(float));
-        qp_round_to(block->kernels, arch->dtype, (int64_t)count, head.rounded_gain); /* the matrix stands behind it */
+        memcpy(head.rounded_gain, head.gain, (size_t)count * sizeof(float));
+        qp_round_to(block->kernels, arch->dtype, count, head.rounded_gain); /* the matrix stands behind it */
     }
     *out = head;
     return 0;

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "libstage/base/checked.h"
+#include "libstage/base/memory.h"
 
 /* rope_type llama3: long wavelengths are stretched by `factor`, short ones kept, those between interpolated. */
 static double llama3_frequency(const struct qp_rope_config *rope, double frequency)
@@ -38,14 +38,11 @@ int qp_rope_tables(const struct qp_arch *arch, int64_t length, float **cos_out, 
         return qp_fail(err, QP_ERR_INPUT, "sequences of %lld tokens; this model takes 1 to %lld: set `length` to that",
                        (long long)length, (long long)arch->max_length);
     int half = arch->head_dim / 2;
-    uint64_t bytes;
-    if (!qp_mul_u64((uint64_t)length, (uint64_t)half * sizeof(float), &bytes))
-        return qp_fail_memory(err, UINT64_MAX, "the rotary tables");
-    float *c = malloc(bytes), *s = malloc(bytes);
-    if (!c || !s) {
+    float *c = qp_new_floats(length * half, "the rotary tables", err);
+    float *s = c ? qp_new_floats(length * half, "the rotary tables", err) : NULL;
+    if (!s) {
         free(c);
-        free(s);
-        return qp_fail_memory(err, 2 * bytes, "the rotary tables");
+        return QP_ERR_ROOM;
     }
     for (int i = 0; i < half; i++) {
         double frequency = qp_rope_frequency(&arch->rope, arch->head_dim, i);

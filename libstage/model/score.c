@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "libstage/base/cleanup.h"
+#include "libstage/base/memory.h"
 
 /* Logits of both networks stay below this many floats, or one row. */
 #define LOGITS_FLOATS ((int64_t)16 << 20)
@@ -28,10 +28,10 @@ static int scratch_open(const struct qp_head *head, struct scratch *s, struct qp
     size_t vocab = (size_t)head->arch->vocab, hidden = (size_t)head->arch->hidden;
     int64_t rows = LOGITS_FLOATS / 2 / (int64_t)vocab;
     size_t n = (size_t)(rows < 1 ? 1 : rows > MAX_ROWS ? MAX_ROWS : rows);
-    size_t bytes = n * (3 * sizeof(double) + (hidden + 2 * vocab) * sizeof(float) + 3 * sizeof(int32_t));
-    double *d = malloc(bytes);
+    size_t row_bytes = 3 * sizeof(double) + (hidden + 2 * vocab) * sizeof(float) + 3 * sizeof(int32_t);
+    double *d = qp_new_array((int64_t)n, row_bytes, "logits", err);
     if (!d)
-        return qp_fail_memory(err, bytes, "logits");
+        return QP_ERR_ROOM;
     float *f = (float *)(d + 3 * n);
     int32_t *i = (int32_t *)(f + n * (hidden + 2 * vocab));
     *s = (struct scratch){

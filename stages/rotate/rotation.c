@@ -1,8 +1,9 @@
 #include "stages/rotate/rotation.h"
 
-#include <stdatomic.h>
+#include <omp.h>
 #include <stdlib.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 
 enum { TILE = 16 }; /* columns taken at once, so that reading them uses whole cache lines */
@@ -52,19 +53,14 @@ static void rotate_vector(const struct rotation *r, double *x, double *scratch)
 int rotate_rows(const struct rotation *r, int64_t rows, int64_t cols, double *w, struct qp_error *err)
 {
     int64_t n = r->h.n;
-    atomic_bool failed = false;
-#pragma omp parallel
-    {
-        double *scratch = malloc((size_t)n * sizeof *scratch);
-        if (!scratch)
-            failed = true;
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; scratch && j < cols; j += n)
-                rotate_vector(r, w + i * cols + j, scratch);
-        free(scratch);
-    }
-    return failed ? qp_fail_memory(err, (size_t)n * sizeof *w, "a rotated vector") : 0;
+    qp_auto_free double *scratch = qp_new_array(omp_get_max_threads() * n, sizeof *scratch, "rotated vectors", err);
+    if (!scratch)
+        return QP_ERR_ROOM;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j += n)
+            rotate_vector(r, w + i * cols + j, scratch + omp_get_thread_num() * n);
+    return 0;
 }
 
 /* Rotates `count` columns from `first` of the n rows at w; x has room for count + 1 vectors. */
@@ -83,20 +79,15 @@ static void rotate_tile(const struct rotation *r, int64_t cols, int64_t first, i
 
 int rotate_columns(const struct rotation *r, int64_t rows, int64_t cols, double *w, struct qp_error *err)
 {
-    int64_t n = r->h.n, tiles = (cols + TILE - 1) / TILE;
-    atomic_bool failed = false;
-#pragma omp parallel
-    {
-        double *x = malloc((size_t)((TILE + 1) * n) * sizeof *x);
-        if (!x)
-            failed = true;
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < tiles; t++)
-            for (int64_t i = 0; x && i < rows; i += n) {
-                int64_t first = t * TILE, count = cols - first < TILE ? cols - first : TILE;
-                rotate_tile(r, cols, first, count, w + i * cols, x);
-            }
-        free(x);
-    }
-    return failed ? qp_fail_memory(err, (size_t)((TILE + 1) * n) * sizeof *w, "rotated columns") : 0;
+    int64_t n = r->h.n, tiles = (cols + TILE - 1) / TILE, room = (TILE + 1) * n;
+    qp_auto_free double *x = qp_new_array(omp_get_max_threads() * room, sizeof *x, "rotated columns", err);
+    if (!x)
+        return QP_ERR_ROOM;
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tiles; t++)
+        for (int64_t i = 0; i < rows; i += n) {
+            int64_t first = t * TILE, count = cols - first < TILE ? cols - first : TILE;
+            rotate_tile(r, cols, first, count, w + i * cols, x + omp_get_thread_num() * room);
+        }
+    return 0;
 }
