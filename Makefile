@@ -29,13 +29,11 @@ asan tsan: deps
 	cmake --build --preset $@ --parallel $(JOBS)
 	ctest --preset $@ --output-on-failure
 
-# Times the kernels, then the whole path on a real model: its closing table has the seconds and memory of each stage.
+# Times the kernels, then whole jobs beside other tools (tests/bench/README.md says what that takes). PEERS=0: ours alone.
 bench: build
 	cmake --build --preset release --target bench_kernels
 	build/tests/bench_kernels
-	examples/smollm2/get.sh
-	rm -rf build/bench
-	build/bin/quantpipe run examples/smollm2/pipeline.yaml --output build/bench/smollm2-int4
+	tests/bench/speed/run.sh
 
 format:
 	clang-format -i $(SOURCES)

@@ -1,9 +1,9 @@
 """usage: evaluate.py --reference FOLDER --text FILE [--windows 16] [--length 2048] [--cache FOLDER] NAME=FOLDER...
 
-Perplexity, KL divergence to the reference and top-1 agreement of checkpoints in the layouts of compressed-tensors, all by
-one evaluator that is no quantizer's own: transformers in float32, with compressed-tensors' simulation of quantized
-activations and KV caches. Text is tokenized whole by the reference's tokenizer.json, without special tokens, and cut into
-windows that do not overlap. One JSON object a checkpoint on stdout.
+Perplexity, KL divergence to the reference and top-1 agreement of checkpoints, all by one evaluator that is no quantizer's
+own: transformers in float32, with quantized activations and KV caches simulated (checkpoints.py). Text is tokenized whole
+by the reference's tokenizer.json, without special tokens, and cut into windows that do not overlap. One JSON object a
+checkpoint on stdout.
 """
 
 import argparse
@@ -14,20 +14,24 @@ import math
 import pathlib
 import warnings
 
+import checkpoints
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-ROWS = 512  # of logits at a time
+ROWS = 128  # of logits at a time: a product of 128 by 49,152 stays in the cache
+
+
+def packed(weight, rows):
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
 
 
 def onednn_linear(x, weight, bias=None, plain=F.linear):
     """The same float32 product as F.linear through oneDNN, which uses AVX-512 where MKL does not."""
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.numel() // x.shape[-1] < 64:
         return plain(x, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), x.numel() // x.shape[-1])
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, "none", [], "")
+    weight = packed(weight, x.numel() // x.shape[-1])
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def windows(reference, text, count, length):
@@ -35,13 +39,6 @@ def windows(reference, text, count, length):
     ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids
     count = min(count, len(ids) // length)
     return torch.tensor(ids[: count * length]).view(count, length)
-
-
-def load(folder):
-    config = json.loads((folder / "config.json").read_text()).get("quantization_config")
-    options = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if config else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    return model.float().eval(), bool(config and config.get("kv_cache_scheme"))
 
 
 def hidden_states(model, rows, cached):
@@ -54,25 +51,30 @@ def reference_states(args, rows):
     key = hashlib.sha256(str(args.reference.absolute()).encode() + rows.numpy().tobytes()).hexdigest()[:16]
     path = args.cache / f"reference-{key}.pt"
     if not path.exists():
-        model, _ = load(args.reference)
+        model, _ = checkpoints.load(args.reference)
         args.cache.mkdir(parents=True, exist_ok=True)
         torch.save({"states": hidden_states(model, rows, False), "head": model.lm_head.weight.detach()}, path)
     return torch.load(path)
 
 
+def logits(states, head):
+    return torch.ops.mkldnn._linear_pointwise(states.contiguous(), head, None, "none", [], "")
+
+
 def score(model, reference, rows, cached):
     states = hidden_states(model, rows, cached).flatten(0, 1)
     truth, target = reference["states"].flatten(0, 1), rows[:, 1:].flatten()
+    heads = packed(reference["head"], ROWS), packed(model.lm_head.weight, ROWS)
     nll = true_nll = kl = agreed = 0.0
     with torch.no_grad():
         for a in range(0, len(target), ROWS):
-            p = F.log_softmax(F.linear(truth[a : a + ROWS], reference["head"]), -1)
-            q = F.log_softmax(model.lm_head(states[a : a + ROWS]), -1)
-            t = target[a : a + ROWS, None]
-            nll -= q.gather(1, t).double().sum().item()
-            true_nll -= p.gather(1, t).double().sum().item()
-            kl += (p.exp() * (p - q)).sum(-1).double().sum().item()
+            p, q = logits(truth[a : a + ROWS], heads[0]), logits(states[a : a + ROWS], heads[1])
+            t, sum_p, sum_q = target[a : a + ROWS, None], p.logsumexp(-1), q.logsumexp(-1)
+            nll += (sum_q - q.gather(1, t)[:, 0]).double().sum().item()
+            true_nll += (sum_p - p.gather(1, t)[:, 0]).double().sum().item()
             agreed += (p.argmax(-1) == q.argmax(-1)).sum().item()
+            difference = p - q
+            kl += (p.sub_(sum_p[:, None]).exp_().mul_(difference).sum(-1) - sum_p + sum_q).double().sum().item()
     n = len(target)
     return {
         "perplexity": math.exp(nll / n),
@@ -99,7 +101,7 @@ def main():
     reference = reference_states(args, rows)
     for item in args.checkpoints:
         name, folder = item.split("=", 1)
-        model, cached = load(pathlib.Path(folder))
+        model, cached = checkpoints.load(pathlib.Path(folder))
         size = sum(f.stat().st_size for f in pathlib.Path(folder).glob("*.safetensors"))
         print(json.dumps({"name": name, "bytes": size, **score(model, reference, rows, cached)}), flush=True)
 
