@@ -9,6 +9,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/base/words.h"
+#include "libstage/base/random.h"
 #include "libstage/model/data_ids.h"
 
 enum { DEFAULT_LENGTH = 512, DEFAULT_SYNTHETIC = 128, LONGEST = 1 << 20 };
@@ -107,21 +108,12 @@ int qp_windows_check(const json_t *spec, const char *where, struct qp_error *err
     return access(parsed.text, R_OK) == 0 ? 0 : qp_fail_errno(err, QP_ERR_INPUT, "%s.text: %s", where, parsed.text);
 }
 
-/* splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
-static uint64_t next(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* Uniform in [0, n): numbers of the last, incomplete interval of n are drawn again. */
 static int64_t below(uint64_t *state, int64_t n)
 {
     uint64_t size = (uint64_t)n, usable = UINT64_MAX - UINT64_MAX % size, x;
     do
-        x = next(state);
+        x = qp_random(state);
     while (x >= usable);
     return (int64_t)(x % size);
 }

@@ -5,24 +5,16 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
+#include "libstage/base/random.h"
 
 enum { TILE = 16 }; /* columns taken at once, so that reading them uses whole cache lines */
-
-/* splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 int rotation_new(int64_t n, const char *what, uint64_t seed, uint64_t stream, struct rotation *out,
                  struct qp_error *err)
 {
     struct rotation r = {0};
     uint64_t state = seed;
-    state = next_random(&state) ^ stream;
+    state = qp_random(&state) ^ stream;
     int e = qp_hadamard_new(n, what, &r.h, err);
     if (e == 0 && !(r.sign = qp_new_array(n, sizeof *r.sign, "signs", err)))
         e = QP_ERR_ROOM;
@@ -31,7 +23,7 @@ int rotation_new(int64_t n, const char *what, uint64_t seed, uint64_t stream, st
         return e;
     }
     for (int64_t i = 0; i < n; i++)
-        r.sign[i] = next_random(&state) >> 63 ? -1.0 : 1.0;
+        r.sign[i] = qp_random(&state) >> 63 ? -1.0 : 1.0;
     *out = r;
     return 0;
 }

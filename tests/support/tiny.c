@@ -8,6 +8,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/random.h"
 #include "libstage/formats/safetensors.h"
 #include "libstage/model/model_unit.h"
 
@@ -23,18 +24,14 @@ json_t *tiny_config(void)
                      "bos_token_id", 1, "eos_token_id", 2, "torch_dtype", "float32");
 }
 
-/* splitmix64, then a sum of twelve uniform numbers: normal enough for weights. */
+/* A sum of twelve uniform numbers: normal enough for weights. */
 void tiny_random(uint64_t seed, int64_t count, float deviation, float *out)
 {
     uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
     for (int64_t i = 0; i < count; i++) {
         double sum = -6.0;
-        for (int k = 0; k < 12; k++) {
-            state += 0x9e3779b97f4a7c15u;
-            uint64_t z = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9u;
-            z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-            sum += (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
-        }
+        for (int k = 0; k < 12; k++)
+            sum += (double)(qp_random(&state) >> 11) * 0x1p-53;
         out[i] = (float)sum * deviation;
     }
 }

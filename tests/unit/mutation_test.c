@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/random.h"
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/formats/gguf.h"
 #include "libstage/formats/safetensors.h"
@@ -18,13 +19,9 @@ TestSuite(mutation, .init = scratch_make, .fini = scratch_drop);
 
 static uint64_t state;
 
-/* splitmix64 (Steele, Lea, Flood 2014). */
 static uint64_t next(uint64_t below)
 {
-    uint64_t z = state += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return (z ^ (z >> 31)) % below;
+    return qp_random(&state) % below;
 }
 
 /* Writes a number that parsers stumble on over `width` bytes. */
