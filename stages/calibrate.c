@@ -60,9 +60,9 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
     if (r == 0)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
     if (r == 0)
-        r = qp_stage_connected(stage, "feedback")
-                ? qp_prefix_open(stage, &s->model, &s->text, &s->prefix, err)
-                : qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->stream, err);
+        r = qp_stage_connected(stage, "feedback") ? qp_prefix_open(stage, &s->model, &s->text, &s->prefix, err)
+                                                  : qp_stream_open_as(&s->windows, s->model.arch.hidden, s->compute,
+                                                                      qp_stage_scratch(stage), &s->stream, err);
     return r;
 }
 

@@ -19,6 +19,8 @@ enum { ORIGINAL, QUANTIZED, NETWORKS };
 
 struct state {
     double max_increase;
+    const char *choice;
+    enum qp_dtype compute;
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
@@ -32,6 +34,14 @@ static const struct qp_param params[] = {{.name = "max_perplexity_increase",
                                           .max = 1e6,
                                           .help = "fail the run (exit 5) when perplexity rises by more than this share",
                                           .offset = offsetof(struct state, max_increase)},
+                                         {.name = "compute",
+                                          .type = QP_PARAM_STRING,
+                                          .fallback = "fp32",
+                                          .choices = qp_compute_choices,
+                                          .help = "what products are computed in: bf16 (sums in float32), fp32, or "
+                                                  "auto: bf16 for checkpoints in BF16 or F16 where the processor is "
+                                                  "faster at it; bf16 adds its own noise to what is measured",
+                                          .offset = offsetof(struct state, choice)},
                                          {0}};
 static const char *const needs[] = {"weights", "quantized", NULL};
 static const char *const provides[] = {"validated", NULL};
@@ -48,11 +58,13 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
         return qp_fail(err, QP_ERR_INPUT, "max_perplexity_increase needs evaluation data: add data.evaluation");
     if (!s->evaluating)
         return 0;
+    s->compute = qp_compute(s->choice, &s->model.arch, qp_stage_kernels(stage));
     int r = qp_model_windows(&s->model, data, &s->windows, err);
     if (r == 0)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
     for (int n = 0; n < NETWORKS && r == 0; n++)
-        r = qp_stream_open(&s->windows, s->model.arch.hidden, qp_stage_scratch(stage), &s->streams[n], err);
+        r = qp_stream_open_as(&s->windows, s->model.arch.hidden, s->compute, qp_stage_scratch(stage), &s->streams[n],
+                              err);
     return r;
 }
 
@@ -110,6 +122,7 @@ static int validate(struct qp_stage *stage, void *state, struct qp_block *block,
     int r = layer ? qp_judge_linears(stage, &s->model, block, err) : 0;
     if (r < 0 || !s->evaluating)
         return r;
+    block->compute = s->compute;
     if (!layer)
         return block->layer < 0 ? embed(s, block, err) : score(stage, s, block, err);
     for (int n = 0; n < NETWORKS && r == 0; n++)

@@ -176,12 +176,14 @@ int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t le
 int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, const int32_t *ids, float *x,
              struct qp_error *err);
 
-/* The head: final norm and matrix in float32, loaded once. */
+/* The head: final norm and matrix, loaded once, as the block computes. The matrix in BF16 is the same for all versions.
+ */
 struct qp_head {
     const struct qp_arch *arch;
     const struct qp_kernels *kernels;
+    const uint16_t *bf16;  /* [vocab, hidden] of QP_BF16, else NULL; may point into the block's unit */
     float *gain;           /* [hidden] */
-    float *weight;         /* [vocab, hidden] */
+    float *weight;         /* [vocab, hidden] of QP_F32 */
     float *rounded_gain;   /* to the model's dtype, as they will be exported: */
     float *rounded_weight; /* the same memory where that changes nothing */
 };

@@ -12,16 +12,27 @@ struct qp_metrics {
     double reference_perplexity, kl_divergence, top1_agreement; /* against the reference; NAN without one */
 };
 
-/* Hidden states of all windows of one network; memory is a mapped, unlinked file in `scratch` (NULL: anonymous). */
+/* Hidden states of all windows of one network; memory is a mapped, unlinked file in `scratch` (NULL: anonymous). A
+ * layer moves them on in float32 whatever they are kept in. */
 struct qp_stream {
     const struct qp_windows *windows;
     int64_t hidden;
-    float *x; /* [count * length, hidden] */
+    float *x;            /* [count * length, hidden] of QP_F32, else NULL */
+    enum qp_dtype dtype; /* QP_F32 or QP_BF16 */
+    void *data;
     size_t bytes;
 };
 int qp_stream_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_stream *out,
                    struct qp_error *err);
+int qp_stream_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_dtype dtype, const char *scratch,
+                      struct qp_stream *out, struct qp_error *err);
 void qp_stream_close(struct qp_stream *stream);
+
+/* Tokens first to first + count of all windows: x[count, hidden]. */
+void qp_stream_read(const struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
+                    float *x);
+void qp_stream_write(struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
+                     const float *x);
 
 /* All that a forward over windows needs besides weights and hidden states. */
 struct qp_text {

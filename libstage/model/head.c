@@ -56,6 +56,58 @@ int qp_embed(const struct qp_block *block, enum qp_version version, int64_t coun
     return 0;
 }
 
+static int load_f32(const struct qp_tensor *gain, const struct qp_tensor *weight, struct qp_head *head,
+                    struct qp_error *err)
+{
+    const struct qp_arch *arch = head->arch;
+    bool twice = rounds(arch, gain) || rounds(arch, weight);
+    int64_t count = gain->elements + weight->elements;
+    head->gain = qp_new_floats((twice ? 2 : 1) * count, "the head in float32", err);
+    if (!head->gain)
+        return QP_ERR_ROOM;
+    head->weight = head->gain + arch->hidden;
+    head->rounded_gain = twice ? head->gain + count : head->gain;
+    head->rounded_weight = head->rounded_gain + arch->hidden;
+    head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
+    head->kernels->to_f32(weight->dtype, weight->elements, weight->data, head->weight);
+    if (twice) {
+        memcpy(head->rounded_gain, head->gain, (size_t)count * sizeof(float));
+        qp_round_to(head->kernels, arch->dtype, count, head->rounded_gain); /* the matrix stands behind it */
+    }
+    return 0;
+}
+
+/* A row at a time. */
+static void narrow(const struct qp_kernels *kernels, const struct qp_tensor *weight, float *row, uint16_t *out)
+{
+    int64_t n = weight->shape[1];
+    size_t bytes = weight->bytes / (size_t)weight->shape[0];
+    for (int64_t i = 0; i < weight->shape[0]; i++) {
+        kernels->to_f32(weight->dtype, n, (const char *)weight->data + (size_t)i * bytes, row);
+        kernels->from_f32(QP_BF16, n, row, out + i * n);
+    }
+}
+
+/* Two gains, then, unless the matrix can be used where it lies, a row for its conversion and the matrix. */
+static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weight, struct qp_head *head,
+                     struct qp_error *err)
+{
+    bool there = weight->dtype == QP_BF16 && (uintptr_t)weight->data % sizeof(uint16_t) == 0;
+    int64_t hidden = head->arch->hidden;
+    head->gain = qp_new_floats(3 * hidden + (there ? 0 : (weight->elements + 1) / 2), "the head in BF16", err);
+    if (!head->gain)
+        return QP_ERR_ROOM;
+    head->rounded_gain = head->gain + hidden;
+    head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
+    memcpy(head->rounded_gain, head->gain, (size_t)hidden * sizeof(float));
+    qp_round_to(head->kernels, head->arch->dtype, hidden, head->rounded_gain);
+    float *row = head->rounded_gain + hidden;
+    if (!there)
+        narrow(head->kernels, weight, row, (uint16_t *)(row + hidden));
+    head->bf16 = there ? weight->data : (uint16_t *)(row + hidden);
+    return 0;
+}
+
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
@@ -67,23 +119,11 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
                     err);
     if (r < 0)
         return r;
-    bool twice = rounds(arch, gain) || rounds(arch, weight);
-    int64_t count = gain->elements + weight->elements;
     struct qp_head head = {.arch = arch, .kernels = block->kernels};
-    head.gain = qp_new_floats((twice ? 2 : 1) * count, "the head in float32", err);
-    if (!head.gain)
-        return QP_ERR_ROOM;
-    head.weight = head.gain + arch->hidden;
-    head.rounded_gain = twice ? head.gain + count : head.gain;
-    head.rounded_weight = head.rounded_gain + arch->hidden;
-    block->kernels->to_f32(gain->dtype, gain->elements, gain->data, head.gain);
-    block->kernels->to_f32(weight->dtype, weight->elements, weight->data, head.weight);
-    if (twice) {
-        memcpy(head.rounded_gain, head.gain, (size_t)count * sizeof(float));
-        qp_round_to(block->kernels, arch->dtype, count, head.rounded_gain); /* the matrix stands behind it */
-    }
-    *out = head;
-    return 0;
+    r = block->compute == QP_BF16 ? load_bf16(gain, weight, &head, err) : load_f32(gain, weight, &head, err);
+    if (r == 0)
+        *out = head;
+    return r;
 }
 
 void qp_head_free(struct qp_head *head)
@@ -98,6 +138,12 @@ void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t
     const struct qp_arch *arch = head->arch;
     const float *gain = version == QP_QUANTIZED ? head->rounded_gain : head->gain;
     const float *weight = version == QP_QUANTIZED ? head->rounded_weight : head->weight;
+    if (head->bf16) {
+        uint16_t *normed = (uint16_t *)scratch;
+        head->kernels->rms_norm_bf16(rows, arch->hidden, x, gain, arch->norm_eps, normed);
+        head->kernels->linear_bf16(rows, arch->vocab, arch->hidden, normed, head->bf16, false, logits);
+        return;
+    }
     head->kernels->rms_norm(rows, arch->hidden, x, gain, arch->norm_eps, scratch);
     head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, weight, arch->hidden,
                         0.0f, logits, arch->vocab);

@@ -14,7 +14,7 @@ struct scratch {
     int64_t rows; /* of a chunk */
     void *memory;
     double *nll, *reference_nll, *kl;
-    float *normed, *logits, *reference_logits;
+    float *x, *normed, *logits, *reference_logits;
     int32_t *target, *top, *reference_top;
 };
 
@@ -28,21 +28,22 @@ static int scratch_open(const struct qp_head *head, struct scratch *s, struct qp
     size_t vocab = (size_t)head->arch->vocab, hidden = (size_t)head->arch->hidden;
     int64_t rows = LOGITS_FLOATS / 2 / (int64_t)vocab;
     size_t n = (size_t)(rows < 1 ? 1 : rows > MAX_ROWS ? MAX_ROWS : rows);
-    size_t row_bytes = 3 * sizeof(double) + (hidden + 2 * vocab) * sizeof(float) + 3 * sizeof(int32_t);
+    size_t row_bytes = 3 * sizeof(double) + 2 * (hidden + vocab) * sizeof(float) + 3 * sizeof(int32_t);
     double *d = qp_new_array((int64_t)n, row_bytes, "logits", err);
     if (!d)
         return QP_ERR_ROOM;
     float *f = (float *)(d + 3 * n);
-    int32_t *i = (int32_t *)(f + n * (hidden + 2 * vocab));
+    int32_t *i = (int32_t *)(f + n * 2 * (hidden + vocab));
     *s = (struct scratch){
         .rows = (int64_t)n,
         .memory = d,
         .nll = d,
         .reference_nll = d + n,
         .kl = d + 2 * n,
-        .normed = f,
-        .logits = f + n * hidden,
-        .reference_logits = f + n * (hidden + vocab),
+        .x = f,
+        .normed = f + n * hidden,
+        .logits = f + n * 2 * hidden,
+        .reference_logits = f + n * (2 * hidden + vocab),
         .target = i,
         .top = i + n,
         .reference_top = i + 2 * n,
@@ -76,12 +77,13 @@ static void add_up(const struct scratch *s, int64_t rows, bool compared, struct 
 static void score_rows(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,
                        int64_t row, int64_t rows, struct scratch *s)
 {
-    int64_t at = row * stream->hidden;
     set_targets(stream->windows, row, rows, s->target);
-    qp_head_logits(head, reference ? QP_QUANTIZED : QP_ORIGINAL, rows, stream->x + at, s->normed, s->logits);
+    qp_stream_read(stream, head->kernels, row, rows, s->x);
+    qp_head_logits(head, reference ? QP_QUANTIZED : QP_ORIGINAL, rows, s->x, s->normed, s->logits);
     struct qp_logits l = {.rows = rows, .vocab = head->arch->vocab, .target = s->target};
     if (reference) {
-        qp_head_logits(head, QP_ORIGINAL, rows, reference->x + at, s->normed, s->reference_logits);
+        qp_stream_read(reference, head->kernels, row, rows, s->x);
+        qp_head_logits(head, QP_ORIGINAL, rows, s->x, s->normed, s->reference_logits);
         l.p = s->reference_logits;
         l.nll_p = s->reference_nll;
         l.top_p = s->reference_top;

@@ -36,10 +36,17 @@ static int open_unlinked(const char *folder, size_t bytes, int *out, struct qp_e
 int qp_stream_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_stream *out,
                    struct qp_error *err)
 {
+    return qp_stream_open_as(windows, hidden, QP_F32, scratch, out, err);
+}
+
+int qp_stream_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_dtype dtype, const char *scratch,
+                      struct qp_stream *out, struct qp_error *err)
+{
     qp_auto_close int fd = -1;
+    uint64_t size = (uint64_t)qp_dtype_bits(dtype) / 8;
     uint64_t bytes;
     if (!qp_mul_u64((uint64_t)windows->count, (uint64_t)windows->length, &bytes) ||
-        !qp_mul_u64(bytes, (uint64_t)hidden * sizeof(float), &bytes) || bytes == 0 || bytes > INT64_MAX)
+        !qp_mul_u64(bytes, (uint64_t)hidden * size, &bytes) || bytes == 0 || bytes > INT64_MAX)
         return qp_fail(err, QP_ERR_INPUT, "found %lld windows of %lld tokens, expected at least one, and fewer",
                        (long long)windows->count, (long long)windows->length);
     int r = scratch ? open_unlinked(scratch, bytes, &fd, err) : 0;
@@ -49,13 +56,30 @@ int qp_stream_open(const struct qp_windows *windows, int64_t hidden, const char 
     void *x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
     if (x == MAP_FAILED)
         return qp_fail_memory(err, bytes, "hidden states");
-    *out = (struct qp_stream){windows, hidden, x, bytes};
+    *out = (struct qp_stream){windows, hidden, dtype == QP_F32 ? x : NULL, dtype, x, bytes};
     return 0;
 }
 
 void qp_stream_close(struct qp_stream *stream)
 {
-    if (stream->x)
-        munmap(stream->x, stream->bytes);
+    if (stream->data)
+        munmap(stream->data, stream->bytes);
     *stream = (struct qp_stream){0};
+}
+
+static char *rows_of(const struct qp_stream *stream, int64_t first)
+{
+    return (char *)stream->data + first * stream->hidden * qp_dtype_bits(stream->dtype) / 8;
+}
+
+void qp_stream_read(const struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
+                    float *x)
+{
+    kernels->to_f32(stream->dtype, count * stream->hidden, rows_of(stream, first), x);
+}
+
+void qp_stream_write(struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
+                     const float *x)
+{
+    kernels->from_f32(stream->dtype, count * stream->hidden, x, rows_of(stream, first));
 }
