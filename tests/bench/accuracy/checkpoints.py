@@ -1,8 +1,8 @@
 """Checkpoints of every tool in the table, as float32 models that act like what an engine would run.
 
-Layouts of compressed-tensors go through transformers and compressed-tensors. Those of GPTQ (GPTQModel, auto-round) and of
-Model Optimizer are decoded here, from their documented meaning; of Model Optimizer's, which quantize activations, the inputs
-of each linear are rounded as the checkpoint says.
+Layouts of compressed-tensors go through transformers and compressed-tensors. Those of GPTQ (GPTQModel, auto-round)
+and of Model Optimizer are decoded here, from their documented meaning; of Model Optimizer's, which quantize
+activations, the inputs of each linear are rounded as the checkpoint says.
 """
 
 import json
@@ -52,7 +52,7 @@ def nibbles(words, dim):
 
 
 def gptq_weights(tensors, config):
-    """GPTQ's layout, 4 bits: qweight [in / 8, out], qzeros [groups, out / 8] less one (version 1), scales [groups, out]."""
+    """GPTQ's layout at 4 bits: qweight [in / 8, out], scales [groups, out], qzeros [groups, out / 8], 1 less in version 1."""
     assert config["bits"] == 4, config["bits"]
     offset = 0 if config.get("checkpoint_format") == "gptq_v2" else 1
     state = {}

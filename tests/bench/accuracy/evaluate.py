@@ -1,9 +1,9 @@
 """usage: evaluate.py --reference FOLDER --text FILE [--windows 16] [--length 2048] [--cache FOLDER] NAME=FOLDER...
 
-Perplexity, KL divergence to the reference and top-1 agreement of checkpoints, all by one evaluator that is no quantizer's
-own: transformers in float32, with quantized activations and KV caches simulated (checkpoints.py). Text is tokenized whole
-by the reference's tokenizer.json, without special tokens, and cut into windows that do not overlap. One JSON object a
-checkpoint on stdout.
+Perplexity, KL divergence to the reference and top-1 agreement of checkpoints, all by one evaluator that is no
+quantizer's own: transformers in float32, with quantized activations and KV caches simulated (checkpoints.py). Text is
+tokenized whole by the reference's tokenizer.json, without special tokens, and cut into windows that do not overlap.
+One JSON object a checkpoint on stdout.
 """
 
 import argparse

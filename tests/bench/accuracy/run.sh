@@ -1,7 +1,7 @@
 #!/bin/sh
-# Accuracy of quantpipe's outputs beside other tools', of one model, one calibration text, one evaluator: makes the tables
-# of tests/bench/RESULTS.md. What is there already is kept, so a run that was stopped goes on; remove build/accuracy to
-# begin anew. Needs `make build`.
+# Accuracy of quantpipe's outputs beside other tools', of one model, one calibration text, one evaluator: makes the
+# tables of tests/bench/RESULTS.md. What is there already is kept, so a run that was stopped goes on; remove
+# build/accuracy to begin anew. Needs `make build`.
 #   run.sh [NAME...]           only these rows of recipes.txt and peers.txt ("int4-gptq", "modelopt/fp8")
 #   PEERS=1 run.sh             the other tools' rows as well (8 GB of packages, hours of CPU)
 #   CALIBRATION_TEXT=FILE EVALUATION_TEXT=FILE    other texts than the example's
@@ -30,7 +30,8 @@ ours() {
     echo "quantpipe/$name: $*"
     build/bin/quantpipe run examples/smollm2/pipeline.yaml --set model="$PWD/$model" --output "$work/quantpipe/$name" \
         --progress none --set data.calibration.seed=0 --set data.calibration.samples="$samples" \
-        --set data.evaluation.length=2048 --set data.evaluation.samples="$windows" "$@" >"$work/quantpipe/$name.log" 2>&1 ||
+        --set data.evaluation.length=2048 --set data.evaluation.samples="$windows" "$@" \
+        >"$work/quantpipe/$name.log" 2>&1 ||
         { cat "$work/quantpipe/$name.log" && exit 1; }
 }
 
@@ -41,8 +42,8 @@ peer() {
     echo "$1/$2"
     mkdir -p "$work/$1"
     rm -rf "$work/$1/$2.partial"
-    "$(python "$1")" "tests/bench/peers/$1_job.py" "$2" "$work/$1/$2.partial" --model "$model" --text "$CALIBRATION_TEXT" \
-        --samples "$samples" >"$work/$1/$2.log" 2>&1 ||
+    "$(python "$1")" "tests/bench/peers/$1_job.py" "$2" "$work/$1/$2.partial" --model "$model" \
+        --text "$CALIBRATION_TEXT" --samples "$samples" >"$work/$1/$2.log" 2>&1 ||
         { tail -n 20 "$work/$1/$2.log" && echo "$1/$2 failed, going on without it" && return; }
     mv "$work/$1/$2.partial" "$work/$1/$2"
 }

@@ -1,8 +1,8 @@
 """usage: autoround_choice.py FOLDER --model FOLDER --text FILE --bits 4.0 4.5 ... [--formats 3 4 5 6 8] [--samples 16]
 
-Which width auto-round's AutoScheme gives each linear, for several budgets of stored bits a weight: FOLDER/BITS.yaml is each
-choice as a scheme of quantpipe, so that one quantizer can run both choices. Symmetric integers in groups: a scale of 16 bits a
-group is counted, for all widths alike, by taking it off the budget.
+Which width auto-round's AutoScheme gives each linear, for several budgets of stored bits a weight: FOLDER/BITS.yaml
+is each choice as a scheme of quantpipe, so that one quantizer can run both choices. Symmetric integers in groups: a
+scale of 16 bits a group is counted, for all widths alike, by taking it off the budget.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What the jobs of all peers share: their command line and the calibration tokens.
 
 NAME_job.py RECIPE FOLDER --model FOLDER --text FILE [--samples 128] [--length 512] [--group 64]
-quantizes a model with one recipe of one tool into FOLDER. The tokens are those that quantpipe takes with seed 0: the first
-windows of the text, tokenized whole, without special tokens.
+quantizes a model with one recipe of one tool into FOLDER. The tokens are those that quantpipe takes with seed 0: the
+first windows of the text, tokenized whole, without special tokens.
 """
 
 import argparse

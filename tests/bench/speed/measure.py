@@ -1,9 +1,9 @@
 """usage: measure.py RESULT.json -- COMMAND...
 
-Runs a command and writes what it took, over all processes it started, however deep: wall and CPU seconds, peak anonymous and
-peak total memory, and how busy the machine was with anything else. A page that several processes share is counted once
-(Pss of /proc/PID/smaps_rollup); anonymous memory includes shared memory without a file, as in report.json. Exits as the
-command does.
+Runs a command and writes what it took, over all processes it started, however deep: wall and CPU seconds, peak
+anonymous and peak total memory, and how busy the machine was with anything else. A page that several processes share
+is counted once (Pss of /proc/PID/smaps_rollup); anonymous memory includes shared memory without a file, as in
+report.json. Exits as the command does.
 """
 
 import ctypes
@@ -57,7 +57,8 @@ def memory(pid):
 
 def machine_busy():
     """CPU seconds that all cores have been busy since the machine started."""
-    user, nice, system, _, _, irq, soft, *_ = map(int, pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    total = pathlib.Path("/proc/stat").read_text().split("\n")[0]
+    user, nice, system, _, _, irq, soft, *_ = map(int, total.split()[1:])
     return (user + nice + system + irq + soft) / TICK
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Time and memory of quantpipe beside other tools, on one model, the same calibration tokens and one machine: the tools of a
-# job take turns, RUNS times, and the medians go into the tables of tests/bench/RESULTS.md. `make bench` runs this.
-# What is there already is kept, so a run that was stopped goes on; remove build/bench to begin anew.
+# Time and memory of quantpipe beside other tools, on one model, the same calibration tokens and one machine: the
+# tools of a job take turns, RUNS times, and the medians go into the tables of tests/bench/RESULTS.md. `make bench`
+# runs this. What is there already is kept, so a run that was stopped goes on; remove build/bench to begin anew.
 #   run.sh [JOB...]            only these jobs of jobs.txt
 #   PEERS=0 run.sh             quantpipe alone (else 8 GB of packages, and a day of CPU)
 #   RUNS=3 SAMPLES=128 WINDOWS=16    turns, calibration windows of 512 tokens, evaluation windows of 2048 (0: none)
@@ -18,6 +18,8 @@ samples=${SAMPLES:-128} windows=${WINDOWS:-16}
 prepare
 mkdir -p "$work"
 export BENCH_MODEL="$PWD/$model"
+build/bin/quantpipe doctor --bench >"$work/doctor.log" 2>&1 ||
+    echo "the machine's peaks were not measured ($work/doctor.log): the column of the floor stays empty"
 jobs=$(mktemp)
 trap 'rm -f "$jobs"' EXIT
 grep -v '^ *#' $here/jobs.txt | while read -r job tool words; do

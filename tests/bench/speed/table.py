@@ -1,4 +1,4 @@
-"""usage: table.py FOLDER RESULTS.md --samples N   medians of what run.sh measured, between the lines <!-- speed --> of a file"""
+"""usage: table.py FOLDER RESULTS.md --samples N   medians of what run.sh measured, between a file's <!-- speed --> lines"""
 
 import argparse
 import json
@@ -19,10 +19,10 @@ def processor():
 
 
 def floor_share(folder):
-    """Share of the machine's floor that a run of ours reached, as its report says it; "" where it does not."""
+    """The least time the machine's peaks allow, as a share of our first run's; "" where they were never measured."""
     report = folder.with_name(folder.name + ".run") / "report.json"
-    floor = json.loads(report.read_text()).get("floor_share") if report.exists() else None
-    return f"{floor:.0%}" if isinstance(floor, float) else ""
+    share = json.loads(report.read_text())["share_of_floor"] if report.exists() else None
+    return f"{share:.0%}" if share is not None else ""
 
 
 def runs(folder):
@@ -40,7 +40,8 @@ def rows(folder):
     quality = {score["name"]: score for score in scores}
     for job, tools in runs(folder).items():
         medians = {
-            tool: {key: statistics.median(run[key] for run in taken) for key in taken[0]} for tool, taken in tools.items()
+            tool: {key: statistics.median(run[key] for run in taken) for key in taken[0]}
+            for tool, taken in tools.items()
         }
         ours = medians.get("quantpipe")
         for tool in sorted(tools, key=lambda tool: (tool != "quantpipe", tool)):
@@ -67,8 +68,8 @@ def table(folder, samples):
     head = ["job", "tool", "wall s", "CPU s", "anonymous MiB", "total MiB", "perplexity", "KL", "x time", "x memory"]
     head += ["of the floor", "runs", "others' CPU"]
     lines = [
-        f"{processor()}, {os.cpu_count()} cores; {samples} calibration windows of 512 tokens; medians. x: the tool's over",
-        "quantpipe's. Others' CPU: the largest share of the machine that something else took during a run.",
+        f"{processor()}, {os.cpu_count()} cores; {samples} calibration windows of 512 tokens; medians. x: the tool's",
+        "over quantpipe's. Others' CPU: the largest share of the machine that something else took during a run.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * len(head),
