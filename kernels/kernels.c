@@ -17,7 +17,7 @@
     .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,    \
     .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,        \
     .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,               \
-    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .inverse_factor = qp_inverse_factor_ref,                             \
+    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,          \
     .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref
 
 static struct qp_kernels tables[] = {

@@ -21,6 +21,7 @@
 #include "kernels/quantize.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/rtn.h"
 #include "kernels/scale_search.h"
 #include "kernels/second_moment.h"
 #include "kernels/swiglu.h"
@@ -50,6 +51,7 @@ struct qp_kernels {
     qp_fake_quantize_fn *fake_quantize;
     qp_pack_fn *pack;
     qp_unpack_fn *unpack;
+    qp_rtn_fn *rtn;
     qp_cholesky_fn *inverse_factor;
     qp_gptq_block_fn *gptq_block;
     qp_scale_search_fn *scale_search;

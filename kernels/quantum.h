@@ -78,20 +78,34 @@ static inline float qp_grid_steps(const struct qp_grid *grid)
     return grid->codes != QP_I8 || grid->narrow ? qmax : (qmax - qp_grid_min(grid)) / 2;
 }
 
+/* What of a grid every range is held against. */
+struct qp_limits {
+    float min, max, steps; /* steps: that a scale divides a range in */
+};
+
+static inline struct qp_limits qp_limits_of(const struct qp_grid *grid)
+{
+    float min = qp_grid_min(grid), max = qp_grid_max(grid);
+    return (struct qp_limits){min, max, grid->symmetric ? qp_grid_steps(grid) : max - min};
+}
+
+/* The zero point of a range that begins at `min`. */
+static inline int8_t qp_zero_of_range(struct qp_limits q, float min, float scale)
+{
+    float z = q.min - min / scale;
+    z = z < q.min ? q.min : z > q.max ? q.max : z;
+    return isnan(z) ? 0 : (int8_t)rintf(z);
+}
+
 /* Scale and zero point of the range [min, max], min <= 0 <= max. */
 static inline void qp_range_params(const struct qp_grid *grid, float min, float max, float *scale, int8_t *zero)
 {
-    float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = 0;
+    struct qp_limits q = qp_limits_of(grid);
+    float range = !grid->symmetric ? max - min : -min > max ? -min : max;
 
-    if (grid->symmetric) {
-        *scale = qp_scale_of_range(grid, -min > max ? -min : max, qp_grid_steps(grid));
-    } else {
-        *scale = qp_scale_of_range(grid, max - min, qmax - qmin);
-        z = qmin - min / *scale;
-        z = z < qmin ? qmin : z > qmax ? qmax : z;
-    }
+    *scale = qp_scale_of_range(grid, range, q.steps);
     if (zero != NULL)
-        *zero = isnan(z) ? 0 : (int8_t)rintf(z);
+        *zero = grid->symmetric ? 0 : qp_zero_of_range(q, min, *scale);
 }
 
 static inline int8_t qp_integer_code(float x, float scale, float zero, float qmin, float qmax)

@@ -1,5 +1,5 @@
-/* How fast the kernels are, and what share that is of two peaks measured beside them: multiply-adds in registers, and
- * memcpy. Usage: bench_kernels [BACKEND [THREADS [FILTER]]]; defaults: cpu, all cores, everything.
+/* How fast the kernels are, and what share that is of peaks measured beside them: multiply-adds in registers, memcpy
+ * and, for rtn, reading. Usage: bench_kernels [BACKEND [THREADS [FILTER]]]; defaults: cpu, all cores, everything.
  * Each figure is the best of several runs, so that other work on the machine does harm only when it never pauses. */
 #include <math.h>
 #include <omp.h>
@@ -12,7 +12,7 @@
 
 static const struct qp_kernels *k;
 static const char *filter = "";
-static double peak_flops, peak_bytes;
+static double peak_flops, peak_bytes, peak_read;
 
 static double now(void)
 {
@@ -106,6 +106,24 @@ static double measure_copy(void)
     free(from);
     free(to);
     return best;
+}
+
+static double measure_read(void)
+{
+    const int64_t count = 256 << 17;
+    uint64_t *from = array(count, sizeof *from), sum = 0;
+    double best = 0;
+
+    for (int run = 0; run < 9; run++) {
+        double start = now();
+#pragma omp parallel for reduction(+ : sum)
+        for (int64_t i = 0; i < count; i++)
+            sum += from[i];
+        double rate = (double)count * sizeof *from / (now() - start);
+        best = rate > best ? rate : best;
+    }
+    free(from);
+    return sum == 0 ? best : 0;
 }
 
 /* ---- one measurement ---- */
@@ -279,6 +297,40 @@ static void bench_quantize(void)
     free(w), free(scale), free(zero), free(codes), free(words);
 }
 
+/* A matrix that no cache holds, so that the memory sets the pace. */
+static void bench_rtn(void)
+{
+    static const struct {
+        const char *name;
+        struct qp_grid grid;
+        int64_t group;
+        bool packed;
+    } cases[] = {{"int4 g128", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 128, true},
+                 {"int4 g128 asymmetric", {QP_I8, 4, false, false, QP_BF16, 0, 0}, 128, true},
+                 {"int4 g32", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 32, true},
+                 {"int3 g128", {QP_I8, 3, true, false, QP_BF16, 0, 0}, 128, true},
+                 {"int8 channel", {QP_I8, 8, true, false, QP_BF16, 0, 0}, 4096, false},
+                 {"int8 channel packed", {QP_I8, 8, true, false, QP_BF16, 0, 0}, 4096, true},
+                 {"fp8 channel", {QP_F8_E4M3, 8, true, false, QP_BF16, 0, 0}, 4096, false},
+                 {"mxfp4", {QP_F4_E2M1, 4, true, false, QP_F8_E8M0, QP_SCALE_EVEN, 0}, 32, false}};
+    const int64_t rows = 32768, cols = 4096, count = rows * cols;
+    float *numbers_ = numbers(count), *scale = array(count / 32, 4);
+    uint16_t *w = array(count, 2);
+    int8_t *zero = array(count / 32, 1), *codes = array(count, 1);
+    char name[64];
+
+    k->from_f32(QP_BF16, count, numbers_, w);
+    free(numbers_);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        const struct qp_grid *grid = &cases[c].grid;
+        struct qp_rtn job = {grid, rows, cols, cases[c].group, QP_BF16, w, cases[c].packed, scale, zero, codes};
+        double bytes = 2 + (cases[c].packed ? grid->bits / 8.0 : 1) + 4.0 / (double)job.group;
+        snprintf(name, sizeof name, "rtn %s", cases[c].name);
+        MEASURE(name, bytes * (double)count, peak_read, "GB/s   ", k->rtn(&job));
+    }
+    free(w), free(scale), free(zero), free(codes);
+}
+
 static void bench_convert(void)
 {
     static const enum qp_dtype dtypes[] = {QP_BF16, QP_F16, QP_F8_E4M3, QP_F8_E5M2};
@@ -401,13 +453,15 @@ int main(int argc, char **argv)
     filter = argc > 3 ? argv[3] : "";
     peak_flops = measure_flops();
     peak_bytes = measure_copy();
-    printf("%s: %s; %d threads; peaks %.0f GFLOP/s, %.1f GB/s (read + written)\n", k->backend, qp_kernels_description(),
-           omp_get_max_threads(), peak_flops * 1e-9, peak_bytes * 1e-9);
+    peak_read = measure_read();
+    printf("%s: %s; %d threads; peaks %.0f GFLOP/s, %.1f GB/s copied (read + written), %.1f read\n", k->backend,
+           qp_kernels_description(), omp_get_max_threads(), peak_flops * 1e-9, peak_bytes * 1e-9, peak_read * 1e-9);
     bench_gemm();
     bench_second_moment();
     bench_attention();
     bench_rows();
     bench_quantize();
+    bench_rtn();
     bench_convert();
     bench_gptq();
     bench_scale_search();

@@ -27,15 +27,30 @@ static void flip8(int64_t count, const uint8_t *restrict in, uint8_t *restrict o
         out[i] = in[i] ^ 0x80; /* + 128 and - 128 alike */
 }
 
-/* Eight elements of any width fill whole bytes. */
+/* Eight bytes with `bits` low bits each, closed up: neighbours move together, then pairs, then halves. */
+static uint64_t close_up(int bits, uint64_t u)
+{
+    u = (u & 0x00ff00ff00ff00ff) | (u & 0xff00ff00ff00ff00) >> (8 - bits);
+    u = (u & 0x0000ffff0000ffff) | (u & 0xffff0000ffff0000) >> 2 * (8 - bits);
+    return (u & 0x00000000ffffffff) | (u & 0xffffffff00000000) >> 4 * (8 - bits);
+}
+
+/* Eight elements of any width fill whole bytes. The bias flips the top bit of a code. */
 static void pack_any(int bits, int64_t count, const int8_t *codes, uint8_t *out)
 {
-    for (int64_t i = 0; i < count; i += 8, out += bits) {
-        int64_t n = count - i < 8 ? count - i : 8;
-        uint64_t u = 0;
-        for (int64_t j = 0; j < n; j++)
-            u |= (uint64_t)(codes[i + j] + (1 << (bits - 1))) << (j * bits);
-        memcpy(out, &u, (size_t)((n * bits + 7) / 8));
+    const uint64_t ones = 0x0101010101010101, low = ones * ((1u << bits) - 1), top = ones << (bits - 1);
+    int64_t i = 0;
+
+    for (uint64_t u; i + 8 <= count; i += 8, out += bits) {
+        memcpy(&u, codes + i, sizeof u);
+        u = close_up(bits, (u & low) ^ top);
+        memcpy(out, &u, (size_t)bits);
+    }
+    if (i < count) {
+        uint64_t u = 0, there = ((uint64_t)1 << 8 * (count - i)) - 1;
+        memcpy(&u, codes + i, (size_t)(count - i));
+        u = close_up(bits, ((u & low) ^ top) & there);
+        memcpy(out, &u, (size_t)(((count - i) * bits + 7) / 8));
     }
 }
 

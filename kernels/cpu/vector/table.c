@@ -19,6 +19,7 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->fake_quantize = QP_NAME(qp_fake_quantize);
     table->pack = QP_NAME(qp_pack);
     table->unpack = QP_NAME(qp_unpack);
+    table->rtn = QP_NAME(qp_rtn);
     table->gptq_block = QP_NAME(qp_gptq_block);
     table->scale_search = QP_NAME(qp_scale_search);
     table->polish = QP_NAME(qp_polish);

@@ -30,6 +30,7 @@ qp_dequantize_fn QP_NAME(qp_dequantize);
 qp_fake_quantize_fn QP_NAME(qp_fake_quantize);
 qp_pack_fn QP_NAME(qp_pack);
 qp_unpack_fn QP_NAME(qp_unpack);
+qp_rtn_fn QP_NAME(qp_rtn);
 qp_gptq_block_fn QP_NAME(qp_gptq_block);
 qp_scale_search_fn QP_NAME(qp_scale_search);
 qp_polish_fn QP_NAME(qp_polish);
@@ -38,6 +39,7 @@ qp_polish_fn QP_NAME(qp_polish);
 #ifdef __AVX512F__
 
 typedef __m512 vf;
+#define V_INTEGER __m512i
 typedef __m512d vd;
 typedef __mmask16 vm;
 enum { LANES = 16 };
@@ -92,6 +94,7 @@ static inline vd v_high(vf x)
 #else
 
 typedef __m256 vf;
+#define V_INTEGER __m256i
 typedef __m256d vd;
 typedef __m256 vm;
 enum { LANES = 8 };
