@@ -10,6 +10,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "runner/graph.h"
 #include "runner/machine.h"
 #include "runner/process.h"
 #include "runner/supervise.h"
@@ -167,9 +168,9 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
     qp_auto_free char *scratch = qp_run_path(s->run, "scratch/%s.0", in->name);
     uint64_t memory = in->memory ? in->memory : qp_machine_memory() / 4;
     json_t *config =
-        json_pack("{s:s, s:O, s:O, s:o, s:o, s:o, s:s, s:o, s:i, s:I}", "run", s->run->id, "params", in->params,
-                  "wants", in->wants, "context", context_of(s->run, index), "inputs", inputs_of(s, index), "outputs",
-                  outputs_of(s, index), "scratch", scratch, "roots", qp_run_roots(s->run), "threads",
+        json_pack("{s:s, s:O, s:o, s:o, s:o, s:o, s:s, s:o, s:i, s:I}", "run", s->run->id, "params", in->params,
+                  "wants", qp_wants_of(p, index), "context", context_of(s->run, index), "inputs", inputs_of(s, index),
+                  "outputs", outputs_of(s, index), "scratch", scratch, "roots", qp_run_roots(s->run), "threads",
                   in->threads ? in->threads : qp_machine_cores(), "memory", (json_int_t)memory);
     return config;
 }

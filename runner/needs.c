@@ -196,3 +196,26 @@ int qp_needs_place(struct qp_pipeline *p, size_t index, struct qp_error *err)
     snprintf(why, sizeof why, "stage `%s`", in->name);
     return check_data(p, in, why, err);
 }
+
+/* Whether stage `index` and all behind it take a form; edges that go back count as well. */
+static bool all_take(const struct qp_pipeline *p, size_t index, const char *form, bool *seen)
+{
+    seen[index] = true;
+    bool take = has_word(json_object_get(p->instances[index].descriptor, "forms"), form);
+    for (size_t i = 0; take && i < p->edge_count; i++)
+        if (p->edges[i].from == index && !seen[p->edges[i].to])
+            take = all_take(p, p->edges[i].to, form, seen);
+    return take;
+}
+
+json_t *qp_wants_of(const struct qp_pipeline *p, size_t index)
+{
+    json_t *wants = json_copy(p->instances[index].wants), *form;
+    size_t i;
+    json_array_foreach(json_object_get(p->instances[index].descriptor, "forms"), i, form) {
+        bool seen[QP_MAX_INSTANCES] = {false};
+        if (all_take(p, index, json_string_value(form), seen))
+            json_array_append(wants, form);
+    }
+    return wants;
+}

@@ -140,6 +140,8 @@ static void close_(struct qp_stage *stage, void *state)
     qp_windows_free(&s->windows);
 }
 
+static const char *const forms[] = {"packed_codes", NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "calibrate",
     .summary = "records what the network's activations look like on calibration text",
@@ -152,6 +154,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .data = "calibration",
     .any_scheme = true,
     .stateful = true,
+    .forms = forms,
     .process = process,
     .close = close_,
 };

@@ -383,6 +383,8 @@ static void close_(struct qp_stage *stage, void *state)
     free(s->partial);
 }
 
+static const char *const forms[] = {"packed_codes", NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "export",
     .summary = "writes the quantized checkpoint",
@@ -391,6 +393,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .params = params,
     .inputs = inputs,
     .stateful = true,
+    .forms = forms,
     .process = process,
     .close = close_,
 };

@@ -16,6 +16,7 @@
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
 #include "stages/quantize/activations.h"
+#include "stages/quantize/direct.h"
 #include "stages/quantize/gptq.h"
 #include "stages/quantize/polish.h"
 #include "stages/quantize/scales.h"
@@ -147,6 +148,7 @@ static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq",
                                              {0}};
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"quantized", NULL};
+static const char *const forms[] = {"packed_codes", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same with codes"}, {0}};
 
@@ -228,7 +230,13 @@ static int quantize_site(struct qp_stage *stage, const struct state *s, struct q
     struct qp_site_work work;
     struct qp_gptq *solver = NULL;
     struct outcome out = {0};
-    int r = qp_site_open(&s->options, &s->model, block, site, &work, err);
+    int r = qp_site_is_direct(&s->options, &s->model, block, site, err);
+    if (r > 0)
+        return qp_site_round(&s->model, block, site, qp_stage_wants(stage, "packed_codes"), qp_stage_allocator(stage),
+                             err);
+    if (r < 0)
+        return r;
+    r = qp_site_open(&s->options, &s->model, block, site, &work, err);
     if (r == 0)
         r = qp_site_choose_scales(&s->options, &s->model, &work, err);
     for (int i = 0; i < work.count && r == 0; i++) {
@@ -285,6 +293,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .outputs = outputs,
     .needs = stage_needs,
+    .forms = forms,
     .open = open_,
     .process = process,
 };

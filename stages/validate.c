@@ -146,6 +146,8 @@ static void close_(struct qp_stage *stage, void *state)
     qp_windows_free(&s->windows);
 }
 
+static const char *const forms[] = {"packed_codes", NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "validate",
     .summary = "compares the quantized network with the original on evaluation text",
@@ -157,6 +159,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .data = "evaluation",
     .data_optional = true,
     .stateful = true,
+    .forms = forms,
     .process = process,
     .close = close_,
 };

@@ -33,6 +33,18 @@ static int add(struct packing *p, const char *suffix, enum qp_dtype dtype, int r
     return r;
 }
 
+/* Adds MODULE.SUFFIX with the bytes of `source`, without a copy. */
+static int add_view(struct packing *p, const char *suffix, enum qp_dtype dtype, const int64_t shape[2],
+                    const struct qp_tensor *source)
+{
+    qp_auto_free char *name = qp_format("%s.%s", p->module, suffix);
+    if (!name)
+        return qp_fail_memory(p->err, strlen(p->module), suffix);
+    int r = qp_tensor_view(name, dtype, 2, shape, source->storage, source->offset, &p->out[p->count], p->err);
+    p->count += r == 0;
+    return r;
+}
+
 /* Takes the scales of each block from its first row; all of its rows have to say the same. */
 static int compact(const struct packing *p, const struct qp_tensor *t, float *scale)
 {
@@ -113,6 +125,8 @@ static int add_words(struct packing *p)
     const struct qp_quantized *q = p->q;
     struct qp_tensor *t = NULL;
     const int64_t shape[] = {q->rows, qp_packed_words(q->grid.bits, q->cols)};
+    if (q->packed)
+        return add_view(p, "weight_packed", QP_I32, shape, q->tensor);
     int r = add(p, "weight_packed", QP_I32, 2, shape, &t);
     if (r == 0)
         p->kernels->pack(q->grid.bits, q->rows, q->cols, (const int8_t *)q->codes, t->data);
@@ -172,11 +186,20 @@ static int pack_bits(struct packing *p, int bits)
 static int pack_bytes(struct packing *p)
 {
     struct qp_tensor *t = NULL;
-    if (add(p, "weight", p->q->grid.codes, 2, (const int64_t[]){p->q->rows, p->q->cols}, &t) < 0)
-        return p->err->code;
-    memcpy(t->data, p->q->codes, t->bytes);
-    int r = add_scale(p);
+    const int64_t shape[] = {p->q->rows, p->q->cols};
+    int r = p->q->tensor ? add_view(p, "weight", p->q->grid.codes, shape, p->q->tensor)
+                         : add(p, "weight", p->q->grid.codes, 2, shape, &t);
+    if (r < 0)
+        return r;
+    if (t)
+        memcpy(t->data, p->q->codes, t->bytes);
+    r = add_scale(p);
     return r < 0 || !p->q->zero ? r : add_zero(p);
+}
+
+bool qp_compressed_packs_words(const struct qp_linear_scheme *scheme)
+{
+    return strcmp(qp_compressed_format(scheme), "pack-quantized") == 0;
 }
 
 int qp_compressed_pack(const char *module, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,
@@ -190,12 +213,14 @@ int qp_compressed_pack(const char *module, const struct qp_linear_scheme *scheme
                         .out = out,
                         .err = err ? err : &local};
     const int bits = qp_compressed_code_bits(&q->grid);
+    bool words = qp_compressed_packs_words(scheme);
     *count = 0;
     if (qp_compressed_check(scheme, module, q->rows, q->cols, p.err) < 0)
         return p.err->code;
-    int r = bits                                                          ? pack_bits(&p, bits)
-            : strcmp(qp_compressed_format(scheme), "pack-quantized") == 0 ? pack_words(&p)
-                                                                          : pack_bytes(&p);
+    if (q->packed && !(words && q->tensor))
+        return qp_fail(p.err, QP_ERR_INPUT, "%s: found packed codes, expected a byte a code for %s", module,
+                       qp_compressed_format(scheme));
+    int r = bits ? pack_bits(&p, bits) : words ? pack_words(&p) : pack_bytes(&p);
     if (r < 0)
         while (p.count > 0)
             qp_tensor_unref(out[--p.count]);

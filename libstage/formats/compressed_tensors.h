@@ -20,6 +20,9 @@ const char *qp_compressed_format(const struct qp_linear_scheme *scheme);
 int qp_compressed_check(const struct qp_linear_scheme *scheme, const char *module, int64_t rows, int64_t cols,
                         struct qp_error *err);
 
+/* Whether the layout stores codes of the scheme as the words of kernels/pack.h. */
+bool qp_compressed_packs_words(const struct qp_linear_scheme *scheme);
+
 /* The tensors that hold `q` under the module name `module` ("model.layers.0.mlp.up_proj"), by qp_compressed_format:
  *   pack-quantized         weight_packed I32, weight_scale, weight_shape I64 [2], and weight_zero_point packed down the
  *                          rows when q has zero points
@@ -27,7 +30,8 @@ int qp_compressed_check(const struct qp_linear_scheme *scheme, const char *modul
  * little endian), weight_scale; NVFP4 also weight_global_scale F32 [1] the others             weight, weight_scale and
  * weight_zero_point I8 weight_scale is [1], [rows, groups] or, of blocks, [blocks of rows, groups]; in the grid's
  * scale_dtype, E8M0 as U8. Every scale is exact in it, and the same in all rows of a block, or the error names the
- * tensor. New references into out[QP_COMPRESSED_MAX]; *count says how many. */
+ * tensor. q may have packed codes where the layout packs words; codes of a tensor that are stored as they are get a
+ * view of it, not a copy. New references into out[QP_COMPRESSED_MAX]; *count says how many. */
 #define QP_COMPRESSED_MAX 4
 int qp_compressed_pack(const char *module, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,
                        struct qp_tensor *out[QP_COMPRESSED_MAX], size_t *count, struct qp_error *err);

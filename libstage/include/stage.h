@@ -72,10 +72,12 @@ struct qp_stage_desc {
     const struct qp_port *outputs; /* NULL: a sink */
     const struct qp_need *needs;   /* NULL: none */
     const char *const *collects;   /* what it can always collect for stages downstream; NULL: nothing */
-    const char *data;              /* the data entry it reads: "calibration", "evaluation"; NULL: none */
-    bool data_optional;            /* it works without that entry; else, it is missing only if nobody needs it */
-    bool any_scheme;               /* works before the formats of a budget are chosen: model.scheme has none yet */
-    bool stateful;                 /* process depends on former units */
+    const char *const *forms; /* forms of tensors that it can take, and send when all behind it take them; NULL: the
+                                 plain ones. "packed_codes": libstage/model/block.h */
+    const char *data;         /* the data entry it reads: "calibration", "evaluation"; NULL: none */
+    bool data_optional;       /* it works without that entry; else, it is missing only if nobody needs it */
+    bool any_scheme;          /* works before the formats of a budget are chosen: model.scheme has none yet */
+    bool stateful;            /* process depends on former units */
     int (*open)(struct qp_stage *stage, void *state, struct qp_error *err);
     int (*process)(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err);
     void (*close)(struct qp_stage *stage, void *state); /* may be NULL */
@@ -103,7 +105,7 @@ const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage);
 const struct qp_kernels *qp_stage_kernels(struct qp_stage *stage);
 int qp_stage_threads(const struct qp_stage *stage);
 
-/* Whether a stage downstream asked for this (one of desc->collects). */
+/* Whether a stage downstream asked for this (one of desc->collects), or all take this form (one of desc->forms). */
 bool qp_stage_wants(const struct qp_stage *stage, const char *what);
 
 /* The run's context (borrowed): model, scheme (of this stage's branch; the first one where all schemes share the

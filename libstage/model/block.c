@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
+#include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 
 int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
@@ -120,6 +122,19 @@ int qp_block_weight(const struct qp_block *block, enum qp_linear linear, bool tr
     return 0;
 }
 
+int qp_block_stored_weight(const struct qp_block *block, enum qp_linear linear, const struct qp_tensor **out,
+                           struct qp_error *err)
+{
+    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    const float *in, *divisor;
+    int r = linear_folds(block, linear, &in, &divisor, err);
+    if (r < 0 || in || divisor)
+        return r;
+    r = qp_block_get(block, d->module, "weight", QP_DTYPE_NONE, qp_arch_dim(block->arch, d->out),
+                     qp_arch_dim(block->arch, d->in), out, err);
+    return r < 0 ? r : 1;
+}
+
 int qp_block_bias(const struct qp_block *block, enum qp_linear linear, bool transformed, float *b, struct qp_error *err)
 {
     const struct qp_linear_desc *d = &block->arch->family->linears[linear];
@@ -200,18 +215,34 @@ int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *s
     return 0;
 }
 
-/* Puts a copy of `data` into the unit under B.M.what. */
-static int put_copy(struct qp_block *block, enum qp_linear linear, const char *what, enum qp_dtype dtype, int rank,
-                    const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
+/* Puts a tensor B.M.what of undefined contents into the unit; *data is where they go. */
+static int put_new(struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype, int rank,
+                   const int64_t *shape, const struct qp_allocator *allocator, void **data, struct qp_error *err)
 {
     char name[256];
     struct qp_tensor *t;
-    qp_block_name(block, block->arch->family->linears[linear].module, what, name, sizeof name);
+    qp_block_name(block, module, what, name, sizeof name);
     int r = qp_allocate(allocator, name, dtype, rank, shape, &t, err);
     if (r < 0)
         return r;
-    memcpy(t->data, data, t->bytes);
+    *data = t->data;
     return qp_unit_put(block->unit, t, err);
+}
+
+/* The same with a copy of `data`. */
+static int put_copy(struct qp_block *block, enum qp_linear linear, const char *what, enum qp_dtype dtype, int rank,
+                    const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
+{
+    void *copy;
+    int64_t elements;
+    size_t bytes;
+    int r =
+        put_new(block, block->arch->family->linears[linear].module, what, dtype, rank, shape, allocator, &copy, err);
+    if (r == 0)
+        r = qp_tensor_size(dtype, rank, shape, &elements, &bytes, err);
+    if (r == 0)
+        memcpy(copy, data, bytes);
+    return r;
 }
 
 /* Shape of a linear's scales: [out, groups], or [1]; returns the rank. */
@@ -220,6 +251,29 @@ static int scale_shape(int64_t rows, int64_t cols, int64_t group, int64_t shape[
     shape[0] = group ? rows : 1;
     shape[1] = group ? qp_groups(cols, group) : 0;
     return group ? 2 : 1;
+}
+
+int qp_block_new_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_allocator *allocator,
+                           struct qp_rtn *job, struct qp_error *err)
+{
+    char name[256];
+    const char *module = block->arch->family->linears[linear].module;
+    int64_t scales[2], shape[2] = {job->rows, job->packed ? qp_packed_words(job->grid->bits, job->cols) : job->cols};
+    int rank = scale_shape(job->rows, job->cols, job->group, scales);
+    enum qp_dtype dtype = job->packed ? QP_I32 : qp_grid_storage(job->grid);
+    void *codes = NULL, *scale = NULL, *zero = NULL;
+    int r =
+        put_new(block, module, job->packed ? "weight_packed" : "weight_codes", dtype, 2, shape, allocator, &codes, err);
+    if (r == 0)
+        r = put_new(block, module, "weight_scale", QP_F32, rank, scales, allocator, &scale, err);
+    if (r == 0 && !job->grid->symmetric)
+        r = put_new(block, module, "weight_zero_point", QP_I8, rank, scales, allocator, &zero, err);
+    if (r == 0 && job->grid->symmetric)
+        qp_unit_remove(block->unit, qp_block_name(block, module, "weight_zero_point", name, sizeof name));
+    job->codes = codes;
+    job->scale = scale;
+    job->zero = zero;
+    return r;
 }
 
 int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
@@ -259,31 +313,62 @@ int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const s
         r = qp_block_get(block, d->module, "weight_global_scale", QP_F32, 1, 0, &global, err);
     if (r < 0)
         return r;
-    *q = (struct qp_quantized){*grid, rows, cols, group, NULL, scale->data, zero ? zero->data : NULL};
+    *q = (struct qp_quantized){*grid, rows, cols, group, NULL, scale->data, zero ? zero->data : NULL, NULL, NULL};
     if (global)
         q->grid.global = *(const float *)global->data;
     return 1;
+}
+
+/* Points *q, which has its size, to codes in either form; one of them is there. */
+static int find_codes(const struct qp_block *block, const char *module, const struct qp_grid *grid,
+                      struct qp_quantized *q, struct qp_error *err)
+{
+    bool packed = qp_block_find(block, module, "weight_packed");
+    if (packed && grid->codes != QP_I8)
+        return qp_fail(err, QP_ERR_INPUT,
+                       "block unit %lld: %s.weight_packed: expected weight_codes, for %s is not packed",
+                       (long long)block->unit->seq, module, qp_dtype_name(grid->codes));
+    int r = packed
+                ? qp_block_get(block, module, "weight_packed", QP_I32, q->rows, qp_packed_words(grid->bits, q->cols),
+                               &q->tensor, err)
+                : qp_block_get(block, module, "weight_codes", qp_grid_storage(grid), q->rows, q->cols, &q->tensor, err);
+    if (r < 0)
+        return r;
+    q->packed = packed ? q->tensor->data : NULL;
+    q->codes = packed ? NULL : q->tensor->data;
+    return 0;
 }
 
 int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err)
 {
     const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    const struct qp_tensor *codes;
-    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in);
-    if (!qp_block_find(block, d->module, "weight_codes"))
+    struct qp_quantized codes = {.rows = qp_arch_dim(block->arch, d->out), .cols = qp_arch_dim(block->arch, d->in)};
+    if (!qp_block_find(block, d->module, "weight_codes") && !qp_block_find(block, d->module, "weight_packed"))
         return 0;
     if (!scheme || !scheme->weights.enabled)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes, though its scheme does not quantize it",
                        (long long)block->unit->seq, d->module);
-    enum qp_dtype dtype = qp_grid_storage(&scheme->weights.grid);
-    int r = qp_block_get(block, d->module, "weight_codes", dtype, rows, cols, &codes, err);
+    int r = find_codes(block, d->module, &scheme->weights.grid, &codes, err);
     if (r < 0)
         return r;
     r = qp_block_scales(block, linear, scheme, q, err);
     if (r == 0)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes but no scales", (long long)block->unit->seq,
                        d->module);
-    q->codes = codes->data;
+    q->codes = codes.codes;
+    q->packed = codes.packed;
+    q->tensor = codes.tensor;
     return r;
+}
+
+int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q, float *w, struct qp_error *err)
+{
+    qp_auto_free uint8_t *unpacked = q->packed ? qp_new_array(q->rows * q->cols, 1, "codes", err) : NULL;
+    if (q->packed && !unpacked)
+        return QP_ERR_ROOM;
+    if (q->packed)
+        kernels->unpack(q->grid.bits, q->rows, q->cols, q->packed, (int8_t *)unpacked);
+    kernels->dequantize(&q->grid, q->rows, q->cols, q->group, q->packed ? unpacked : q->codes, q->scale, q->zero, w);
+    return 0;
 }

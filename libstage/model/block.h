@@ -14,6 +14,8 @@
  *   B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1] (NVFP4):
  *       chosen by search, kept or chosen by quantize
  *   B.M.weight_codes I8, F8 or U8 [out, in]       by quantize, one byte a code
+ *   B.M.weight_packed I32 [out, words]            the same as words of kernels/pack.h, where weights are stored so and
+ *       all stages behind quantize say that they take "packed_codes"
  *   B.S.input_scale F32 [1]                static activations; B.S.input_global_scale F32 [1]: NVFP4's
  *   B.kv.key_scale, B.kv.value_scale F32 [1]      of a quantized KV cache
  * Statistics are those of the untransformed network; the accessors below apply the folds, exactly:
@@ -75,6 +77,16 @@ int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp
  * geometric mean: only such scales can be folded there. Numbers at least 0. */
 void qp_share_heads(const struct qp_arch *arch, float *v);
 
+/* 1 with *out the checkpoint's own matrix of a linear that no fold touches, which is thus what has to be quantized; 0
+ * when some fold does. */
+int qp_block_stored_weight(const struct qp_block *block, enum qp_linear linear, const struct qp_tensor **out,
+                           struct qp_error *err);
+
+/* Puts new tensors for a quantized matrix into the unit, allocated through `allocator`, and points job's scale, zero
+ * and codes to them, to be filled. job: the rest of it, and codes as bytes or packed. */
+int qp_block_new_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_allocator *allocator,
+                           struct qp_rtn *job, struct qp_error *err);
+
 /* Puts the result of quantization into the unit; copies codes, scale and zero through `allocator`. */
 int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
                            const struct qp_allocator *allocator, struct qp_error *err);
@@ -87,6 +99,9 @@ int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const s
 /* 1 with *q pointing into the unit's tensors, 0 when the linear was not quantized. `scheme`: what applies to it. */
 int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err);
+
+/* w[rows, cols] of codes in either form. */
+int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q, float *w, struct qp_error *err);
 
 /* A positive, finite number that the unit has for a site or the KV cache: B.MODULE.WHAT F32 [1], such as
  * "attn_in", "input_scale" or "kv", "key_scale". QP_ERR_INPUT when it is missing or anything else. */

@@ -95,12 +95,12 @@ static int load_exported(const struct qp_block *block, enum qp_linear linear, co
     if (r < 0)
         return r;
     if (coded)
-        layer->kernels->dequantize(&q.grid, rows, cols, q.group, q.codes, q.scale, q.zero, layer->weight[linear]);
+        r = qp_dequantize(layer->kernels, &q, layer->weight[linear], err);
     else /* export writes the model's dtype */
         qp_round_to(layer->kernels, arch->dtype, rows * cols, layer->weight[linear]);
     if (layer->bias[linear])
         qp_round_to(layer->kernels, arch->dtype, rows, layer->bias[linear]);
-    return coded;
+    return r < 0 ? r : coded;
 }
 
 /* One linear of a version in float32; 1 when it has codes. */

@@ -36,7 +36,7 @@ static int load_member(struct qp_site_work *work, enum qp_linear linear, const s
     if (!m->w || !m->scale || !m->zero || !m->codes)
         return QP_ERR_ROOM;
     int8_t *zero = spec->grid.symmetric ? NULL : m->zero;
-    m->q = (struct qp_quantized){spec->grid, rows, work->in, group, m->codes, m->scale, zero};
+    m->q = (struct qp_quantized){spec->grid, rows, work->in, group, m->codes, m->scale, zero, NULL, NULL};
     return qp_block_weight(block, linear, true, m->w, err);
 }
 

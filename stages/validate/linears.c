@@ -66,12 +66,14 @@ static int judge(const struct qp_kernels *k, struct desk *d, const struct qp_qua
                  const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
     double rounding;
-    k->dequantize(&q->grid, d->rows, d->in, q->group, q->codes, q->scale, q->zero, d->q);
+    int r = qp_dequantize(k, q, d->q, err);
+    if (r < 0)
+        return r;
     json_object_set_new(entry, "sqnr_db", json_real(fmin(qp_sqnr_db(d->rows * d->in, d->w, d->q), 999.0)));
     if (!h)
         return 0;
     json_object_set_new(entry, "site_loss", json_real(loss_of_difference(k, d, h)));
-    int r = loss_of_rounding(k, d, spec, q, h, &rounding, err);
+    r = loss_of_rounding(k, d, spec, q, h, &rounding, err);
     if (r == 0)
         json_object_set_new(entry, "site_loss_rtn", json_real(rounding));
     return r;

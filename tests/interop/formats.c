@@ -170,7 +170,7 @@ static int quantize(struct dump *d, const char *module, const struct qp_linear_s
     if (qp_choose_scales(k, spec, &grid, rows, cols, w->data, &choice, scale, zero, &d->err) < 0)
         return d->err.code;
     k->quantize(&grid, rows, cols, group, w->data, scale, grid.symmetric ? NULL : zero, codes);
-    struct qp_quantized q = {grid, rows, cols, group, codes, scale, grid.symmetric ? NULL : zero};
+    struct qp_quantized q = {grid, rows, cols, group, codes, scale, grid.symmetric ? NULL : zero, NULL, NULL};
     return put_packed(d, module, scheme, &q);
 }
 

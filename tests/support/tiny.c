@@ -173,7 +173,7 @@ static void quantize_linear(struct qp_block *block, enum qp_linear linear, const
     block->kernels->qparams(grid, rows, cols, group, w, scale, zero);
     share_blocks(&scheme->weights, rows, qp_groups(cols, group), scale);
     block->kernels->quantize(grid, rows, cols, group, w, scale, grid->symmetric ? NULL : zero, codes);
-    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, grid->symmetric ? NULL : zero};
+    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, grid->symmetric ? NULL : zero, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(block, linear, &q, NULL, &err), 0, "%s", err.message);
     free(w);
     free(zero);

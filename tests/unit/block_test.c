@@ -280,7 +280,7 @@ Test(block, quantized_comes_back)
         scale[i] = 0.5f + (float)i;
         zero[i] = (int8_t)(i % 3);
     }
-    struct qp_quantized back, q = {scheme.weights.grid, FFN, HIDDEN, 8, codes, scale, zero};
+    struct qp_quantized back, q = {scheme.weights.grid, FFN, HIDDEN, 8, codes, scale, zero, NULL, NULL};
     cr_assert_eq(qp_block_quantized(&block, QP_UP, &scheme, &back, &err), 0);
     cr_assert_eq(qp_block_set_quantized(&block, QP_UP, &q, NULL, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_UP, &scheme, &back, &err), 1, "%s", err.message);
@@ -320,7 +320,7 @@ Test(block, one_scale_for_all)
         .weights = {.enabled = true,
                     .grid = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
                     .granularity = QP_PER_TENSOR}};
-    struct qp_quantized back, q = {scheme.weights.grid, HIDDEN, FFN, 0, codes, &scale, NULL};
+    struct qp_quantized back, q = {scheme.weights.grid, HIDDEN, FFN, 0, codes, &scale, NULL, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(&block, QP_DOWN, &q, NULL, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_DOWN, &scheme, &back, &err), 1, "%s", err.message);
     cr_assert_eq(back.group, 0);

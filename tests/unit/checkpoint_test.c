@@ -311,7 +311,7 @@ static void put_weight(struct qp_safetensors_writer *writer, const struct qp_sch
     k->to_f32(t->dtype, t->elements, t->data, w);
     k->qparams(&s->weights.grid, rows, cols, group, w, scale, NULL);
     k->quantize(&s->weights.grid, rows, cols, group, w, scale, NULL, codes);
-    struct qp_quantized q = {s->weights.grid, rows, cols, group, codes, scale, NULL};
+    struct qp_quantized q = {s->weights.grid, rows, cols, group, codes, scale, NULL, NULL, NULL};
     put_packed(writer, module, s, &q);
     if (strcmp(module, "model.layers.1.mlp.down_proj") == 0)
         k->dequantize(&q.grid, rows, cols, group, codes, scale, NULL, down);

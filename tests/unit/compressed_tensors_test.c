@@ -469,7 +469,7 @@ Test(config, what_the_layout_cannot_hold_is_refused)
 
     static const uint8_t codes[65] = {0};
     static const float scale[3] = {1, 1, 1};
-    struct qp_quantized q = {ragged->base.weights.grid, 1, 65, 32, codes, scale, NULL};
+    struct qp_quantized q = {ragged->base.weights.grid, 1, 65, 32, codes, scale, NULL, NULL, NULL};
     struct qp_tensor *out[QP_COMPRESSED_MAX];
     size_t count = 9;
     cr_assert_eq(qp_compressed_pack("a.b", &ragged->base, &q, out, &count, &err), QP_ERR_INPUT);

@@ -102,7 +102,7 @@ static void quantize(struct tiny *t, enum qp_linear linear)
     cr_assert_eq(qp_block_weight(&t->block, linear, true, w, &err), 0);
     t->block.kernels->qparams(grid, rows, cols, group, w, scale, zero);
     t->block.kernels->quantize(grid, rows, cols, group, w, scale, zero, codes);
-    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, zero};
+    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, zero, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(&t->block, linear, &q, NULL, &err), 0);
     free(w);
     free(scale);

@@ -114,7 +114,7 @@ static struct qp_stored packed(const struct qp_linear_scheme *scheme, int64_t ro
     float *scale = malloc((size_t)(rows * cols) * sizeof *scale);
     uint8_t *codes = calloc((size_t)(rows * cols), 1);
     int8_t *zero = calloc((size_t)(rows * cols), 1);
-    struct qp_quantized q = {scheme->weights.grid, rows, cols, group, codes, scale, NULL};
+    struct qp_quantized q = {scheme->weights.grid, rows, cols, group, codes, scale, NULL, NULL, NULL};
     q.grid.global = 1.0f;
     for (int64_t i = 0; i < rows * cols; i++)
         scale[i] = 0.5f;
