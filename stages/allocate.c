@@ -168,12 +168,10 @@ static int measure(struct state *s, const struct qp_block *block, struct qp_erro
 /* Whether a tensor is what calibrate saw at a site. */
 static bool is_statistic(const struct qp_block *block, const char *name)
 {
-    const struct qp_family *family = block->arch->family;
     for (int site = 0; site < QP_SITES; site++) {
         char prefix[256];
-        int n = snprintf(prefix, sizeof prefix, family->block, (int)block->layer);
-        n += snprintf(prefix + n, sizeof prefix - (size_t)n, ".%s.", family->sites[site].name);
-        if (strncmp(name, prefix, (size_t)n) == 0 && strcmp(name + n, "fold") != 0)
+        size_t n = strlen(qp_block_name(block, block->arch->family->sites[site].name, "", prefix, sizeof prefix));
+        if (strncmp(name, prefix, n) == 0 && strcmp(name + n, "fold") != 0)
             return true;
     }
     return false;

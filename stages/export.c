@@ -137,10 +137,9 @@ static int put_own(struct state *s, const struct qp_block *block, const char *na
 
 static int put_norm(struct state *s, const struct qp_block *block, enum qp_norm norm, struct qp_error *err)
 {
-    char prefix[128], name[256];
+    char name[256];
     int64_t hidden = s->model.arch.hidden;
-    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
-    snprintf(name, sizeof name, "%s.%s.weight", prefix, block->arch->family->norms[norm].module);
+    qp_block_name(block, block->arch->family->norms[norm].module, "weight", name, sizeof name);
     float *gain = qp_new_floats(hidden, "a norm's gain", err);
     int r = gain ? qp_block_norm(block, norm, true, gain, err) : QP_ERR_ROOM;
     if (r == 0)

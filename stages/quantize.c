@@ -171,13 +171,12 @@ static int open_solver(struct qp_stage *stage, const struct qp_quantize_options 
 {
     const struct qp_block *block = work->block;
     double used = o->damping;
-    char name[128], where[192];
+    char where[192];
     if (*solver && qp_gptq_serves(*solver, group))
         return 0;
     qp_gptq_close(*solver);
     *solver = NULL;
-    snprintf(name, sizeof name, block->arch->family->block, (int)block->layer);
-    snprintf(where, sizeof where, "%s.%s", name, block->arch->family->sites[work->site].name);
+    qp_layer_name(block->arch, block->layer, block->arch->family->sites[work->site].name, where, sizeof where);
     int r = qp_gptq_open(block->kernels, work->in, work->h, o->block, order_of(o), group, &used, solver, err);
     if (r < 0)
         return qp_wrap(err, "%s", where);

@@ -161,14 +161,13 @@ static int take_gains(struct qp_stage *stage, struct qp_block *block, double *ga
     qp_auto_free double *ones = qp_new_array(hidden, sizeof *ones, "a norm's gain", err);
     int r = gain && ones ? 0 : QP_ERR_ROOM;
     for (int n = 0; n < QP_NORMS && r == 0; n++) {
-        char prefix[128], name[256];
+        char name[256];
         r = qp_block_norm(block, (enum qp_norm)n, false, gain, err);
         for (int64_t i = 0; r == 0 && i < hidden; i++) {
             gains[n * hidden + i] = gain[i];
             ones[i] = 1.0;
         }
-        snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
-        snprintf(name, sizeof name, "%s.%s.weight", prefix, block->arch->family->norms[n].module);
+        qp_block_name(block, block->arch->family->norms[n].module, "weight", name, sizeof name);
         if (r == 0)
             r = put_tensor(stage, block, name, 1, &hidden, ones, err);
     }

@@ -47,10 +47,15 @@ int64_t qp_arch_parameters(const struct qp_arch *arch)
            arch->vocab * arch->hidden * (arch->tied ? 1 : 2);
 }
 
-const char *qp_module_name(const struct qp_arch *arch, int64_t layer, enum qp_linear linear, char *text, size_t size)
+const char *qp_layer_name(const struct qp_arch *arch, int64_t layer, const char *name, char *text, size_t size)
 {
     int n = snprintf(text, size, arch->family->block, (int)layer);
     if (n >= 0 && (size_t)n < size)
-        snprintf(text + n, size - (size_t)n, ".%s", arch->family->linears[linear].module);
+        snprintf(text + n, size - (size_t)n, ".%s", name);
     return text;
+}
+
+const char *qp_module_name(const struct qp_arch *arch, int64_t layer, enum qp_linear linear, char *text, size_t size)
+{
+    return qp_layer_name(arch, layer, arch->family->linears[linear].module, text, size);
 }

@@ -104,7 +104,10 @@ static inline int64_t qp_arch_blocks(const struct qp_arch *arch)
     return arch->layers + 2;
 }
 
-/* Module name of linear `linear` of decoder layer `layer` (0-based) into text; returns it. */
+/* "model.layers.3.NAME" for what is called NAME within decoder layer `layer` (0-based), into text; returns it. */
+const char *qp_layer_name(const struct qp_arch *arch, int64_t layer, const char *name, char *text, size_t size);
+
+/* The same for the module of a linear. */
 const char *qp_module_name(const struct qp_arch *arch, int64_t layer, enum qp_linear linear, char *text, size_t size);
 
 /* Angular frequency of pair i of a head, for i < head_dim / 2. */

@@ -25,9 +25,8 @@ bool qp_block_is_layer(const struct qp_block *block)
 
 const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size)
 {
-    int n = snprintf(text, size, block->arch->family->block, (int)block->layer);
-    if (n >= 0 && (size_t)n < size)
-        snprintf(text + n, size - (size_t)n, ".%s.%s", module, what);
+    size_t n = strlen(qp_layer_name(block->arch, block->layer, module, text, size));
+    snprintf(text + n, size - n, ".%s", what);
     return text;
 }
 

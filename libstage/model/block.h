@@ -45,6 +45,9 @@ int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, st
 
 bool qp_block_is_layer(const struct qp_block *block);
 
+/* The name B.MODULE.WHAT of a tensor of a decoder layer, into text; returns it. */
+const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size);
+
 /* Float32 copies into the caller's memory: w[out, in]. `transformed`: with the folds, else as in the checkpoint. */
 int qp_block_weight(const struct qp_block *block, enum qp_linear linear, bool transformed, float *w,
                     struct qp_error *err);

@@ -6,7 +6,6 @@
 
 /* The tensor B.MODULE.WHAT of a decoder layer's unit, or NULL. */
 struct qp_tensor *qp_block_find(const struct qp_block *block, const char *module, const char *what);
-const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size);
 
 /* The same, with its shape checked: rank 1 [rows] when cols is 0, else [rows, cols]. QP_ERR_INPUT when it is not
  * there, or not as expected. dtype QP_DTYPE_NONE: F32, F16, BF16 or F64. */

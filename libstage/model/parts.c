@@ -31,7 +31,6 @@ size_t qp_block_parts(const struct qp_arch *arch, int64_t index, struct qp_part 
 const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)
 {
     const struct qp_family *f = arch->family;
-    int n;
     switch (part->kind) {
     case QP_PART_EMBEDDING:
         snprintf(text, size, "%s", f->embedding);
@@ -43,9 +42,7 @@ const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *par
         snprintf(text, size, "%s", f->head);
         break;
     case QP_PART_NORM:
-        n = snprintf(text, size, f->block, (int)part->layer);
-        if (n >= 0 && (size_t)n < size)
-            snprintf(text + n, size - (size_t)n, ".%s", f->norms[part->index].module);
+        qp_layer_name(arch, part->layer, f->norms[part->index].module, text, size);
         break;
     case QP_PART_LINEAR:
         qp_module_name(arch, part->layer, part->index, text, size);

@@ -137,11 +137,7 @@ struct qp_group *qp_table_find(const struct qp_table *table, int64_t layer, enum
 
 const char *qp_group_name(const struct qp_table *table, const struct qp_group *group, char *text, size_t size)
 {
-    const struct qp_family *family = table->arch.family;
-    int n = snprintf(text, size, family->block, (int)group->layer);
-    if (n >= 0 && (size_t)n < size)
-        snprintf(text + n, size - (size_t)n, ".%s", family->sites[group->site].name);
-    return text;
+    return qp_layer_name(&table->arch, group->layer, table->arch.family->sites[group->site].name, text, size);
 }
 
 double qp_damage(const struct qp_group *group, size_t candidate, enum qp_sensitivity by)

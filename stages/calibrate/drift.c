@@ -23,9 +23,8 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, int s
 {
     const struct qp_site_desc *desc = &block->arch->family->sites[site];
     int64_t in = qp_arch_dim(block->arch, desc->dim), shape[] = {in, in};
-    char prefix[128], name[256];
-    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
-    snprintf(name, sizeof name, "%s.%s.drift", prefix, desc->name);
+    char name[256];
+    qp_block_name(block, desc->name, "drift", name, sizeof name);
     int r = qp_allocate(qp_stage_allocator(stage), name, QP_F32, 2, shape, &s->sum, err);
     if (r < 0)
         return r;

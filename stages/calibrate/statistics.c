@@ -50,9 +50,8 @@ static float *values(struct qp_tensor *tensor)
 static int new_stat(struct qp_stage *stage, const struct qp_block *block, const char *module, const char *what,
                     int rank, const int64_t *shape, float fill, struct qp_tensor **out, struct qp_error *err)
 {
-    char prefix[128], name[256];
-    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
-    snprintf(name, sizeof name, "%s.%s.%s", prefix, module, what);
+    char name[256];
+    qp_block_name(block, module, what, name, sizeof name);
     int r = qp_allocate(qp_stage_allocator(stage), name, QP_F32, rank, shape, out, err);
     if (r < 0)
         return r;

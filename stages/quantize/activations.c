@@ -20,13 +20,12 @@ static int fix_range(struct qp_stage *stage, const struct qp_calibrator *calibra
     const char *name = block->arch->family->sites[site].name;
     float range;
     double clipped;
-    char prefix[128], where[192];
+    char where[192];
     int r = qp_site_range(block, site, calibrator, grid, &range, &clipped, err);
     if (r < 0)
         return r;
     if (clipped > clipped_most) {
-        snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
-        snprintf(where, sizeof where, "%s.%s", prefix, name);
+        qp_layer_name(block->arch, block->layer, name, where, sizeof where);
         qp_stage_warn(stage, "activation-saturates", where,
                       "%.2f %% of the calibration text's activations lie beyond the range %g that %s chose; choose a "
                       "wider one (activation_calibrator), or ranges at run time (dynamic: true)",
