@@ -32,6 +32,35 @@ static inline int qp_sweep(const struct qp_scale_search *s, float absmax, float 
     }
 }
 
+/* Candidate k of each of s->steps ranges. Called with a grid of which the compiler knows the kind, this is a loop over
+ * vectors. */
+static inline __attribute__((always_inline)) void qp_ranges(const struct qp_scale_search *s, struct qp_grid grid,
+                                                            float min, float max, float *scale, int8_t *zero)
+{
+    for (int k = 0; k < s->steps; k++) {
+        float p = s->first + (float)k * (s->last - s->first) / (float)(s->steps - 1);
+        qp_range_params(&grid, p * min, p * max, scale + k, grid.symmetric ? NULL : zero + k);
+    }
+}
+
+static inline void qp_all_ranges(const struct qp_scale_search *s, float min, float max, float *scale, int8_t *zero)
+{
+    struct qp_grid grid = *s->grid;
+
+    if (grid.codes != QP_I8 || grid.scale_dtype != QP_BF16 || grid.narrow) {
+        qp_ranges(s, grid, min, max, scale, zero);
+        return;
+    }
+    grid.codes = QP_I8, grid.scale_dtype = QP_BF16, grid.narrow = false;
+    if (grid.symmetric) {
+        grid.symmetric = true;
+        qp_ranges(s, grid, min, max, scale, zero);
+    } else {
+        grid.symmetric = false;
+        qp_ranges(s, grid, min, max, scale, zero);
+    }
+}
+
 /* The candidates of a group with range [min, max], in the order in which they are tried; one that equals the one before
  * it is left out, as it cannot be better. zero is written when not symmetric. Returns how many there are. */
 static inline int qp_candidates(const struct qp_scale_search *s, float min, float max, float *scale, int8_t *zero)
@@ -42,11 +71,16 @@ static inline int qp_candidates(const struct qp_scale_search *s, float min, floa
     qp_range_params(s->grid, min, max, scale, z);
     if (s->sweep && (s->grid->scale_dtype == QP_F8_E4M3 || s->grid->scale_dtype == QP_F8_E8M0))
         return 1 + qp_sweep(s, -min > max ? -min : max, scale + 1);
-    for (int k = 0; k < s->steps && s->steps > 1; k++) {
-        float p = s->first + (float)k * (s->last - s->first) / (float)(s->steps - 1);
-        qp_range_params(s->grid, p * min, p * max, scale + n, z == NULL ? NULL : z + n);
-        n += scale[n] != scale[n - 1] || (z != NULL && z[n] != z[n - 1]);
-    }
+    if (s->steps < 2)
+        return 1;
+    qp_all_ranges(s, min, max, scale + 1, zero + 1);
+    for (int k = 1; k <= s->steps; k++)
+        if (scale[k] != scale[n - 1] || (z != NULL && z[k] != z[n - 1])) {
+            scale[n] = scale[k];
+            if (z != NULL)
+                z[n] = z[k];
+            n++;
+        }
     return n;
 }
 

@@ -48,8 +48,28 @@ static inline int64_t qp_scale_count(int64_t rows, int64_t cols, int64_t group)
 }
 
 /* Smallest and largest code; for floats minus and plus the largest finite value. */
-float qp_grid_min(const struct qp_grid *grid);
-float qp_grid_max(const struct qp_grid *grid);
+static inline float qp_grid_max(const struct qp_grid *grid)
+{
+    switch ((int)grid->codes) {
+    case QP_F8_E4M3:
+        return 448;
+    case QP_F8_E5M2:
+        return 57344;
+    case QP_F6_E2M3:
+        return 7.5f;
+    case QP_F6_E3M2:
+        return 28;
+    case QP_F4_E2M1:
+        return 6;
+    default:
+        return (float)((1 << (grid->bits - 1)) - 1);
+    }
+}
+
+static inline float qp_grid_min(const struct qp_grid *grid)
+{
+    return grid->codes == QP_I8 ? (float)-(1 << (grid->bits - 1)) : -qp_grid_max(grid);
+}
 
 /* How many steps of the grid make the 1 that an E8M0 scale multiplies: 64 for MXINT8, else 1. */
 float qp_grid_unit(const struct qp_grid *grid);

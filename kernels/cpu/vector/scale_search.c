@@ -80,17 +80,17 @@ static int64_t columns_of(const struct search *t, int64_t g)
 /* Copies count numbers, NaN as 0, with zeros behind, and widens their range. */
 static void take(struct workbench *b, const struct search *t, const float *w, int64_t count, float *min, float *max)
 {
-    float least = *min, most = *max;
+    vf least = v_set(*min), most = v_set(*max), none = v_set(0);
 
-    for (int64_t j = 0; j < count; j++) {
-        float x = w[j] == w[j] ? w[j] : 0;
-        least = x < least ? x : least;
-        most = x > most ? x : most;
-        b->w[j] = x;
+    for (int64_t j = 0; j < t->width; j += LANES) {
+        vf x = j + LANES <= count ? v_load(w + j) : j < count ? v_load_part(w + j, count - j, 0) : none;
+        x = v_without_nan(x);
+        least = v_min(least, x);
+        most = v_max(most, x);
+        v_store(b->w + j, x);
     }
-    memset(b->w + count, 0, (size_t)(t->width - count) * sizeof(float));
-    *min = least;
-    *max = most;
+    *min = v_smallest(least);
+    *max = v_largest(most);
 }
 
 static float fold(const vf *part)

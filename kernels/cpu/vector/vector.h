@@ -76,6 +76,12 @@ static inline vf v_select(vm mask, vf yes, vf no)
     return _mm512_mask_blend_ps(mask, no, yes);
 }
 
+/* x with 0 for NaN. */
+static inline vf v_without_nan(vf x)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
+}
+
 static inline unsigned v_equal_bits(vf a, vf b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
@@ -129,6 +135,11 @@ static inline vm v_less(vf a, vf b)
 static inline vf v_select(vm mask, vf yes, vf no)
 {
     return _mm256_blendv_ps(no, yes, mask);
+}
+
+static inline vf v_without_nan(vf x)
+{
+    return _mm256_and_ps(_mm256_cmp_ps(x, x, _CMP_ORD_Q), x);
 }
 
 static inline unsigned v_equal_bits(vf a, vf b)
