@@ -65,7 +65,7 @@ static void gptq_block(const struct qp_gptq_block *b)
 static int64_t polish(const struct qp_polish *p)
 {
     int64_t steps = inner.polish(p);
-    qp_work_add(QP_WORK_SOLVE, qp_polish_operations(p->rows, p->cols, p->sweeps, steps));
+    qp_work_add(QP_WORK_SOLVE, qp_polish_operations(p->rows, p->cols, steps));
     return steps;
 }
 

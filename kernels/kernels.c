@@ -102,6 +102,11 @@ void qp_kernels_set_threads(int threads)
     omp_set_num_threads(threads < 1 ? 1 : threads);
 }
 
+bool qp_kernels_share_threads(void)
+{
+    return openblas_get_parallel() == OPENBLAS_OPENMP;
+}
+
 const char *qp_kernels_description(void)
 {
     pthread_once(&once, fill);

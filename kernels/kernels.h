@@ -65,6 +65,9 @@ const struct qp_kernels *qp_kernels_open(const char *backend);
 /* Threads that one operation called by this thread may use from now on; at least 1. */
 void qp_kernels_set_threads(int threads);
 
+/* Whether OpenBLAS runs on OpenMP's threads, as all else does; with a pool of its own it fights for the cores. */
+bool qp_kernels_share_threads(void);
+
 /* One line for logs: the vector extensions and libraries in use, with the kernel that OpenBLAS chose. Static. */
 const char *qp_kernels_description(void);
 

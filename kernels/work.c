@@ -49,9 +49,9 @@ double qp_gptq_block_operations(int64_t rows, int64_t columns)
     return (double)rows * (double)columns * (double)(columns - 1);
 }
 
-double qp_polish_operations(int64_t rows, int64_t columns, int64_t sweeps, int64_t steps)
+double qp_polish_operations(int64_t rows, int64_t columns, int64_t steps)
 {
-    return (double)sweeps * qp_gemm_operations(rows, columns, columns) + (double)steps * (double)columns;
+    return qp_search_operations(rows * columns, 1, 0) + 2.0 * (double)steps * (double)columns;
 }
 
 double qp_search_operations(int64_t numbers, int64_t steps, int64_t group)

@@ -15,7 +15,7 @@ enum qp_work_kind {
     QP_WORK_ATTENTION_BF16,
     QP_WORK_MOMENT, /* xᵀx on and above the diagonal: n (n + 1) rows */
     QP_WORK_MOMENT_BF16,
-    QP_WORK_SOLVE,  /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1); polish: 2 rows n² a sweep */
+    QP_WORK_SOLVE,  /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1) a block; polish: 2 n a step */
     QP_WORK_SEARCH, /* candidates of scales: 6 a number and candidate, or what the metric of a block needs */
     QP_WORK_KINDS
 };
@@ -49,8 +49,9 @@ double qp_factor_operations(int64_t n);
 /* Each column's error goes to those behind it in its block: a product and a sum. */
 double qp_gptq_block_operations(int64_t rows, int64_t columns);
 
-/* The gradient anew for each sweep, and for each accepted step its half of the columns on average. */
-double qp_polish_operations(int64_t rows, int64_t columns, int64_t sweeps, int64_t steps);
+/* Every column tried once at least, as a search tries one candidate; an accepted step changes the whole gradient of its
+ * row. */
+double qp_polish_operations(int64_t rows, int64_t columns, int64_t steps);
 
 /* `steps` candidates for each number: divide, round, multiply, subtract, square, add; with a block of H as the metric
  * the row of dᵀ H_g that the number belongs to, 2 group, in place of the last two. group = 0: no such metric. */

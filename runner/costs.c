@@ -6,6 +6,7 @@
 
 #include "libstage/formats/compressed_size.h"
 #include "libstage/model/arch.h"
+#include "libstage/model/quality.h"
 #include "libstage/tensor/scheme_budget.h"
 #include "runner/graph.h"
 #include "runner/sizes.h"
@@ -204,7 +205,7 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
                 continue;
             out->bytes_read += stored_bytes(a, (double)s.rows * (double)s.cols);
             if (t->moments)
-                out->operations[QP_WORK_GEMM] += 2 * qp_gemm_operations(s.rows, s.cols, s.cols);
+                out->operations[QP_WORK_GEMM] += 2 * qp_site_loss_operations(s.rows, s.cols);
         }
     if (t->windows == 0)
         return true;
@@ -243,16 +244,16 @@ static void add_scales(const struct qp_task *t, const struct qp_quant_spec *spec
                      param_is(t, "scales", "hessian"), out);
 }
 
-/* Two gradients choose what polish starts from, then come its sweeps; a pull is one product more, and refit a gradient
- * and the sweeps again. Steps that sweeps take depend on the weights, and count as none. */
+/* The loss of rounding to nearest and the gradient of the codes choose what polish starts from; a pull is one product
+ * more. Steps depend on the weights, and count as none. */
 static void add_polish(const struct qp_task *t, struct shape s, struct qp_work *out)
 {
     double product = qp_gemm_operations(s.rows, s.cols, s.cols);
-    int64_t sweeps = sweeps_of(t), times = is_on(t, "refit") ? 2 : 1;
-    if (sweeps == 0)
+    if (sweeps_of(t) == 0)
         return;
-    out->operations[QP_WORK_GEMM] += (double)(1 + times + (param_number(t, "pull", 0) > 0)) * product;
-    out->operations[QP_WORK_SOLVE] += (double)times * qp_polish_operations(s.rows, s.cols, sweeps, 0);
+    out->operations[QP_WORK_GEMM] += qp_site_loss_operations(s.rows, s.cols) + product;
+    out->operations[QP_WORK_GEMM] += param_number(t, "pull", 0) > 0 ? product : 0;
+    out->operations[QP_WORK_SOLVE] += (is_on(t, "refit") ? 2 : 1) * qp_polish_operations(s.rows, s.cols, 0);
 }
 
 static void add_linear(const struct qp_task *t, const struct qp_quant_spec *spec, struct shape s, struct qp_work *out)
@@ -303,7 +304,7 @@ static void add_trials(const struct qp_task *t, const struct qp_quant_spec *spec
     if (clips)
         add_scale_search(spec, s, 0.4, 25, param_is(t, "metric", "block"), &candidates);
     out->operations[QP_WORK_SEARCH] += (trials + clips) * candidates.operations[QP_WORK_SEARCH];
-    out->operations[QP_WORK_GEMM] += trials * qp_gemm_operations(s.rows, s.cols, s.cols);
+    out->operations[QP_WORK_GEMM] += trials * qp_site_loss_operations(s.rows, s.cols);
     out->bytes_read += ((trials > 0) + clips) * stored_bytes(t->arch, (double)s.rows * (double)s.cols);
     if (clips)
         out->bytes_written += 4 * (double)qp_scale_count(s.rows, s.cols, qp_spec_group(spec, s.cols));

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "kernels/work.h"
+
 /* Columns of H that meet all rows above them at once. */
 static int64_t panel_width(int64_t in)
 {
@@ -21,6 +23,16 @@ static void half_product(const struct qp_kernels *kernels, int64_t rows, int64_t
         kernels->gemm(false, false, rows, count, count, 1.0f, delta + at, in, h + at * in + at, in, 1.0f, scratch + at,
                       in);
     }
+}
+
+double qp_site_loss_operations(int64_t rows, int64_t in)
+{
+    double sum = 0.0;
+    for (int64_t at = 0, width = panel_width(in); at < in; at += width) {
+        int64_t count = in - at < width ? in - at : width;
+        sum += qp_gemm_operations(rows, count, at + count);
+    }
+    return sum;
 }
 
 double qp_dot(int64_t count, const float *a, const float *b)

@@ -15,6 +15,9 @@ double qp_dot(int64_t count, const float *a, const float *b);
 void qp_row_losses(const struct qp_kernels *kernels, int64_t rows, int64_t in, const float *delta, const float *h,
                    float *scratch, double *loss);
 
+/* Operations of those products (kernels/work.h): each panel of columns with itself and with all before it. */
+double qp_site_loss_operations(int64_t rows, int64_t in);
+
 /* tr(delta H deltaᵀ), the sum of them; small negative results of rounding become 0. */
 double qp_site_loss(const struct qp_kernels *kernels, int64_t rows, int64_t in, const float *delta, const float *h,
                     float *scratch);

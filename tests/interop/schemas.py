@@ -1,6 +1,7 @@
 """Holds the programs to the published contracts in schemas/: what every stage says of itself, pipelines, the report and
-the events of a run. Usage: schemas.py [QUANTPIPE [WORK_FOLDER]]. Prints PASS and FAIL lines."""
+the events of a run, what a machine was measured at. Usage: schemas.py [QUANTPIPE [WORK_FOLDER]]. Prints PASS and FAIL lines."""
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -56,6 +57,15 @@ def check_presets(quantpipe, stages):
     return good and not wrong
 
 
+def check_doctor(quantpipe, work):
+    """What it measures is kept as the schema says, under a cache folder of our own."""
+    cache = work / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    subprocess.run([quantpipe, "doctor", "--bench", "--json", "--folder", work], capture_output=True, check=True,
+                   env=os.environ | {"XDG_CACHE_HOME": str(cache)})
+    return check("machine.json", "machine", [json.loads((cache / "quantpipe/machine.json").read_text())])
+
+
 def main():
     given = sys.argv[1:]
     quantpipe = given[0] if given else ROOT / "build/bin/quantpipe"
@@ -64,6 +74,7 @@ def main():
     stages = json.loads(subprocess.run([quantpipe, "stages", "--json"], capture_output=True, check=True).stdout)
     good = [check(f"--describe of {s['name']}", "stage", [s]) for s in stages["stages"]]
     good.append(check_presets(quantpipe, stages["stages"]))
+    good.append(check_doctor(quantpipe, work))
     pipelines = [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*/pipeline.yaml"))]
     good += [check(str(p.relative_to(ROOT)), "pipeline", [yaml.safe_load(p.read_text())]) for p in pipelines]
     gate = ("--set", "stages.validate.with.max_perplexity_increase=0%",
