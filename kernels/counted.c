@@ -7,12 +7,6 @@
 
 static struct qp_kernels inner; /* what does the work */
 
-static void to_f32(enum qp_dtype dtype, int64_t n, const void *from, void *to)
-{
-    qp_work_add_read((double)n * qp_dtype_bits(dtype) / 8);
-    inner.to_f32(dtype, n, from, to);
-}
-
 static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
 {
@@ -89,7 +83,6 @@ static void scale_search(const struct qp_scale_search *s)
 void qp_kernels_count(struct qp_kernels *table)
 {
     inner = *table;
-    table->to_f32 = to_f32;
     table->gemm = gemm;
     table->linear_bf16 = linear_bf16;
     table->attention = attention;

@@ -1,4 +1,4 @@
-/* What the kernels of this process have done so far: operations by kind, and bytes of weights that were read.
+/* What this process has done so far: operations by kind, and bytes of tensors that it read.
  *
  * Counted are the calls of table "cpu" (kernels.h), by the formulas below: what the operation needs, whatever a faster
  * version leaves out or does twice. An operation is a product or a sum. Thread-safe. */
@@ -22,8 +22,8 @@ enum qp_work_kind {
 
 struct qp_work {
     double operations[QP_WORK_KINDS];
-    double bytes_read; /* of weights, as their dtype stores them, each time that they are converted */
-    /* Kernels do not see these; who does counts them (libstage/stage/work_json.h). */
+    /* Kernels do not see these; who does counts them. */
+    double bytes_read;              /* of tensors that came in, each time that they were looked at */
     double bytes_written;           /* of tensors that were made for other stages */
     double disk_read, disk_written; /* bytes */
 };
@@ -34,7 +34,7 @@ extern const char *const qp_work_names[QP_WORK_KINDS];
 void qp_work_add(enum qp_work_kind kind, double operations);
 void qp_work_add_read(double bytes);
 
-/* What the kernels counted; the other fields are 0. */
+/* What was added so far; the other fields are 0. */
 void qp_work_read(struct qp_work *out);
 
 /* ---- the formulas ---- */

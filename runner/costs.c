@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libstage/formats/compressed_size.h"
-#include "libstage/model/arch.h"
+#include "libstage/model/block.h"
 #include "libstage/model/quality.h"
 #include "libstage/tensor/scheme_budget.h"
 #include "runner/graph.h"
@@ -128,11 +128,11 @@ double qp_layer_gemm_operations(const struct qp_arch *arch, int64_t tokens)
     return sum;
 }
 
-/* The original network's products are of the dtype that the stage's `compute` says, by default the checkpoint's. */
+/* Products are of the dtype that the stage's `compute` says; a stage without it computes in float32. */
 static bool computes_bf16(const struct qp_task *t)
 {
-    bool half = t->arch->dtype == QP_BF16 || t->arch->dtype == QP_F16;
-    return param_is(t, "compute", "bf16") || (param_is(t, "compute", "auto") && half && t->bf16);
+    const char *choice = json_string_value(param(t, "compute"));
+    return choice && qp_compute(choice, t->arch, t->kernels) == QP_BF16;
 }
 
 static void add_forward(const struct qp_task *t, int64_t layers, bool bf16, struct qp_work *out)
@@ -143,6 +143,13 @@ static void add_forward(const struct qp_task *t, int64_t layers, bool bf16, stru
     out->operations[bf16 ? QP_WORK_ATTENTION_BF16 : QP_WORK_ATTENTION] +=
         (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim);
     out->bytes_read += stored_bytes(a, (double)layers * (double)qp_arch_layer_parameters(a));
+}
+
+/* A site's second moment is read by who works with it. */
+static double moment_bytes(const struct qp_task *t, int site)
+{
+    double n = (double)qp_arch_dim(t->arch, t->arch->family->sites[site].dim);
+    return t->moments ? 4 * n * n : 0;
 }
 
 /* Rows of the embedding, one a token. */
@@ -173,21 +180,26 @@ static void add_drift(const struct qp_task *t, struct qp_work *out)
     }
 }
 
-/* One forward of the original; with feedback another one through each quantized layer but the last, and for the drift
- * one more through the original. */
+/* One forward of the original, up to the last site that has statistics; with feedback, where hidden states go on behind
+ * quantized layers, whole ones, another through each quantized layer but the last, and for the drift one more through
+ * the original. */
 static bool calibrate(const struct qp_task *t, struct qp_work *out)
 {
+    const struct qp_arch *a = t->arch;
     bool bf16 = computes_bf16(t);
     if (json_array_size(t->instance->wants) == 0)
         return true;
-    add_embedding(t, 1, out);
-    add_forward(t, t->arch->layers, bf16, out);
+    add_embedding(t, wants(t, "drift") ? 2 : 1, out);
+    add_forward(t, a->layers, bf16, out);
     if (wants(t, "second_moment"))
         add_moments(t, bf16, out);
     if (t->feedback)
-        add_forward(t, t->arch->layers - 1, bf16, out);
+        add_forward(t, a->layers - 1, bf16, out);
+    else
+        out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] -=
+            qp_gemm_operations(t->windows * t->length, a->hidden, a->ffn);
     if (wants(t, "drift")) {
-        add_forward(t, t->arch->layers, bf16, out);
+        add_forward(t, a->layers, bf16, out);
         add_drift(t, out);
     }
     return true;
@@ -198,7 +210,9 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
     bool bf16 = computes_bf16(t);
-    for (int64_t layer = 0; layer < a->layers; layer++)
+    for (int64_t layer = 0; layer < a->layers; layer++) {
+        for (int site = 0; site < QP_SITES; site++)
+            out->bytes_read += quantizes_site(t, layer, site) ? moment_bytes(t, site) : 0;
         for (int l = 0; l < QP_LINEARS; l++) {
             struct shape s = shape_of(a, l);
             if (!spec_of(t, layer, l))
@@ -207,6 +221,7 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
             if (t->moments)
                 out->operations[QP_WORK_GEMM] += 2 * qp_site_loss_operations(s.rows, s.cols);
         }
+    }
     if (t->windows == 0)
         return true;
     add_embedding(t, 2, out);
@@ -271,9 +286,13 @@ static bool quantize(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
     for (int64_t layer = 0; layer < a->layers; layer++) {
-        for (int site = 0; site < QP_SITES; site++)
-            if (quantizes_site(t, layer, site) && param_is(t, "method", "gptq"))
+        for (int site = 0; site < QP_SITES; site++) {
+            if (!quantizes_site(t, layer, site))
+                continue;
+            out->bytes_read += moment_bytes(t, site);
+            if (param_is(t, "method", "gptq"))
                 out->operations[QP_WORK_SOLVE] += qp_factor_operations(qp_arch_dim(a, a->family->sites[site].dim));
+        }
         for (int l = 0; l < QP_LINEARS; l++) {
             const struct qp_quant_spec *spec = spec_of(t, layer, l);
             if (spec)
@@ -316,13 +335,17 @@ static bool search(const struct qp_task *t, struct qp_work *out)
     bool clips = is_on(t, "clip") || param_is(t, "method", "clip");
     if (param_is(t, "method", "none"))
         return true;
-    for (int64_t layer = 0; layer < t->arch->layers; layer++)
+    for (int64_t layer = 0; layer < t->arch->layers; layer++) {
+        for (int site = 0; site < QP_SITES; site++)
+            if (quantizes_site(t, layer, site))
+                out->bytes_read += ((f->sites[site].fold != QP_FOLD_NONE) + clips) * moment_bytes(t, site);
         for (int l = 0; l < QP_LINEARS; l++) {
             const struct qp_quant_spec *spec = spec_of(t, layer, l);
             if (spec)
                 add_trials(t, spec, shape_of(t->arch, l), f->sites[f->linears[l].site].fold != QP_FOLD_NONE, clips,
                            out);
         }
+    }
     return true;
 }
 

@@ -3,6 +3,7 @@
 #ifndef QUANTPIPE_RUNNER_COSTS_H
 #define QUANTPIPE_RUNNER_COSTS_H
 
+#include "kernels/kernels.h"
 #include "kernels/work.h"
 #include "libstage/model/arch.h"
 #include "runner/pipeline.h"
@@ -16,7 +17,7 @@ struct qp_task {
     bool moments;                       /* blocks carry second moments when they reach it */
     bool scales;                        /* ... and scales that were chosen upstream */
     bool feedback;                      /* its blocks come back to it, quantized */
-    bool bf16;                          /* the CPU multiplies BF16 faster than float32 */
+    const struct qp_kernels *kernels;   /* what the stages will use */
 };
 
 /* False where no formula is known: for stages of the user's own, and where what is done depends on the weights. What

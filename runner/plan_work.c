@@ -92,7 +92,7 @@ static struct qp_task task_of(const struct qp_plan *plan, size_t index)
                             .moments = upstream(p, index, makes_moments),
                             .scales = upstream(p, index, chooses_scales),
                             .feedback = has_feedback(p, index),
-                            .bf16 = qp_kernels_open("cpu")->bf16};
+                            .kernels = qp_kernels_open("cpu")};
 }
 
 /* How long a text is, which is worth finding out once. */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/work.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
@@ -53,6 +54,7 @@ int qp_block_get(const struct qp_block *block, const char *module, const char *w
     if (dtype == QP_DTYPE_NONE ? !qp_dtype_is_plain_float(t->dtype) : t->dtype != dtype)
         return qp_fail(err, QP_ERR_INPUT, "%s: found dtype %s, expected %s", name, qp_dtype_name(t->dtype),
                        dtype == QP_DTYPE_NONE ? "F32, F16, BF16 or F64" : qp_dtype_name(dtype));
+    qp_work_add_read((double)t->bytes);
     *out = t;
     return 0;
 }

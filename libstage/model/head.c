@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/work.h"
 #include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 
@@ -41,6 +42,7 @@ int qp_embed(const struct qp_block *block, enum qp_version version, int64_t coun
     if (r < 0)
         return r;
     size_t row_bytes = t->bytes / (size_t)arch->vocab;
+    qp_work_add_read((double)row_bytes * (double)count);
     for (int64_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= arch->vocab)
             return qp_fail(
@@ -119,6 +121,7 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
                     err);
     if (r < 0)
         return r;
+    qp_work_add_read((double)(gain->bytes + weight->bytes));
     struct qp_head head = {.arch = arch, .kernels = block->kernels};
     r = block->compute == QP_BF16 ? load_bf16(gain, weight, &head, err) : load_f32(gain, weight, &head, err);
     if (r == 0)

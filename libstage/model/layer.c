@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "kernels/work.h"
 #include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 
@@ -44,8 +45,10 @@ static int64_t place_matrix(const struct qp_block *block, enum qp_version versio
     if (layer->compute != QP_BF16)
         return place(cursor, &layer->weight[linear], count);
     layer->bf16[linear] = stored_bf16(block, version, linear);
-    if (layer->bf16[linear])
+    if (layer->bf16[linear]) {
+        qp_work_add_read(cursor ? 2.0 * (double)count : 0.0);
         return 0;
+    }
     total = place(cursor, &room, (count + 1) / 2);
     layer->bf16[linear] = (uint16_t *)room;
     return total;
