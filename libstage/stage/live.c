@@ -171,8 +171,8 @@ static json_t *account(const struct life *life)
     return json_pack("{s:{s:f, s:f, s:f, s:I, s:I, s:I, s:o}, s:o}", "stage", "wall_seconds",
                      qp_wall_seconds() - life->begun, "busy_seconds", life->busy, "cpu_seconds", qp_cpu_seconds(),
                      "peak_rss_bytes", (json_int_t)usage.peak_rss, "peak_anonymous_bytes",
-                     (json_int_t)link_peak_anonymous(life->link), "units", (json_int_t)units, "work",
-                     work_done(life), "edges", link_statistics(life->link));
+                     (json_int_t)link_peak_anonymous(life->link), "units", (json_int_t)units, "work", work_done(life),
+                     "edges", link_statistics(life->link));
 }
 
 static int work(struct life *life, const json_t *config, struct qp_error *err)
