@@ -80,6 +80,12 @@ static void scale_search(const struct qp_scale_search *s)
     inner.scale_search(s);
 }
 
+static void rtn(const struct qp_rtn *job)
+{
+    qp_work_add_read((double)job->rows * (double)job->cols * qp_dtype_bits(job->dtype) / 8);
+    inner.rtn(job);
+}
+
 void qp_kernels_count(struct qp_kernels *table)
 {
     inner = *table;
@@ -93,4 +99,5 @@ void qp_kernels_count(struct qp_kernels *table)
     table->gptq_block = gptq_block;
     table->polish = polish;
     table->scale_search = scale_search;
+    table->rtn = rtn;
 }

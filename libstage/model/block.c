@@ -54,7 +54,6 @@ int qp_block_get(const struct qp_block *block, const char *module, const char *w
     if (dtype == QP_DTYPE_NONE ? !qp_dtype_is_plain_float(t->dtype) : t->dtype != dtype)
         return qp_fail(err, QP_ERR_INPUT, "%s: found dtype %s, expected %s", name, qp_dtype_name(t->dtype),
                        dtype == QP_DTYPE_NONE ? "F32, F16, BF16 or F64" : qp_dtype_name(dtype));
-    qp_work_add_read((double)t->bytes);
     *out = t;
     return 0;
 }
@@ -64,9 +63,11 @@ static int get_f32(const struct qp_block *block, const char *module, const char 
 {
     const struct qp_tensor *t;
     int r = qp_block_get(block, module, what, QP_DTYPE_NONE, rows, cols, &t, err);
-    if (r == 0)
-        block->kernels->to_f32(t->dtype, t->elements, t->data, v);
-    return r;
+    if (r < 0)
+        return r;
+    qp_work_add_read((double)t->bytes);
+    block->kernels->to_f32(t->dtype, t->elements, t->data, v);
+    return 0;
 }
 
 static int64_t site_dim(const struct qp_block *block, enum qp_site site)
@@ -182,6 +183,7 @@ static int get_moment(const struct qp_block *block, enum qp_site site, const cha
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
         return r;
+    qp_work_add_read((double)t->bytes);
     memcpy(h, t->data, t->bytes);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < (fold ? n : 0); i++)

@@ -60,6 +60,11 @@ static double operations(const json_t *stage, const char *kind)
     return json_number_value(json_object_get(json_object_get(json_object_get(stage, "work"), "operations"), kind));
 }
 
+static double bytes_read(const json_t *stage)
+{
+    return json_number_value(json_object_get(json_object_get(stage, "work"), "bytes_read"));
+}
+
 /* The plan's formulas and the kernels' counters. Steps of a descent (solve) depend on the weights: the plan is the
  * least there. */
 static void expect_agreement(const json_t *plan, const json_t *report)
@@ -108,6 +113,9 @@ Test(floor, plan_and_report_agree_without_data, .timeout = 300)
     cr_expect_eq(operations(stage_of(plan, "calibrate"), "gemm"), 0);
     cr_expect_eq(operations(stage_of(report, "calibrate"), "gemm"), 0);
     cr_expect_eq(operations(stage_of(report, "quantize"), "solve"), 0);
+    double planned = bytes_read(stage_of(plan, "quantize")), counted = bytes_read(stage_of(report, "quantize"));
+    cr_expect(planned > 1e6 && planned >= 0.97 * counted && planned <= 1.03 * counted, "planned %g, counted %g",
+              planned, counted);
 }
 
 static void expect_tells(const char *const *argv, const char *words)
