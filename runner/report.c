@@ -155,6 +155,8 @@ static json_t *stages_of(const struct qp_supervisor *s)
                                   "peak_anonymous_bytes", 0, "units", 0, "restarts", 0, "work");
         if (json_is_object(c->stage))
             json_object_update_existing(stage, c->stage);
+        if (json_is_string(json_object_get(c->report, "compute")))
+            json_object_set(stage, "compute", json_object_get(c->report, "compute"));
         json_array_append_new(stages, stage);
     }
     return stages;

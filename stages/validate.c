@@ -59,6 +59,7 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
     if (!s->evaluating)
         return 0;
     s->compute = qp_compute(s->choice, &s->model.arch, qp_stage_kernels(stage));
+    qp_stage_report(stage, "compute", json_string(qp_compute_name(s->compute)));
     int r = qp_model_windows(&s->model, data, &s->windows, err);
     if (r == 0)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);

@@ -173,6 +173,36 @@ static void bench_gemm(void)
     free(w);
 }
 
+static uint16_t *halves(int64_t count)
+{
+    float *wide = numbers(count);
+    uint16_t *x = array(count, 2);
+    k->from_f32(QP_BF16, count, wide, x);
+    free(wide);
+    return x;
+}
+
+static void bench_bf16(void)
+{
+    static const int64_t shapes[][2] = {{576, 576}, {1536, 576}, {576, 1536}, {192, 576}, {49152, 576}, {4096, 4096}};
+    char name[64];
+
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        int64_t m = 2048, n = shapes[s][0], d = shapes[s][1];
+        uint16_t *x = halves(m * d), *w = halves(n * d);
+        float *y = array(m * n, 4), *h = array(d * d, 4);
+        snprintf(name, sizeof name, "linear_bf16 x[%d, %d] w[%d]T", (int)m, (int)d, (int)n);
+        FLOPS(name, 2.0 * (double)(m * n * d), k->linear_bf16(m, n, d, x, w, false, y));
+        snprintf(name, sizeof name, "second_moment_bf16 x[%d, %d]", (int)m, (int)d);
+        if (n == 576 || n == d)
+            FLOPS(name, (double)(d * (d + 1) * m), k->second_moment_bf16(m, d, x, h));
+        free(x);
+        free(w);
+        free(y);
+        free(h);
+    }
+}
+
 static void bench_second_moment(void)
 {
     static const int64_t sizes[] = {576, 1536, 4096};
@@ -226,6 +256,9 @@ static void bench_attention(void)
         snprintf(name, sizeof name, "attention %d x %d, %d/%d heads of %d (causal)", (int)a.sequences, (int)a.length,
                  heads, kv_heads, dim);
         FLOPS(name, 2.0 * (double)(tokens * (a.length + 1) * heads * dim), k->attention(&a));
+        snprintf(name, sizeof name, "attention_bf16 %d x %d, %d/%d heads of %d", (int)a.sequences, (int)a.length, heads,
+                 kv_heads, dim);
+        FLOPS(name, 2.0 * (double)(tokens * (a.length + 1) * heads * dim), k->attention_bf16(&a, (uint16_t *)out));
         free(q);
         free(keys);
         free(v);
@@ -458,6 +491,7 @@ int main(int argc, char **argv)
            qp_kernels_description(), omp_get_max_threads(), peak_flops * 1e-9, peak_bytes * 1e-9, peak_read * 1e-9);
     bench_gemm();
     bench_second_moment();
+    bench_bf16();
     bench_attention();
     bench_rows();
     bench_quantize();
