@@ -142,7 +142,19 @@ static void add_forward(const struct qp_task *t, int64_t layers, bool bf16, stru
         (double)layers * qp_layer_gemm_operations(a, t->windows * t->length);
     out->operations[bf16 ? QP_WORK_ATTENTION_BF16 : QP_WORK_ATTENTION] +=
         (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim);
-    out->bytes_read += stored_bytes(a, (double)layers * (double)qp_arch_layer_parameters(a));
+}
+
+/* Loading the first `layers` layers, in float32 or BF16: of a quantized version the weights that are left as they were,
+ * codes aside. */
+static void add_layers(const struct qp_task *t, int64_t layers, bool quantized, struct qp_work *out)
+{
+    double weights = (double)layers * (double)qp_arch_layer_parameters(t->arch);
+    for (int64_t layer = 0; quantized && layer < layers; layer++)
+        for (int l = 0; l < QP_LINEARS; l++) {
+            struct shape s = shape_of(t->arch, l);
+            weights -= spec_of(t, layer, l) ? (double)s.rows * (double)s.cols : 0;
+        }
+    out->bytes_read += stored_bytes(t->arch, weights);
 }
 
 /* A site's second moment is read by who works with it. */
@@ -182,7 +194,7 @@ static void add_drift(const struct qp_task *t, struct qp_work *out)
 
 /* One forward of the original, up to the last site that has statistics; with feedback, where hidden states go on behind
  * quantized layers, whole ones, another through each quantized layer but the last, and for the drift one more through
- * the original. */
+ * the original; there moments are taken in float32. */
 static bool calibrate(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
@@ -191,11 +203,13 @@ static bool calibrate(const struct qp_task *t, struct qp_work *out)
         return true;
     add_embedding(t, wants(t, "drift") ? 2 : 1, out);
     add_forward(t, a->layers, bf16, out);
+    add_layers(t, a->layers, false, out);
     if (wants(t, "second_moment"))
-        add_moments(t, bf16, out);
-    if (t->feedback)
+        add_moments(t, bf16 && !t->feedback, out);
+    if (t->feedback) {
         add_forward(t, a->layers - 1, bf16, out);
-    else
+        add_layers(t, a->layers - 1, true, out);
+    } else
         out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] -=
             qp_gemm_operations(t->windows * t->length, a->hidden, a->ffn);
     if (wants(t, "drift")) {
@@ -225,8 +239,10 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
     if (t->windows == 0)
         return true;
     add_embedding(t, 2, out);
-    add_forward(t, a->layers, bf16, out);
-    add_forward(t, a->layers, bf16, out);
+    for (int quantized = 0; quantized < 2; quantized++) {
+        add_forward(t, a->layers, bf16, out);
+        add_layers(t, a->layers, quantized, out);
+    }
     out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
         2 * qp_gemm_operations(t->windows * t->length, a->vocab, a->hidden);
     out->bytes_read += stored_bytes(a, (double)a->vocab * (double)a->hidden);
@@ -289,7 +305,7 @@ static bool quantize(const struct qp_task *t, struct qp_work *out)
         for (int site = 0; site < QP_SITES; site++) {
             if (!quantizes_site(t, layer, site))
                 continue;
-            out->bytes_read += moment_bytes(t, site);
+            out->bytes_read += (param_number(t, "pull", 0) > 0 ? 2 : 1) * moment_bytes(t, site); /* and the drift */
             if (param_is(t, "method", "gptq"))
                 out->operations[QP_WORK_SOLVE] += qp_factor_operations(qp_arch_dim(a, a->family->sites[site].dim));
         }
