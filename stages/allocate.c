@@ -12,7 +12,6 @@
  * scratch folder until the last has come; weights of a mapped checkpoint stay where they are. Memory: one layer, and
  * the hidden states of a few short windows for each group, in a mapped file. The losses are written to a file; with it
  * as `losses`, the decision is made at once, for any budget, nothing is measured, and blocks just pass. */
-#include <stdio.h>
 #include <string.h>
 
 #include "libstage/base/cleanup.h"

@@ -218,6 +218,27 @@ int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *s
     return 0;
 }
 
+int qp_block_samples(const struct qp_block *block, enum qp_site site, int64_t *count, float **x, struct qp_error *err)
+{
+    int64_t n = site_dim(block, site);
+    const char *name = block->arch->family->sites[site].name;
+    const struct qp_tensor *t = qp_block_find(block, name, "samples");
+    const float *fold = NULL;
+    int64_t rows = t && t->rank > 0 && t->shape[0] > 0 ? t->shape[0] : 1;
+    int r = qp_block_get(block, name, "samples", QP_F32, rows, n, &t, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r < 0)
+        return r;
+    *count = rows;
+    *x = qp_new_floats(t->elements, "samples", err);
+    if (!*x)
+        return QP_ERR_ROOM;
+    for (int64_t i = 0; i < t->elements; i++)
+        (*x)[i] = ((const float *)t->data)[i] / (fold ? fold[i % n] : 1.0f);
+    return 0;
+}
+
 /* Puts a tensor B.M.what of undefined contents into the unit; *data is where they go. */
 static int put_new(struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype, int rank,
                    const int64_t *shape, const struct qp_allocator *allocator, void **data, struct qp_error *err)

@@ -70,6 +70,9 @@ int qp_block_drift(const struct qp_block *block, enum qp_site site, float *d, st
 /* stat: "absmax", "absmean", "min", "max"; v[in], with the folds (all positive, so min stays min). */
 int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err);
 
+/* (*x)[*count, in]: samples of the site's inputs with the folds, in new memory. */
+int qp_block_samples(const struct qp_block *block, enum qp_site site, int64_t *count, float **x, struct qp_error *err);
+
 /* Multiplies the site's weights by s[in] from here on, and divides its fold target by it. Changes s to what is done
  * exactly: for a norm, s is moved to gain / round(gain / s) so that the rounding of the exported gain is compensated in
  * the weights; through grouped value heads the heads that share rows get their geometric mean. QP_ERR_INPUT for a

@@ -1,6 +1,5 @@
 #include "stages/calibrate/drift.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

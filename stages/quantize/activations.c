@@ -1,6 +1,5 @@
 #include "stages/quantize/activations.h"
 
-#include <stdio.h>
 
 #include "libstage/model/scales.h"
 

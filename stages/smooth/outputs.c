@@ -1,7 +1,6 @@
 #include "stages/smooth/outputs.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,31 +20,6 @@ void outputs_close(struct outputs *o)
     free(o->scale);
     free(o->zero);
     free(o->codes);
-}
-
-static int load_samples(struct outputs *o, const struct qp_block *block, enum qp_site site, struct qp_error *err)
-{
-    char prefix[128], name[256], found[128];
-    const char *site_name = block->arch->family->sites[site].name;
-    snprintf(prefix, sizeof prefix, block->arch->family->block, (int)block->layer);
-    snprintf(name, sizeof name, "%s.%s.samples", prefix, site_name);
-    const struct qp_tensor *t = qp_unit_find(block->unit, name);
-    if (!t)
-        return qp_fail(err, QP_ERR_INPUT, "block unit %lld has no tensor %s", (long long)block->unit->seq, name);
-    if (t->dtype != QP_F32 || t->rank != 2 || t->shape[0] < 1 || t->shape[1] != o->in)
-        return qp_fail(err, QP_ERR_INPUT, "%s: found %s %s, expected F32 [n, %lld]", name, qp_dtype_name(t->dtype),
-                       qp_shape_text(t->rank, t->shape, found, sizeof found), (long long)o->in);
-    snprintf(name, sizeof name, "%s.%s.fold", prefix, site_name);
-    const struct qp_tensor *fold = qp_unit_find(block->unit, name);
-    if (fold && (fold->dtype != QP_F32 || fold->elements != o->in))
-        return qp_fail(err, QP_ERR_INPUT, "%s: expected F32 [%lld]", name, (long long)o->in);
-    o->n = t->shape[0];
-    o->x = qp_new_floats(t->elements, "samples", err);
-    if (!o->x)
-        return QP_ERR_ROOM;
-    for (int64_t i = 0; i < t->elements; i++)
-        o->x[i] = ((const float *)t->data)[i] / (fold ? ((const float *)fold->data)[i % o->in] : 1.0f);
-    return 0;
 }
 
 static int load_linear(struct outputs *o, const struct qp_block *block, enum qp_linear linear,
@@ -87,7 +61,7 @@ int outputs_open(struct outputs *o, const struct qp_model *model, const struct q
 {
     *o = (struct outputs){.kernels = block->kernels,
                           .in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim)};
-    int r = load_samples(o, block, site, err);
+    int r = qp_block_samples(block, site, &o->n, &o->x, err);
     for (int i = 0; i < QP_LINEARS && r == 0; i++) {
         const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)i);
         if (block->arch->family->linears[i].site == site && scheme && scheme->weights.enabled)
