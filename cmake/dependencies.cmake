@@ -5,15 +5,13 @@ find_package(OpenMP REQUIRED COMPONENTS C)
 # Not through oneDNN's own package file: where it was built for GPUs too, that asks for OpenCL headers nobody here needs.
 find_library(DNNL_LIBRARY dnnl REQUIRED)
 find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.h REQUIRED)
-add_library(dnnl SHARED IMPORTED)
-set_target_properties(dnnl PROPERTIES IMPORTED_LOCATION ${DNNL_LIBRARY}
-    INTERFACE_INCLUDE_DIRECTORIES ${DNNL_INCLUDE_DIR})
 pkg_check_modules(ZMQ REQUIRED IMPORTED_TARGET libzmq>=4.3.3)
 pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
-pkg_check_modules(LAPACKE REQUIRED IMPORTED_TARGET lapacke)
-pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas) # the OpenMP build: one pool of threads with oneDNN
+pkg_check_modules(LAPACKE REQUIRED lapacke) # its header alone
+pkg_check_modules(OPENBLAS REQUIRED openblas) # the OpenMP build: one pool of threads with oneDNN
+find_library(OPENBLAS_LIBRARY openblas HINTS ${OPENBLAS_LIBRARY_DIRS} REQUIRED)
 pkg_search_module(MSGPACK REQUIRED IMPORTED_TARGET msgpack-c msgpack) # upstream renamed it after Debian 12

@@ -30,7 +30,7 @@ enum { REF, CPU, AVX2, AVX512, TABLES };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable[TABLES];
-static char description[160];
+static const char *extensions = "portable";
 
 #ifdef __x86_64__
 /* F16C is not asked for: every processor with AVX2 has it, and clang 14 does not know the word. */
@@ -63,9 +63,6 @@ static void use_libraries(struct qp_kernels *table)
 
 static void fill(void)
 {
-    const dnnl_version_t *dnnl = dnnl_version();
-    const char *vectors = "portable";
-
     usable[REF] = usable[CPU] = true;
     for (int i = CPU; i < TABLES; i++)
         use_libraries(&tables[i]);
@@ -81,11 +78,12 @@ static void fill(void)
     }
     if (usable[AVX512] && has_bf16())
         qp_kernels_fill_bf16(&tables[CPU]);
-    vectors = tables[CPU].bf16 ? "AVX-512 with BF16" : usable[AVX512] ? "AVX-512" : usable[AVX2] ? "AVX2" : "portable";
+    extensions = tables[CPU].bf16 ? "AVX-512 with BF16"
+                 : usable[AVX512] ? "AVX-512"
+                 : usable[AVX2]   ? "AVX2"
+                                  : "portable";
 #endif
     qp_kernels_count(&tables[CPU]);
-    snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", vectors, dnnl->major, dnnl->minor,
-             dnnl->patch, openblas_get_corename());
 }
 
 const struct qp_kernels *qp_kernels_open(const char *backend)
@@ -107,8 +105,20 @@ bool qp_kernels_share_threads(void)
     return openblas_get_parallel() == OPENBLAS_OPENMP;
 }
 
+static pthread_once_t described = PTHREAD_ONCE_INIT;
+static char description[160];
+
+/* By itself, for it opens the libraries. */
+static void describe(void)
+{
+    const dnnl_version_t *dnnl = dnnl_version();
+    snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", extensions, dnnl->major, dnnl->minor,
+             dnnl->patch, openblas_get_corename());
+}
+
 const char *qp_kernels_description(void)
 {
     pthread_once(&once, fill);
+    pthread_once(&described, describe);
     return description;
 }

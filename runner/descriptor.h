@@ -16,6 +16,9 @@ int qp_builtin_names(json_t **out, struct qp_error *err);
  * reference. */
 int qp_descriptor_read(char *const *command, const char *folder, json_t **out, struct qp_error *err);
 
+/* The same of the built-in stage at `path`, from PATH.json beside it when that is no older than the stage. */
+int qp_builtin_descriptor(const char *path, json_t **out, struct qp_error *err);
+
 /* Checks that a value has the form of a descriptor, as far as the runner relies on it. */
 int qp_descriptor_check(const json_t *descriptor, struct qp_error *err);
 

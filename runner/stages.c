@@ -21,9 +21,8 @@ static int describe_all(const char *only, json_t **out, struct qp_error *err)
         if (r < 0 || (only && strcmp(only, json_string_value(name)) != 0))
             continue;
         qp_auto_free char *path = qp_join(folder, json_string_value(name));
-        char *command[] = {path, NULL};
         json_t *descriptor = NULL;
-        r = path ? qp_descriptor_read(command, NULL, &descriptor, err) : qp_fail_memory(err, 0, "a path");
+        r = path ? qp_builtin_descriptor(path, &descriptor, err) : qp_fail_memory(err, 0, "a path");
         if (r == 0)
             json_array_append_new(list, descriptor);
     }
