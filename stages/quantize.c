@@ -18,6 +18,7 @@
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
 #include "stages/quantize/gptq.h"
+#include "stages/quantize/modelopt.h"
 #include "stages/quantize/polish.h"
 #include "stages/quantize/scales.h"
 
@@ -115,8 +116,9 @@ static const struct qp_param params[] = {
      .type = QP_PARAM_STRING,
      .fallback = "minmax",
      .choices = calibrators,
-     .help = "how the fixed range of activations is chosen: minmax takes the largest, average a moving average over "
-             "the samples, percentile all but a share, entropy the least divergence, mse the least error",
+     .help =
+         "how the fixed range of activations is chosen: minmax takes the largest, average moving averages of the "
+         "samples' least and largest, percentile all but a share, entropy the least divergence, mse the least error",
      .offset = offsetof(struct state, calibrator.method)},
     {.name = "activation_percentile",
      .type = QP_PARAM_FLOAT,
@@ -132,6 +134,14 @@ static const struct qp_param params[] = {
      .max = 8.0,
      .help = "mse: the power of the error, 2 for squares",
      .offset = offsetof(struct state, calibrator.norm)},
+    {.name = "activation_headroom",
+     .type = QP_PARAM_FLOAT,
+     .fallback = "0",
+     .min = 0.0,
+     .max = 28671.0,
+     .help = "NVFP4: room above the text's activations; the range is this times the 1st percentile of the blocks' "
+             "largest, at least their 99.99th (modelopt's nvfp4_act_headroom takes 16384); 0: the largest",
+     .offset = offsetof(struct state, calibrator.headroom)},
     {0}};
 static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq", NULL},
                                              {"second_moment", "polish", NULL, NULL},
@@ -143,7 +153,10 @@ static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq",
                                              {"histogram", "activation_calibrator", "percentile", "static"},
                                              {"histogram", "activation_calibrator", "entropy", "static"},
                                              {"histogram", "activation_calibrator", "mse", "static"},
-                                             {"window_absmax", "activation_calibrator", "average", "static"},
+                                             {"window_min", "activation_calibrator", "average", "static"},
+                                             {"window_max", "activation_calibrator", "average", "static"},
+                                             {"block_histogram", "activation_headroom", NULL, "static"},
+                                             {"samples", "activation_headroom", NULL, "static"},
                                              {"kv_absmax", NULL, NULL, "kv_cache"},
                                              {0}};
 static const char *const needs[] = {"weights", NULL};
@@ -211,7 +224,9 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
         r = open_solver(stage, o, work, m->q.group, solver, err);
         if (r == 0)
             r = solve_gptq(o, work, *solver, m, err);
-    } else
+    } else if (work->exact == QP_EXACT_MODELOPT)
+        qp_modelopt_round(work->block->kernels, work->block->arch->dtype, m);
+    else
         work->block->kernels->quantize(&m->q.grid, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero,
                                        m->codes);
     if (r < 0 || qp_polish_sweeps(o) == 0)

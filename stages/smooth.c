@@ -98,22 +98,22 @@ static int search_alpha(const struct state *s, const struct qp_block *block, enu
                         const float *columns, float *scale, double *alpha, struct qp_error *err)
 {
     struct outputs o;
+    double best = 0.0, loss;
     int r = outputs_open(&o, &s->model, block, site, err);
-    if (r == 0) {
-        for (int64_t j = 0; j < o.in; j++)
-            scale[j] = 1.0f;
-        double best = outputs_loss(&o, scale);
-        *alpha = -1.0;
-        for (int64_t i = 0; i < s->grid; i++) {
-            double candidate = (double)i / (double)(s->grid - 1);
-            propose(s, candidate, o.in, a, columns, scale);
-            if (site == QP_SITE_ATTN_OUT)
-                qp_share_heads(block->arch, scale);
-            double loss = outputs_loss(&o, scale);
-            if (loss < best) {
-                best = loss;
-                *alpha = candidate;
-            }
+    for (int64_t j = 0; r == 0 && j < o.in; j++)
+        scale[j] = 1.0f;
+    if (r == 0)
+        r = outputs_loss(&o, scale, &best, err);
+    *alpha = -1.0;
+    for (int64_t i = 0; r == 0 && i < s->grid; i++) {
+        double candidate = (double)i / (double)(s->grid - 1);
+        propose(s, candidate, o.in, a, columns, scale);
+        if (site == QP_SITE_ATTN_OUT)
+            qp_share_heads(block->arch, scale);
+        r = outputs_loss(&o, scale, &loss, err);
+        if (r == 0 && loss < best) {
+            best = loss;
+            *alpha = candidate;
         }
     }
     outputs_close(&o);

@@ -8,7 +8,8 @@
  *   B.S.samples F32 [n, in]                n of the tokens' inputs, evenly spread over the text
  *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
  *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
- *   B.S.window_absmax F32 [windows, in]    absmax of each window of the text by itself
+ *   B.S.window_min, .window_max F32 [windows, in]    of each window of the text by itself
+ *   B.S.block_histogram F32 [512]          of the largest |x| of 16 columns of a token (libstage/model/histogram.h)
  *   B.kv.key_absmax, B.kv.value_absmax F32 [kv]   per channel, of what a KV cache holds (keys after RoPE)
  *   B.S.fold F32 [in]                      what smooth and search multiplied the site's weights with so far
  *   B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1] (NVFP4):

@@ -173,14 +173,48 @@ float qp_range_entropy(const struct qp_kernels *kernels, const struct qp_grid *g
 
 /* ---- average ---- */
 
-float qp_range_average(int64_t windows, int64_t n, const float *window_absmax, const float *fold)
+/* The least or the largest number of a window. */
+static double end_of(int64_t n, const float *ends, const float *fold, bool most)
 {
-    double range = 0.0;
-    for (int64_t w = 0; w < windows; w++) {
-        double absmax = 0.0;
-        for (int64_t i = 0; i < n; i++)
-            absmax = fmax(absmax, window_absmax[w * n + i] / (fold ? fold[i] : 1.0f));
-        range += w ? 0.01 * (absmax - range) : absmax;
+    double end = most ? -INFINITY : INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        double x = ends[i] / (fold ? fold[i] : 1.0f);
+        end = most ? fmax(end, x) : fmin(end, x);
     }
-    return (float)range;
+    return end;
+}
+
+float qp_range_average(int64_t windows, int64_t n, const float *window_min, const float *window_max, const float *fold)
+{
+    double least = 0.0, most = 0.0;
+    for (int64_t w = 0; w < windows; w++) {
+        double low = end_of(n, window_min + w * n, fold, false), high = end_of(n, window_max + w * n, fold, true);
+        least += w ? 0.01 * (low - least) : low;
+        most += w ? 0.01 * (high - most) : high;
+    }
+    return (float)fmax(fmax(-least, most), 0.0);
+}
+
+/* ---- headroom ---- */
+
+/* The centre of the bin in which `share` of the counts, from bin `first` on, is reached; 0 when there are none. */
+static double block_percentile(const float *counts, int first, double share)
+{
+    double total = 0.0, seen = 0.0;
+    int bin = first;
+    for (int b = first; b < QP_BLOCK_BINS; b++)
+        total += counts[b];
+    for (; bin < QP_BLOCK_BINS - 1; bin++) {
+        seen += counts[bin];
+        if (seen >= share * total)
+            break;
+    }
+    return total > 0.0 ? exp2(-40.0 + (bin + 0.5) / QP_BLOCK_BINS * 80.0) : 0.0;
+}
+
+float qp_range_headroom(const float *counts, float absmax, double rho)
+{
+    double high = block_percentile(counts, 0, 0.9999);
+    double low = block_percentile(counts, high > 0.0 ? qp_block_bin((float)(high / 1e6)) : 0, 0.01);
+    return low > 0.0 ? (float)fmax(rho * low, high) : absmax;
 }

@@ -38,10 +38,16 @@ float qp_range_entropy(const struct qp_kernels *kernels, const struct qp_grid *g
 float qp_range_mse(const struct qp_kernels *kernels, const struct qp_grid *grid, double norm,
                    const struct qp_range_histogram *histogram);
 
-/* Moving average of the windows' ranges: r <- 0.99 r + 0.01 absmax, from the first window's (llm-compressor's observer
- * `minmax`, averaging_constant 0.01, of ranges around 0). window_absmax[windows, n] is divided by `fold` (NULL: none).
- */
-float qp_range_average(int64_t windows, int64_t n, const float *window_absmax, const float *fold);
+/* Moving averages of the least and of the largest number of each window, e <- 0.99 e + 0.01 end, from the first
+ * window's; the range is the larger magnitude (llm-compressor's observer `minmax`, averaging_constant 0.01).
+ * window_min and window_max[windows, n] are divided by `fold` (NULL: none). */
+float qp_range_average(int64_t windows, int64_t n, const float *window_min, const float *window_max, const float *fold);
+
+/* modelopt's nvfp4_act_headroom (0.47, calib/nvfp4_act_headroom.py), the range below NVFP4's global scale that leaves
+ * room above what the text had: max(rho * low, high), low the 1st and high the 99.99th percentile of counts[512], the
+ * largest magnitudes of blocks (qp_block_histogram_add), at the bins' centres; for `low` less than high / 1e6 is left
+ * out. `absmax`, the largest of all, when nothing was counted. */
+float qp_range_headroom(const float *counts, float absmax, double rho);
 
 /* The share of values beyond a range. */
 double qp_range_clipped(const struct qp_range_histogram *histogram, double range);
@@ -52,15 +58,20 @@ struct qp_calibrator {
     const char *method; /* "minmax", "average", "percentile", "entropy" or "mse" */
     double percentile;  /* of percentile: 99.99, say */
     double norm;        /* of mse: 2, or 2.4 as llm-compressor */
+    double headroom;    /* of NVFP4's global scale: qp_site_headroom's rho; 0: the largest |x| */
 };
 
 /* The largest |x| of a site's inputs (statistic absmax). */
 int qp_site_absmax(const struct qp_block *block, enum qp_site site, float *range, struct qp_error *err);
 
 /* The range that the calibrator chooses for a site, and the share of values beyond it. Statistics: absmax; all but
- * minmax: histogram; average: window_absmax. */
+ * minmax: histogram; average: window_min, window_max. */
 int qp_site_range(const struct qp_block *block, enum qp_site site, const struct qp_calibrator *calibrator,
                   const struct qp_grid *grid, float *range, double *clipped, struct qp_error *err);
+
+/* qp_range_headroom of a site. Statistics: absmax, block_histogram; of a site with a fold, which changes the blocks,
+ * samples in its place: the blocks of the tokens that are there. */
+int qp_site_headroom(const struct qp_block *block, enum qp_site site, double rho, float *range, struct qp_error *err);
 
 /* The largest |x| of the keys and of the values that a KV cache holds (statistic kv_absmax); values get smaller where
  * v_proj is the fold target of the site behind it. */

@@ -65,15 +65,17 @@ static int average(const struct qp_block *block, enum qp_site site, float *range
 {
     const struct qp_site_desc *desc = &block->arch->family->sites[site];
     int64_t in = qp_arch_dim(block->arch, desc->dim);
-    const struct qp_tensor *found = qp_block_find(block, desc->name, "window_absmax"), *windows;
+    const struct qp_tensor *found = qp_block_find(block, desc->name, "window_min"), *least, *most;
+    const int64_t windows = found && found->rank == 2 ? found->shape[0] : 1;
     const float *fold = NULL;
-    int r = qp_block_get(block, desc->name, "window_absmax", QP_F32, found && found->rank == 2 ? found->shape[0] : 1,
-                         in, &windows, err);
+    int r = qp_block_get(block, desc->name, "window_min", QP_F32, windows, in, &least, err);
+    if (r == 0)
+        r = qp_block_get(block, desc->name, "window_max", QP_F32, windows, in, &most, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
         return r;
-    *range = qp_range_average(windows->shape[0], in, windows->data, fold);
+    *range = qp_range_average(windows, in, least->data, most->data, fold);
     return 0;
 }
 
@@ -100,6 +102,48 @@ int qp_site_range(const struct qp_block *block, enum qp_site site, const struct 
     if (r == 0)
         *clipped = qp_range_clipped(h, *range);
     free(h);
+    return r;
+}
+
+/* counts[512] of the blocks of a folded site's samples. */
+static int count_samples(const struct qp_block *block, enum qp_site site, const float *fold, float *counts,
+                         struct qp_error *err)
+{
+    const char *name = block->arch->family->sites[site].name;
+    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    const struct qp_tensor *found = qp_block_find(block, name, "samples"), *samples;
+    int r = qp_block_get(block, name, "samples", QP_F32, found && found->rank == 2 ? found->shape[0] : 1, in, &samples,
+                         err);
+    float *x = r == 0 ? qp_new_floats(in, "a token's inputs", err) : NULL;
+    if (!x)
+        return r < 0 ? r : QP_ERR_ROOM;
+    for (int64_t t = 0; t < samples->shape[0]; t++) {
+        for (int64_t i = 0; i < in; i++)
+            x[i] = ((const float *)samples->data)[t * in + i] / fold[i];
+        qp_block_histogram_add(1, in, x, counts);
+    }
+    free(x);
+    return 0;
+}
+
+int qp_site_headroom(const struct qp_block *block, enum qp_site site, double rho, float *range, struct qp_error *err)
+{
+    float counts[QP_BLOCK_BINS] = {0.0f}, absmax;
+    const struct qp_tensor *counted;
+    const float *fold = NULL;
+    int r = qp_site_absmax(block, site, &absmax, err);
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    if (r >= 0 && fold)
+        r = count_samples(block, site, fold, counts, err);
+    else if (r >= 0) {
+        r = qp_block_get(block, block->arch->family->sites[site].name, "block_histogram", QP_F32, QP_BLOCK_BINS, 0,
+                         &counted, err);
+        if (r == 0)
+            memcpy(counts, counted->data, sizeof counts);
+    }
+    if (r == 0)
+        *range = qp_range_headroom(counts, absmax, rho);
     return r;
 }
 

@@ -42,3 +42,21 @@ void qp_histogram_add(int64_t rows, int64_t n, const float *x, float *counts)
                     counts[i * QP_LOG_BINS + qp_log_bin(x[r * n + i])] += 1.0f;
     }
 }
+
+int qp_block_bin(float x)
+{
+    float bin = floorf((log2f(x) + 40.0f) / 80.0f * QP_BLOCK_BINS);
+    return (int)fminf(fmaxf(bin, 0.0f), QP_BLOCK_BINS - 1);
+}
+
+void qp_block_histogram_add(int64_t rows, int64_t n, const float *x, float *counts)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < n; i += QP_BLOCK_COLUMNS) {
+            float most = 0.0f;
+            for (int64_t k = i; k < n && k < i + QP_BLOCK_COLUMNS; k++)
+                most = fmaxf(most, fabsf(x[r * n + k]));
+            if (most > 0.0f)
+                counts[qp_block_bin(most)]++;
+        }
+}

@@ -17,4 +17,14 @@ double qp_log_bin_edge(int bin);
 /* Counts x[rows, n] into counts[n, QP_LOG_BINS]; NaN is not counted. Counts are float32, exact to 2^24 a bin. */
 void qp_histogram_add(int64_t rows, int64_t n, const float *x, float *counts);
 
+/* ---- of the largest magnitudes of blocks ---- */
+
+enum { QP_BLOCK_BINS = 512, QP_BLOCK_COLUMNS = 16 };
+
+/* floor(512 (log2 x + 40) / 80) in float32, held in 0 to 511, as modelopt 0.47 bins them; x above 0. */
+int qp_block_bin(float x);
+
+/* Counts the largest magnitude of each 16 columns of each row of x[rows, n] into counts[512], those above 0. */
+void qp_block_histogram_add(int64_t rows, int64_t n, const float *x, float *counts);
+
 #endif

@@ -62,7 +62,7 @@ static const struct qp_preset presets[] = {
     {"fp8-block-weight-only", "FP8 E4M3 weights in blocks of 128x128", "",
      "fp8_2d_blockwise_weight_only, fp8_pb_wo, FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", W(BLOCK("fp8_e4m3"))},
     {"nvfp4", "NVFP4 weights and activations", "NVFP4", "nvfp4, NVFP4_DEFAULT_CFG", WA(F("nvfp4"), F("nvfp4"))},
-    {"nvfp4-weight-only", "NVFP4 weights", "NVFP4A16", "w4a16_nvfp4", W(F("nvfp4"))},
+    {"nvfp4-weight-only", "NVFP4 weights", "NVFP4A16", "w4a16_nvfp4, W4A16_NVFP4_CFG", W(F("nvfp4"))},
     {"nvfp4-fp8", "NVFP4 weights in groups of 32, FP8 E4M3 activations with fixed ranges", "",
      "w4a8_nvfp4_fp8, W4A8_NVFP4_FP8_CFG", WA(F("nvfp4") ", \"group\": 32", STATIC("fp8_e4m3"))},
     {"nvfp4-mlp-only", "NVFP4 weights and activations in the MLPs", "", "nvfp4_mlp_only, NVFP4_MLP_ONLY_CFG",

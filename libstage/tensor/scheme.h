@@ -47,10 +47,10 @@ struct qp_scheme_rule {
  *                   dtype; E8M0 rule even, as compressed-tensors 0.20 rounds
  *   MODELOPT        symmetric integers: scale = x / qmax, so 7 and 127 (grid.narrow), and no zero points; scales of
  *                   integers and FP8 kept and stored in float32; E8M0 rule ceil
- * FP8 (x / 448) and NVFP4 are the same in all. What stays ours: weights are divided in float32, where modelopt's FP8
- * rounds twice through a BF16 weight's dtype, ties of E2M1 go to even, where modelopt's MXFP4 rounds towards zero, and
- * NVFP4's block scale is at least 2^-9, where llm-compressor has 2^-3 for a scale that rounds to 0 and modelopt 1 for
- * a block of zeros. */
+ *                   Rounding to nearest follows it to the byte (stages/quantize/modelopt.h has what it does otherwise)
+ * Either of them: FP8 linears that engines fuse keep scales of their own. FP8's scale is x / 448 in all. What stays
+ * ours: NVFP4's block scale is at least 2^-9, where llm-compressor has 2^-3 for a scale that rounds to 0; four over six
+ * and searched scales. */
 enum qp_exact { QP_EXACT_NONE, QP_EXACT_LLM_COMPRESSOR, QP_EXACT_MODELOPT };
 
 struct qp_scheme {

@@ -10,11 +10,24 @@
 enum { SAMPLES_MAX = 256 };
 
 /* Statistics of a site; the order of qp_statistics_names. */
-enum kind { SECOND_MOMENT, ABSMAX, ABSMEAN, MIN, MAX, SAMPLES, HISTOGRAM, TOKEN_ABSMAX, WINDOW_ABSMAX, SITE_KINDS };
+enum kind {
+    SECOND_MOMENT,
+    ABSMAX,
+    ABSMEAN,
+    MIN,
+    MAX,
+    SAMPLES,
+    HISTOGRAM,
+    TOKEN_ABSMAX,
+    WINDOW_MIN,
+    WINDOW_MAX,
+    BLOCK_HISTOGRAM,
+    SITE_KINDS
+};
 
-const char *const qp_statistics_names[] = {"second_moment", "absmax",    "absmean",   "min",
-                                           "max",           "samples",   "histogram", "token_absmax",
-                                           "window_absmax", "kv_absmax", NULL};
+const char *const qp_statistics_names[] = {
+    "second_moment", "absmax",     "absmean",         "min",       "max", "samples", "histogram", "token_absmax",
+    "window_min",    "window_max", "block_histogram", "kv_absmax", NULL};
 
 /* What nobody wants is NULL. */
 struct site {
@@ -75,9 +88,13 @@ static int shape_of(const struct qp_statistics *s, enum kind kind, int64_t in, i
     case HISTOGRAM:
         shape[1] = QP_LOG_BINS;
         return 2;
-    case WINDOW_ABSMAX:
+    case WINDOW_MIN:
+    case WINDOW_MAX:
         shape[0] = s->windows;
         return 2;
+    case BLOCK_HISTOGRAM:
+        shape[0] = QP_BLOCK_BINS;
+        return 1;
     case TOKEN_ABSMAX:
         shape[0] = 1;
         return 1;
@@ -94,7 +111,7 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, struc
     int64_t shape[2], in = qp_arch_dim(block->arch, desc->dim);
     int r = 0;
     for (int k = 0; k < SITE_KINDS && r == 0; k++) {
-        float fill = k == MIN ? INFINITY : k == MAX ? -INFINITY : 0.0f;
+        float fill = k == MIN || k == WINDOW_MIN ? INFINITY : k == MAX || k == WINDOW_MAX ? -INFINITY : 0.0f;
         int rank = shape_of(s, (enum kind)k, in, shape);
         if (qp_stage_wants(stage, qp_statistics_names[k]))
             r = new_stat(stage, block, desc->name, qp_statistics_names[k], rank, shape, fill, &t->stats[k], err);
@@ -164,8 +181,10 @@ static void take_samples(const struct qp_statistics *s, const struct site *t, co
 static void take_windows(const struct qp_statistics *s, const struct site *t, const float *x, int64_t rows, int64_t in)
 {
     for (int64_t row = 0; row < rows; row += s->length) {
-        float *absmax = values(t->stats[WINDOW_ABSMAX]) + (t->tokens + row) / s->length * in;
-        s->kernels->column_stats(s->length, in, x + row * in, absmax, NULL, NULL, NULL);
+        const int64_t at = (t->tokens + row) / s->length * in;
+        float *least = values(t->stats[WINDOW_MIN]), *most = values(t->stats[WINDOW_MAX]);
+        s->kernels->column_stats(s->length, in, x + row * in, NULL, NULL, least ? least + at : NULL,
+                                 most ? most + at : NULL);
     }
 }
 
@@ -179,8 +198,10 @@ static void add_values(struct qp_statistics *s, struct site *t, const float *x, 
         take_samples(s, t, x, rows, in);
     if (stats[HISTOGRAM])
         qp_histogram_add(rows, in, x, values(stats[HISTOGRAM]));
-    if (stats[WINDOW_ABSMAX])
+    if (stats[WINDOW_MIN] || stats[WINDOW_MAX])
         take_windows(s, t, x, rows, in);
+    if (stats[BLOCK_HISTOGRAM])
+        qp_block_histogram_add(rows, in, x, values(stats[BLOCK_HISTOGRAM]));
     for (int64_t i = 0; stats[TOKEN_ABSMAX] && i < rows; i++)
         t->token_sum += largest(x + i * in, in);
     t->tokens += rows;

@@ -33,10 +33,12 @@ static int fix_range(struct qp_stage *stage, const struct qp_calibrator *calibra
     return put_scale(stage, block, name, "input_scale", grid, range, err);
 }
 
-static int fix_global(struct qp_stage *stage, struct qp_block *block, enum qp_site site, struct qp_error *err)
+static int fix_global(struct qp_stage *stage, const struct qp_calibrator *calibrator, struct qp_block *block,
+                      enum qp_site site, struct qp_error *err)
 {
     float absmax;
-    int r = qp_site_absmax(block, site, &absmax, err);
+    int r = calibrator->headroom > 0.0 ? qp_site_headroom(block, site, calibrator->headroom, &absmax, err)
+                                       : qp_site_absmax(block, site, &absmax, err);
     return r < 0 ? r
                  : qp_block_set_number(block, block->arch->family->sites[site].name, "input_global_scale",
                                        qp_global_scale(absmax, false), qp_stage_allocator(stage), err);
@@ -66,7 +68,7 @@ int qp_quantize_activations(struct qp_stage *stage, const struct qp_model *model
         if (qp_spec_is_static(&specs[s]))
             r = fix_range(stage, calibrator, block, (enum qp_site)s, &specs[s].grid, err);
         else if (qp_spec_has_global(&specs[s]))
-            r = fix_global(stage, block, (enum qp_site)s, err);
+            r = fix_global(stage, calibrator, block, (enum qp_site)s, err);
     }
     return r < 0 ? r : fix_cache(stage, &model->scheme->kv_cache, block, err);
 }

@@ -8,7 +8,7 @@
 /* For a decoder layer, as its scheme asks:
  *   B.S.input_scale         of activations with one fixed range: that of the calibrator, over the grid's steps as for
  *                           weights (kernels/quantize.h), rounded to what is stored
- *   B.S.input_global_scale  of NVFP4: 448 * 6 / absmax (libstage/model/scales.h)
+ *   B.S.input_global_scale  of NVFP4: 448 * 6 / absmax (libstage/model/scales.h), or of a range with headroom
  *   B.kv.key_scale, .value_scale   absmax over the grid's steps
  * Warns "activation-saturates" when more than one value in a thousand lies beyond a range. */
 int qp_quantize_activations(struct qp_stage *stage, const struct qp_model *model,

@@ -6,6 +6,7 @@
 
 #include "libstage/base/memory.h"
 #include "stages/quantize/hqq.h"
+#include "stages/quantize/modelopt.h"
 
 static enum qp_scale_method method_of(const struct qp_quantize_options *o, const float *h)
 {
@@ -40,9 +41,13 @@ static void set_global_scale(struct qp_site_work *work)
             largest = fmaxf(largest, absmax(&work->members[i]));
             four_over_six |= work->members[i].spec->four_over_six;
         }
-    for (int i = 0; i < work->count; i++)
-        if (work->members[i].q.grid.scale_dtype == QP_F8_E4M3)
-            work->members[i].q.grid.global = qp_global_scale(largest, four_over_six);
+    for (int i = 0; i < work->count; i++) {
+        struct qp_member *m = &work->members[i];
+        if (m->q.grid.scale_dtype == QP_F8_E4M3 && work->exact == QP_EXACT_MODELOPT)
+            qp_modelopt_global(m, largest, four_over_six);
+        else if (m->q.grid.scale_dtype == QP_F8_E4M3)
+            m->q.grid.global = qp_global_scale(largest, four_over_six);
+    }
 }
 
 static int check_given(const struct qp_site_work *work, const struct qp_member *m, const struct qp_quantized *given,
@@ -71,6 +76,7 @@ static int take_given(const struct qp_model *model, struct qp_site_work *work, s
         return r;
     int64_t count = qp_scale_count(given.rows, given.cols, given.group);
     m->q.grid = given.grid;
+    m->reciprocal = 1.0f / given.grid.global;
     memcpy(m->scale, given.scale, (size_t)count * sizeof *m->scale);
     if (given.zero)
         memcpy(m->zero, given.zero, (size_t)count);
@@ -86,6 +92,8 @@ static int choose(const struct qp_quantize_options *o, const struct qp_model *mo
         return r < 0 ? r : 0;
     r = qp_choose_scales(work->block->kernels, m->spec, &m->q.grid, m->q.rows, m->q.cols, m->w, &choice, m->scale,
                          m->zero, err);
+    if (r == 0 && work->exact == QP_EXACT_MODELOPT && choice.method == QP_SCALES_MINMAX && !m->spec->four_over_six)
+        qp_modelopt_scales(m);
     return r == 0 && qp_is(o->method, "hqq") ? qp_hqq(m, err) : r;
 }
 
@@ -112,7 +120,7 @@ int qp_site_choose_scales(const struct qp_quantize_options *options, const struc
     set_global_scale(work);
     for (int i = 0; i < work->count && r == 0; i++)
         r = choose(options, model, work, &work->members[i], err);
-    if (r == 0 && options->share)
+    if (r == 0 && options->share && work->exact == QP_EXACT_NONE)
         share_largest(work);
     return r;
 }

@@ -16,9 +16,11 @@ struct qp_quantize_options {
 /* A linear of the site. `q` points to the arrays beside it. */
 struct qp_member {
     enum qp_linear linear;
-    const struct qp_quant_spec *spec;
+    const struct qp_linear_scheme *scheme;
+    const struct qp_quant_spec *spec; /* the scheme's of weights */
     struct qp_quantized q;
-    float *w; /* [rows, in], transformed */
+    float reciprocal; /* of q.grid.global, as modelopt rounds it */
+    float *w;         /* [rows, in], transformed */
     float *scale;
     int8_t *zero;
     uint8_t *codes;
@@ -28,6 +30,7 @@ struct qp_site_work {
     struct qp_block *block;
     enum qp_site site;
     int64_t in;
+    enum qp_exact exact; /* the scheme's */
     struct qp_member members[QP_LINEARS];
     int count;
     float *h;     /* [in, in] second moment; NULL when no part of the method asks for it */

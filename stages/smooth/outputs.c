@@ -79,15 +79,19 @@ static float absmax(int64_t count, const float *v)
 }
 
 /* w = diag-scaled weights; in place their rounded values. */
-static void round_weights(const struct outputs *o, const struct smoothed *l, float global, float *w)
+static int round_weights(const struct outputs *o, const struct smoothed *l, float global, float *w,
+                         struct qp_error *err)
 {
+    const struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX};
     struct qp_grid grid = l->weights->grid;
     int64_t group = qp_spec_group(l->weights, o->in);
     const int8_t *zero = grid.symmetric ? NULL : o->zero;
     grid.global = grid.scale_dtype == QP_F8_E4M3 ? global : 0.0f;
-    o->kernels->qparams(&grid, l->rows, o->in, group, w, o->scale, o->zero);
+    if (qp_choose_scales(o->kernels, l->weights, &grid, l->rows, o->in, w, &choice, o->scale, o->zero, err) < 0)
+        return err->code;
     o->kernels->quantize(&grid, l->rows, o->in, group, w, o->scale, zero, o->codes);
     o->kernels->dequantize(&grid, l->rows, o->in, group, o->codes, o->scale, zero, w);
+    return 0;
 }
 
 static void scale_inputs(const struct outputs *o, const float *s)
@@ -116,21 +120,22 @@ static float shared_global(const struct outputs *o, const float *s)
     return qp_global_scale(largest, four_over_six);
 }
 
-double outputs_loss(const struct outputs *o, const float *s)
+int outputs_loss(const struct outputs *o, const float *s, double *loss, struct qp_error *err)
 {
-    double loss = 0.0;
+    *loss = 0.0;
     float global = shared_global(o, s);
     scale_inputs(o, s);
     for (int i = 0; i < o->count; i++) {
         const struct smoothed *l = &o->linears[i];
         for (int64_t k = 0; k < l->rows * o->in; k++)
             o->scaled_w[k] = l->w[k] * s[k % o->in];
-        round_weights(o, l, global, o->scaled_w);
+        if (round_weights(o, l, global, o->scaled_w, err) < 0)
+            return err->code;
         memcpy(o->products, l->outputs, (size_t)(o->n * l->rows) * sizeof(float));
         o->kernels->gemm(false, true, o->n, l->rows, o->in, 1.0f, o->scaled_x, o->in, o->scaled_w, o->in, -1.0f,
                          o->products, l->rows);
         for (int64_t k = 0; k < o->n * l->rows; k++)
-            loss += (double)o->products[k] * o->products[k];
+            *loss += (double)o->products[k] * o->products[k];
     }
-    return loss;
+    return 0;
 }

@@ -12,9 +12,9 @@
 extern const struct qp_stage_desc qp_stage_desc;
 
 #define DATA "{\"synthetic\": true, \"samples\": 5, \"length\": 24, \"seed\": 3}"
-static const char *const everything[] = {"second_moment", "absmax",    "absmean",   "min",
-                                         "max",           "samples",   "histogram", "token_absmax",
-                                         "window_absmax", "kv_absmax", NULL};
+static const char *const everything[] = {
+    "second_moment", "absmax",     "absmean",         "min",       "max", "samples", "histogram", "token_absmax",
+    "window_min",    "window_max", "block_histogram", "kv_absmax", NULL};
 
 static const float *find(const struct qp_unit *unit, const char *name)
 {
@@ -170,9 +170,10 @@ Test(calibrate, histograms_count_every_token_in_its_bin)
 Test(calibrate, ranges_of_tokens_and_windows)
 {
     struct first f = first_site();
-    const struct qp_tensor *windows = qp_unit_find(f.out[2], "model.layers.0.attn_in.window_absmax");
+    const struct qp_tensor *windows = qp_unit_find(f.out[2], "model.layers.0.attn_in.window_max");
     cr_assert_not_null(windows);
     cr_assert_eq(windows->shape[0], 5);
+    const float *highest = windows->data, *lowest = find(f.out[2], "model.layers.0.attn_in.window_min");
     double sum = 0.0;
     for (int64_t t = 0; t < f.tokens; t++) {
         float most = 0.0f;
@@ -183,11 +184,30 @@ Test(calibrate, ranges_of_tokens_and_windows)
     cr_expect_float_eq(find(f.out[2], "model.layers.0.attn_in.token_absmax")[0], sum / (double)f.tokens, 1e-5);
     for (int64_t w = 0; w < 5; w++)
         for (int i = 0; i < TINY_HIDDEN; i++) {
-            float most = 0.0f;
-            for (int64_t t = w * 24; t < (w + 1) * 24; t++)
-                most = fmaxf(most, fabsf(f.x[t * TINY_HIDDEN + i]));
-            cr_expect_float_eq(((const float *)windows->data)[w * TINY_HIDDEN + i], most, 1e-5);
+            float least = INFINITY, most = -INFINITY;
+            for (int64_t t = w * 24; t < (w + 1) * 24; t++) {
+                least = fminf(least, f.x[t * TINY_HIDDEN + i]);
+                most = fmaxf(most, f.x[t * TINY_HIDDEN + i]);
+            }
+            cr_expect_float_eq(lowest[w * TINY_HIDDEN + i], least, 1e-5);
+            cr_expect_float_eq(highest[w * TINY_HIDDEN + i], most, 1e-5);
         }
+    drop(&f);
+}
+
+Test(calibrate, blocks_of_tokens_are_counted)
+{
+    struct first f = first_site();
+    const float *counts = find(f.out[2], "model.layers.0.attn_in.block_histogram");
+    static float expected[QP_BLOCK_BINS];
+    double total = 0.0, differing = 0.0;
+    qp_block_histogram_add(f.tokens, TINY_HIDDEN, f.x, expected);
+    for (int b = 0; b < QP_BLOCK_BINS; b++) {
+        total += counts[b];
+        differing += fabs((double)counts[b] - expected[b]);
+    }
+    cr_expect_eq(total, (double)f.tokens * TINY_HIDDEN / QP_BLOCK_COLUMNS);
+    cr_expect_leq(differing, 4.0, "%g", differing); /* inputs by hand are not the same to the bit */
     drop(&f);
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
+#include "libstage/model/calibrator.h"
 #include "libstage/model/histogram.h"
 #include "libstage/model/model_unit.h"
 #include "tests/support/tiny.h"
@@ -44,21 +45,27 @@ static const float *inputs(int layer, int site, int64_t n)
 
 static void put_site(struct qp_block *block, int site)
 {
-    static float counts[TINY_FFN * QP_LOG_BINS], windows[WINDOWS * TINY_FFN], absmax[TINY_FFN];
+    static float counts[TINY_FFN * QP_LOG_BINS], low[WINDOWS * TINY_FFN], high[WINDOWS * TINY_FFN];
+    static float absmax[TINY_FFN], blocks[QP_BLOCK_BINS];
     const struct qp_site_desc *desc = &arch.family->sites[site];
     int64_t n = qp_arch_dim(&arch, desc->dim);
     const float *x = inputs((int)block->layer, site, n);
     memset(counts, 0, sizeof counts);
-    memset(windows, 0, sizeof windows);
+    memset(blocks, 0, sizeof blocks);
     memset(absmax, 0, sizeof absmax);
     qp_histogram_add(ROWS, n, x, counts);
+    qp_block_histogram_add(ROWS, n, x, blocks);
     for (int64_t i = 0; i < ROWS * n; i++) {
-        float *window = windows + i / n / LENGTH * n + i % n;
-        *window = fmaxf(*window, fabsf(x[i]));
+        int64_t at = i / n / LENGTH * n + i % n;
+        low[at] = i / n % LENGTH ? fminf(low[at], x[i]) : x[i];
+        high[at] = i / n % LENGTH ? fmaxf(high[at], x[i]) : x[i];
         absmax[i % n] = fmaxf(absmax[i % n], fabsf(x[i]));
     }
     put(block, desc->name, "histogram", 2, n, QP_LOG_BINS, counts);
-    put(block, desc->name, "window_absmax", 2, WINDOWS, n, windows);
+    put(block, desc->name, "window_min", 2, WINDOWS, n, low);
+    put(block, desc->name, "window_max", 2, WINDOWS, n, high);
+    put(block, desc->name, "samples", 2, ROWS, n, x);
+    put(block, desc->name, "block_histogram", 1, QP_BLOCK_BINS, 0, blocks);
     put(block, desc->name, "absmax", 1, n, 0, absmax);
 }
 
@@ -205,6 +212,27 @@ Test(quantize_activations, nvfp4_gets_a_global_scale)
     cr_expect_float_eq(number(1, "attn_out", "input_global_scale"),
                        448.0f * 6.0f / largest_input(1, QP_SITE_ATTN_OUT, NULL), 1e-3);
     cr_expect_null(qp_unit_find(units[3], "model.layers.1.attn_out.input_scale"));
+    tiny_free(units, TINY_UNITS);
+}
+
+Test(quantize_activations, nvfp4_gets_headroom_that_folds_change)
+{
+    static float counts[QP_BLOCK_BINS];
+    struct qp_error err;
+    float s[TINY_HIDDEN];
+    make_units(NVFP4);
+    const float *x = inputs(1, QP_SITE_ATTN_IN, TINY_HIDDEN);
+    qp_block_histogram_add(ROWS, TINY_HIDDEN, x, counts);
+    float whole = qp_range_headroom(counts, 0.0f, 16384.0);
+    struct qp_block block = block_at(0);
+    for (int i = 0; i < TINY_HIDDEN; i++)
+        s[i] = 2.0f;
+    cr_assert_eq(qp_block_fold(&block, QP_SITE_ATTN_IN, s, &err), 0, "%s", err.message);
+    json_decref(quantize("{\"activation_headroom\": 16384}"));
+    cr_expect_float_eq(number(1, "attn_in", "input_global_scale"), 2688.0f / whole, 1e-9);
+    cr_expect(whole > 100.0f * largest_input(1, QP_SITE_ATTN_IN, NULL), "%g", (double)whole);
+    float halved = 2688.0f / number(0, "attn_in", "input_global_scale");
+    cr_expect(halved > 0.4f * whole && halved < 0.65f * whole, "%g of %g", (double)halved, (double)whole);
     tiny_free(units, TINY_UNITS);
 }
 

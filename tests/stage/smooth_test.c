@@ -4,6 +4,8 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;
@@ -152,26 +154,41 @@ Test(smooth, the_search_finds_where_the_difficulty_is)
     cr_expect_geq(activations, 0.75 - 1e-3, "%g", activations);
 }
 
-Test(smooth, no_scales_are_kept_where_none_help)
+/* Whether a fold is kept for a gate whose weights repeat `values`, which its format holds as they are. */
+static bool is_folded(const char *format, int n, const float *values)
 {
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
-    tiny_units(
-        "{\"weights\": {\"format\": \"bf16\"}, \"rules\": [{\"match\": \"*.gate_proj\", \"weights\": {\"format\": "
-        "\"fp8_e4m3\"}}]}",
-        true, units);
+    qp_auto_free char *scheme = qp_format(
+        "{\"weights\": {\"format\": \"bf16\"}, \"rules\": [{\"match\": \"*.gate_proj\", \"weights\": {%s}}]}", format);
+    tiny_units(scheme, true, units);
     plant_samples(units[2], 1.0);
     struct qp_tensor *gate = qp_unit_find(units[2], "model.layers.0.mlp.gate_proj.weight");
-    for (int64_t i = 0; i < gate->elements; i++) /* on the grid as they are */
-        ((float *)gate->data)[i] = i % 3 ? 1.0f : -1.0f;
+    for (int64_t i = 0; i < gate->elements; i++)
+        ((float *)gate->data)[i] = values[i % n];
     struct qp_unit *layer[] = {units[0], units[2]};
     out =
         tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, layer, 2, 0, &count, NULL);
-    cr_expect_null(qp_unit_find(out[1], "model.layers.0.mlp_in.fold"));
+    bool folded = qp_unit_find(out[1], "model.layers.0.mlp_in.fold") != NULL;
     tiny_free(out, count);
     free(out);
     qp_unit_free(units[1]);
     tiny_free(units + 3, TINY_UNITS - 3);
+    return folded;
+}
+
+Test(smooth, no_scales_are_kept_where_none_help)
+{
+    const float signs[] = {-1.0f, 1.0f, 1.0f};
+    cr_expect_not(is_folded("\"format\": \"fp8_e4m3\"", 3, signs));
+}
+
+/* Numbers of E2M1 up to 4 in each group of 16: held as they are by four over six, not by six alone. */
+Test(smooth, the_search_rounds_as_quantize_does)
+{
+    const float values[] = {4.0f, -3.0f, 1.5f, 2.0f, -0.5f, 3.0f, 1.0f, -2.0f};
+    cr_expect_not(is_folded("\"format\": \"nvfp4\", \"four_over_six\": true", 8, values));
+    cr_expect(is_folded("\"format\": \"nvfp4\"", 8, values));
 }
 
 Test(smooth, a_grid_without_samples_is_refused)

@@ -165,15 +165,73 @@ Test(calibrator, silence_has_no_range)
     cr_expect_eq(qp_range_clipped(&h, 0.0), 0.0);
 }
 
-Test(calibrator, the_average_moves_by_a_hundredth)
+Test(calibrator, the_averages_of_both_ends_move_by_a_hundredth)
 {
-    const float absmax[] = {1.0f, 4.0f, 3.0f, 2.0f, 8.0f, 1.0f}, fold[] = {1.0f, 2.0f};
-    double expected = 4.0;
-    expected += 0.01 * (3.0 - expected);
-    expected += 0.01 * (8.0 - expected);
-    cr_expect_float_eq(qp_range_average(3, 2, absmax, NULL), expected, 1e-6);
-    expected = 2.0;
-    expected += 0.01 * (3.0 - expected);
-    expected += 0.01 * (8.0 - expected);
-    cr_expect_float_eq(qp_range_average(3, 2, absmax, fold), expected, 1e-6);
+    const float least[] = {-1.0f, 2.0f, -3.0f, -2.0f, -8.0f, 0.5f}, most[] = {1.0f, 4.0f, 3.0f, 2.0f, 0.0f, 1.0f};
+    const float fold[] = {1.0f, 2.0f};
+    double low = -1.0, high = 4.0;
+    low += 0.01 * (-3.0 - low);
+    low += 0.01 * (-8.0 - low);
+    high += 0.01 * (3.0 - high);
+    high += 0.01 * (1.0 - high);
+    cr_expect_float_eq(qp_range_average(3, 2, least, most, NULL), high, 1e-6);
+    high = 2.0 + 0.01 * (3.0 - 2.0);
+    high += 0.01 * (0.5 - high);
+    cr_expect_float_eq(qp_range_average(3, 2, least, most, fold), high, 1e-6);
+    const float below[] = {-5.0f}, above[] = {-4.0f};
+    cr_expect_eq(qp_range_average(1, 1, below, above, NULL), 5.0f);
+    cr_expect_eq(qp_range_average(1, 1, above, above, NULL), 4.0f);
+}
+
+/* ---- ranges of a matrix of activations: golden/ranges.py ---- */
+
+enum { ROWS = 24, COLUMNS = 40, WINDOW = 4 };
+
+static void read_activations(const json_t *file, float *x)
+{
+    const json_t *numbers = json_object_get(file, "x");
+    cr_assert_eq(json_array_size(numbers), ROWS * COLUMNS);
+    for (size_t i = 0; i < ROWS * COLUMNS; i++)
+        x[i] = (float)number(numbers, i);
+}
+
+Test(calibrator, averages_and_headroom_are_those_of_another_implementation)
+{
+    float x[ROWS * COLUMNS], counts[QP_BLOCK_BINS] = {0.0f}, absmax = 0.0f;
+    float least[ROWS / WINDOW * COLUMNS], most[ROWS / WINDOW * COLUMNS];
+    size_t i;
+    json_t *item;
+    qp_auto_json json_t *file = json_load_file(SOURCE_DIR "/tests/unit/golden/ranges.json", 0, NULL);
+    read_activations(file, x);
+    for (int w = 0; w < ROWS / WINDOW; w++)
+        for (int c = 0; c < COLUMNS; c++) {
+            float *low = least + w * COLUMNS + c, *high = most + w * COLUMNS + c;
+            *low = *high = x[w * WINDOW * COLUMNS + c];
+            for (int r = 1; r < WINDOW; r++) {
+                *low = fminf(*low, x[(w * WINDOW + r) * COLUMNS + c]);
+                *high = fmaxf(*high, x[(w * WINDOW + r) * COLUMNS + c]);
+            }
+            absmax = fmaxf(absmax, fmaxf(-*low, *high));
+        }
+    near(qp_range_average(ROWS / WINDOW, COLUMNS, least, most, NULL),
+         json_number_value(json_object_get(file, "average")), 1e-6, "average");
+    qp_block_histogram_add(ROWS, COLUMNS, x, counts);
+    json_array_foreach(json_object_get(file, "headroom"), i, item)
+        near(qp_range_headroom(counts, absmax, number(item, 0)), number(item, 1), 1e-6, "headroom");
+    cr_expect_eq(i, 3);
+}
+
+Test(calibrator, blocks_are_binned_at_their_edges)
+{
+    cr_expect_eq(qp_block_bin(1.0f), 256);
+    cr_expect_eq(qp_block_bin(0.999f), 255);
+    cr_expect_eq(qp_block_bin(32.0f), 288); /* 5 octaves are 32 bins */
+    cr_expect_eq(qp_block_bin(0x1p-60f), 0);
+    cr_expect_eq(qp_block_bin(0x1p60f), QP_BLOCK_BINS - 1);
+}
+
+Test(calibrator, headroom_without_anything_is_the_largest)
+{
+    const float counts[QP_BLOCK_BINS] = {0.0f};
+    cr_expect_eq(qp_range_headroom(counts, 3.0f, 16384.0), 3.0f);
 }
