@@ -106,22 +106,14 @@ int qp_site_range(const struct qp_block *block, enum qp_site site, const struct 
 }
 
 /* counts[512] of the blocks of a folded site's samples. */
-static int count_samples(const struct qp_block *block, enum qp_site site, const float *fold, float *counts,
-                         struct qp_error *err)
+static int count_samples(const struct qp_block *block, enum qp_site site, float *counts, struct qp_error *err)
 {
-    const char *name = block->arch->family->sites[site].name;
-    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
-    const struct qp_tensor *found = qp_block_find(block, name, "samples"), *samples;
-    int r = qp_block_get(block, name, "samples", QP_F32, found && found->rank == 2 ? found->shape[0] : 1, in, &samples,
-                         err);
-    float *x = r == 0 ? qp_new_floats(in, "a token's inputs", err) : NULL;
-    if (!x)
-        return r < 0 ? r : QP_ERR_ROOM;
-    for (int64_t t = 0; t < samples->shape[0]; t++) {
-        for (int64_t i = 0; i < in; i++)
-            x[i] = ((const float *)samples->data)[t * in + i] / fold[i];
-        qp_block_histogram_add(1, in, x, counts);
-    }
+    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim), count;
+    float *x;
+    int r = qp_block_samples(block, site, &count, &x, err);
+    if (r < 0)
+        return r;
+    qp_block_histogram_add(count, in, x, counts);
     free(x);
     return 0;
 }
@@ -135,7 +127,7 @@ int qp_site_headroom(const struct qp_block *block, enum qp_site site, double rho
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r >= 0 && fold)
-        r = count_samples(block, site, fold, counts, err);
+        r = count_samples(block, site, counts, err);
     else if (r >= 0) {
         r = qp_block_get(block, block->arch->family->sites[site].name, "block_histogram", QP_F32, QP_BLOCK_BINS, 0,
                          &counted, err);
