@@ -40,14 +40,16 @@ static void port_names(const json_t *ports, char *text, size_t size)
 
 /* ---- edges ---- */
 
-/* The only port, or the only one that takes no feedback; NULL when there are several, or none. */
+/* The only port, or the only one that something has to go through; NULL when there are several, or none. */
 static const json_t *only_port(const json_t *ports)
 {
     const json_t *found = NULL;
     size_t i, count = 0;
     json_t *port;
+    if (json_array_size(ports) == 1)
+        return json_array_get(ports, 0);
     json_array_foreach(ports, i, port)
-        if (!json_is_true(json_object_get(port, "feedback"))) {
+        if (!json_is_true(json_object_get(port, "optional")) && !json_is_true(json_object_get(port, "feedback"))) {
             found = port;
             count++;
         }

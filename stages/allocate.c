@@ -133,6 +133,8 @@ static int open_probes(struct qp_stage *stage, struct state *s, struct qp_error 
 static int open_model(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
     int r = qp_model_open_any(unit, &s->model, err);
+    if (r == 0)
+        r = qp_model_expect_whole(&s->model, err);
     s->passing = r == 0 && !s->model.scheme->budget;
     if (r < 0 || s->passing)
         return r;

@@ -1,6 +1,7 @@
 /* calibrate: runs calibration text through the original network, one block at a time, and adds what stages downstream
  * asked for (stages/calibrate/statistics.h). With feedback the text runs through the quantized blocks as they come
- * back, and each block's statistics are those of what it will see there (stages/calibrate/prefix.h).
+ * back, and each block's statistics are those of what it will see there (stages/calibrate/prefix.h); where layers come
+ * in turns, each site's are those behind the layer's own quantized linears.
  *
  * In and out: blocks; statistics are added under the names of libstage/model/block.h. When nobody asks for anything,
  * blocks pass as they are and no text is read. Memory: one block's weights and statistics; the hidden states of all
@@ -52,6 +53,10 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {
     struct state *s = state;
     s->collecting = qp_statistics_wanted(stage) || qp_stage_wants(stage, "drift");
+    if (s->model.turns && !qp_stage_connected(stage, "feedback"))
+        return qp_fail(err, QP_ERR_INPUT,
+                       "layers come in turns (`true_sequential` of stage load), which is of use only when each comes "
+                       "back quantized: write from: {in: STAGE, feedback: {from: quantize.turns, delay: 1}}");
     if (!s->collecting)
         return 0;
     s->compute = qp_compute(s->choice, &s->model.arch, qp_stage_kernels(stage));
@@ -115,6 +120,10 @@ static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
 {
     qp_auto_unit struct qp_unit *owned = unit;
     struct qp_block block;
+    if (unit->kind == QP_UNIT_MODEL && s->model.turns && !json_object_get(unit->attrs, "turns"))
+        return qp_fail(err, QP_ERR_INPUT,
+                       "layers go out in turns (`true_sequential` of stage load) and come back whole; take them from "
+                       "quantize's other output: feedback: {from: quantize.turns, delay: 1}");
     if (!s->prefix || unit->kind != QP_UNIT_BLOCK)
         return 0;
     int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
@@ -153,6 +162,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .collects = qp_statistics_names,
     .data = "calibration",
     .any_scheme = true,
+    .turns = true,
     .stateful = true,
     .forms = forms,
     .process = process,

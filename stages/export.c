@@ -268,9 +268,7 @@ static void count_original(struct state *s, const struct qp_block *block)
     bool head = block->layer == block->arch->layers;
     for (size_t i = 0; i < block->unit->count; i++) {
         const struct qp_tensor *t = block->unit->tensors[i];
-        const char *dot = strrchr(t->name, '.');
-        bool own = dot && (strcmp(dot, ".weight") == 0 || strcmp(dot, ".bias") == 0);
-        if (own && !(head && strcmp(t->name, tied) == 0))
+        if (qp_tensor_is_own(t) && !(head && strcmp(t->name, tied) == 0))
             s->original_bytes += (uint64_t)t->elements * (uint64_t)qp_dtype_bits(s->model.arch.dtype) / 8;
     }
 }

@@ -2,36 +2,70 @@
  *
  * Out: the model unit, then the embedding, each decoder layer and the head, each with its tensors as they are in the
  * checkpoint: references into the mapped files for safetensors, dequantized tensors for GGUF. Memory: what consumers
- * have not acknowledged of dequantized blocks. */
+ * have not acknowledged of dequantized blocks. With true_sequential each layer goes in turns (libstage/model/turns.h),
+ * which share the tensors. */
+#include <stddef.h>
+
 #include "libstage/include/stage.h"
 #include "libstage/model/checkpoint.h"
+#include "libstage/model/turns.h"
+
+struct state {
+    bool true_sequential;
+};
+
+static const struct qp_param params[] = {
+    {.name = "true_sequential",
+     .type = QP_PARAM_BOOL,
+     .fallback = "false",
+     .help = "send each layer in turns, so that also within it each input is calibrated behind the quantized linears "
+             "before it: q, k, v, then o, then gate, up, then down; needs calibrate's feedback from quantize.turns",
+     .offset = offsetof(struct state, true_sequential)},
+    {0}};
 
 static const char *const provides[] = {"weights", NULL};
 static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the model, block by block"},
                                          {0}};
 
-static int emit_end(struct qp_stage *stage, int64_t blocks, struct qp_error *err)
+/* A unit as it is, or all its turns; takes it over. */
+static int emit(struct qp_stage *stage, const struct state *s, const struct qp_arch *arch, struct qp_unit *unit,
+                struct qp_error *err)
 {
-    struct qp_unit *end;
-    int r = qp_unit_new(QP_UNIT_END, blocks + 1, &end, err);
-    return r < 0 ? r : qp_stage_emit(stage, NULL, end, err);
+    qp_auto_unit struct qp_unit *owned = unit;
+    int turns = s->true_sequential && unit->kind == QP_UNIT_BLOCK ? qp_turns_of(arch, unit->seq - 1) : 1;
+    int r = 0;
+    for (int turn = 1; r == 0 && turn <= turns; turn++) {
+        struct qp_unit *copy;
+        r = qp_unit_copy(unit, &copy, err);
+        if (r == 0)
+            r = qp_stage_pass(stage, copy, s->true_sequential ? qp_turns_label(arch, turn, copy, err) : 0, err);
+    }
+    return r;
 }
 
-static int emit_all(struct qp_stage *stage, struct qp_checkpoint *checkpoint, const struct qp_scheme *scheme,
-                    struct qp_error *err)
+static int emit_end(struct qp_stage *stage, const struct state *s, const struct qp_arch *arch, struct qp_error *err)
+{
+    struct qp_unit *end;
+    int r = qp_unit_new(QP_UNIT_END, qp_arch_blocks(arch) + 1, &end, err);
+    return r < 0 ? r : emit(stage, s, arch, end, err);
+}
+
+static int emit_all(struct qp_stage *stage, const struct state *s, struct qp_checkpoint *checkpoint,
+                    const struct qp_scheme *scheme, struct qp_error *err)
 {
     struct qp_unit *unit;
     int r = qp_checkpoint_model(checkpoint, scheme, &unit, err);
-    if (r < 0 || (r = qp_stage_emit(stage, NULL, unit, err)) < 0)
+    if (r < 0)
         return r;
+    r = qp_stage_pass(stage, unit, s->true_sequential ? qp_turns_announce(unit, err) : 0, err);
     int64_t blocks = qp_arch_blocks(&checkpoint->arch);
-    for (int64_t b = 0; b < blocks; b++) {
+    for (int64_t b = 0; r == 0 && b < blocks; b++) {
         r = qp_checkpoint_block(checkpoint, b, qp_stage_allocator(stage), &unit, err);
-        if (r < 0 || (r = qp_stage_emit(stage, NULL, unit, err)) < 0)
-            return r;
+        if (r == 0)
+            r = emit(stage, s, &checkpoint->arch, unit, err);
         qp_stage_progress(stage, b + 1, blocks);
     }
-    return emit_end(stage, blocks, err);
+    return r < 0 ? r : emit_end(stage, s, &checkpoint->arch, err);
 }
 
 static void report_model(struct qp_stage *stage, const struct qp_checkpoint *checkpoint)
@@ -54,7 +88,6 @@ static int check(const struct qp_checkpoint *checkpoint, struct qp_scheme *schem
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
-    (void)state;
     (void)unit;
     const json_t *context = qp_stage_context(stage);
     struct qp_checkpoint *checkpoint = NULL;
@@ -66,7 +99,7 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
         r = check(checkpoint, scheme, err);
     if (r == 0) {
         report_model(stage, checkpoint);
-        r = emit_all(stage, checkpoint, scheme, err);
+        r = emit_all(stage, state, checkpoint, scheme, err);
     }
     qp_scheme_free(scheme);
     qp_checkpoint_close(checkpoint);
@@ -77,6 +110,8 @@ const struct qp_stage_desc qp_stage_desc = {
     .name = "load",
     .summary = "reads a checkpoint and sends it block by block",
     .version = 1,
+    .state_size = sizeof(struct state),
+    .params = params,
     .outputs = outputs,
     .process = process,
 };

@@ -9,12 +9,14 @@
  * scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate descent on what the
  * method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
  * (quantize/activations.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
- * Memory: one site's moment, factor and weights. */
+ * A layer that comes in turns (libstage/model/turns.h) leaves through `turns` each time, and through `out` when it is
+ * whole. Memory: one site's moment, factor and weights. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "libstage/model/turns.h"
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
 #include "stages/quantize/gptq.h"
@@ -163,7 +165,12 @@ static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"quantized", NULL};
 static const char *const forms[] = {"packed_codes", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks"}, {0}};
-static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same with codes"}, {0}};
+static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same with codes"},
+                                         {.name = "turns",
+                                          .provides = provides,
+                                          .help = "the same as they came, in turns if they did: for feedback",
+                                          .optional = true},
+                                         {0}};
 
 /* What is left of the site's loss, for the log. */
 struct outcome {
@@ -275,14 +282,47 @@ static int quantize(struct qp_stage *stage, void *state, struct qp_block *block,
     if (!qp_block_is_layer(block))
         return 0;
     for (int site = 0; site < QP_SITES && r == 0; site++)
-        r = quantize_site(stage, s, block, (enum qp_site)site, err);
+        if (qp_block_has_turn(block, (enum qp_site)site))
+            r = quantize_site(stage, s, block, (enum qp_site)site, err);
     return r < 0 ? r : qp_quantize_activations(stage, &s->model, &s->calibrator, block, err);
+}
+
+/* Turns are for methods that learn from them. */
+static int start(struct qp_stage *stage, void *state, struct qp_error *err)
+{
+    const struct state *s = state;
+    const struct qp_quantize_options *o = &s->options;
+    (void)stage;
+    if (!s->model.turns || qp_quantize_learns(o))
+        return 0;
+    return qp_fail(err, QP_ERR_INPUT,
+                   "true_sequential: found method: %s, scales: %s without polish, which learn nothing from data, so "
+                   "that its turns would change nothing; expected method: gptq, or polish above 0, or scales: weighted "
+                   "or hessian",
+                   o->method, o->scales);
+}
+
+/* Takes the unit over. */
+static int send(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
+{
+    struct qp_unit *whole;
+    int r = qp_turns_whole(&s->model.arch, unit, &whole, err);
+    if (r < 0) {
+        qp_unit_free(unit);
+        return r;
+    }
+    r = qp_stage_emit(stage, "turns", unit, err);
+    return whole ? qp_stage_pass(stage, whole, r, err) : r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    return qp_stage_blocks(stage, s, unit, &s->model, NULL, quantize, err);
+    int r = qp_stage_work(stage, s, unit, &s->model, start, quantize, err);
+    if (r == 0)
+        return send(stage, s, unit, err);
+    qp_unit_free(unit);
+    return r;
 }
 
 static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
@@ -308,6 +348,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .forms = forms,
+    .turns = true,
     .open = open_,
     .process = process,
 };

@@ -326,6 +326,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .outputs = outputs,
     .any_scheme = true,
+    .turns = true,
     .process = process,
     .close = close_,
 };

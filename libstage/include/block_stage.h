@@ -18,4 +18,8 @@ typedef int qp_work_fn(struct qp_stage *stage, void *state, struct qp_block *blo
 int qp_stage_blocks(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_model *model,
                     qp_start_fn *start, qp_work_fn *work, struct qp_error *err);
 
+/* The same for a stage that passes units on by itself: the unit stays the caller's. */
+int qp_stage_work(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_model *model, qp_start_fn *start,
+                  qp_work_fn *work, struct qp_error *err);
+
 #endif

@@ -77,6 +77,7 @@ struct qp_stage_desc {
     const char *data;         /* the data entry it reads: "calibration", "evaluation"; NULL: none */
     bool data_optional;       /* it works without that entry; else, it is missing only if nobody needs it */
     bool any_scheme;          /* works before the formats of a budget are chosen: model.scheme has none yet */
+    bool turns;               /* works on layers that come in turns (libstage/model/turns.h) */
     bool stateful;            /* process depends on former units */
     int (*open)(struct qp_stage *stage, void *state, struct qp_error *err);
     int (*process)(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err);
@@ -85,8 +86,8 @@ struct qp_stage_desc {
 
 /* ---- what callbacks may call ---- */
 
-/* Sends a unit through an output port (NULL: the only one); takes the unit over, also when it fails. Waits while the
- * consumers have no room. */
+/* Sends a unit through an output port (NULL: the only one, or the only one that is not optional); takes the unit over,
+ * also when it fails. Waits while the consumers have no room. */
 int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err);
 
 /* How a process callback ends that hands its unit on: emits it through the only output when `r` is 0, otherwise frees
@@ -145,8 +146,9 @@ json_t *qp_stage_describe(const struct qp_stage_desc *desc);
 int qp_params_parse(const struct qp_param *params, const json_t *values, void *state, struct qp_error *err);
 
 /* Runs a stage inside the calling process, without sockets: opens it with `params` and `context`, feeds it the units
- * (taken over), and collects what it emits into *out (new array of *count units that the caller frees with free and
- * qp_unit_free). `wants`: NULL-terminated, what downstream asks for. `report` (may be NULL) receives an object. */
+ * (taken over), and collects what leaves its first output into *out (new array of *count units that the caller frees
+ * with free and qp_unit_free). `wants`: NULL-terminated, what downstream asks for. `report` (may be NULL) receives an
+ * object. */
 int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
                   const char *const *wants, struct qp_unit **units, size_t unit_count, struct qp_unit ***out,
                   size_t *count, json_t **report, struct qp_error *err);

@@ -8,20 +8,32 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
+#include "libstage/model/turns.h"
 
 int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
                 struct qp_block *out, struct qp_error *err)
 {
-    if (unit->kind != QP_UNIT_BLOCK || unit->seq < 1 || unit->seq > qp_arch_blocks(arch))
+    const json_t *attr = json_object_get(unit->attrs, "block");
+    int64_t number = attr ? json_integer_value(attr) : unit->seq;
+    int64_t turn = json_integer_value(json_object_get(unit->attrs, "turn"));
+    if (unit->kind != QP_UNIT_BLOCK || number < 1 || number > qp_arch_blocks(arch))
         return qp_fail(err, QP_ERR_INPUT, "found %s unit %lld, expected block 1 to %lld of this model",
-                       qp_unit_kind_name(unit->kind), (long long)unit->seq, (long long)qp_arch_blocks(arch));
-    *out = (struct qp_block){arch, kernels, unit, unit->seq - 2, QP_F32};
+                       qp_unit_kind_name(unit->kind), (long long)number, (long long)qp_arch_blocks(arch));
+    if (turn < 0 || turn > (qp_turns_of(arch, number - 1) > 1 ? QP_SITES : 0))
+        return qp_fail(err, QP_ERR_INPUT, "found block unit %lld in turn %lld, which it has not", (long long)number,
+                       (long long)turn);
+    *out = (struct qp_block){arch, kernels, unit, number - 2, (int)turn, QP_F32};
     return 0;
 }
 
 bool qp_block_is_layer(const struct qp_block *block)
 {
     return block->layer >= 0 && block->layer < block->arch->layers;
+}
+
+bool qp_block_has_turn(const struct qp_block *block, enum qp_site site)
+{
+    return block->turn == 0 || block->turn == (int)site + 1;
 }
 
 const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size)
@@ -166,6 +178,12 @@ int qp_block_norm(const struct qp_block *block, enum qp_norm norm, bool transfor
         gain[i] /= fold[i];
     qp_round_to(block->kernels, arch->dtype, arch->hidden, gain);
     return 0;
+}
+
+bool qp_tensor_is_own(const struct qp_tensor *tensor)
+{
+    const char *dot = strrchr(tensor->name, '.');
+    return dot && (strcmp(dot, ".weight") == 0 || strcmp(dot, ".bias") == 0);
 }
 
 bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const char *stat)

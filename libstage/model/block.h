@@ -36,15 +36,20 @@ struct qp_block {
     const struct qp_kernels *kernels;
     struct qp_unit *unit;
     int64_t layer; /* 0-based decoder layer; -1 the embedding, arch->layers the head */
+    int turn;      /* of a layer that comes in turns (libstage/model/turns.h); 0: whole */
     enum qp_dtype
         compute; /* what products of the loaded layer or head are computed in: QP_F32 unless somebody sets it */
 };
 
-/* The view of a block unit; QP_ERR_INPUT when its seq is none of the model's. */
+/* The view of a block unit; QP_ERR_INPUT when its seq, or its attributes `block` and `turn`, are none of the model's.
+ */
 int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
                 struct qp_block *out, struct qp_error *err);
 
 bool qp_block_is_layer(const struct qp_block *block);
+
+/* Whether this is when a layer's site is calibrated and quantized. */
+bool qp_block_has_turn(const struct qp_block *block, enum qp_site site);
 
 /* The name B.MODULE.WHAT of a tensor of a decoder layer, into text; returns it. */
 const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size);
@@ -59,6 +64,9 @@ int qp_block_bias(const struct qp_block *block, enum qp_linear linear, bool tran
 
 /* gain[hidden]; transformed: divided by the fold and rounded to the model's dtype, as it will be exported. */
 int qp_block_norm(const struct qp_block *block, enum qp_norm norm, bool transformed, float *gain, struct qp_error *err);
+
+/* Whether a tensor is one of the checkpoint's own: a weight, a bias or a gain. */
+bool qp_tensor_is_own(const struct qp_tensor *tensor);
 
 bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const char *stat);
 

@@ -22,18 +22,36 @@ int qp_model_open_any(const struct qp_unit *unit, struct qp_model *out, struct q
         return r;
     qp_scheme_bind(out->scheme, out->arch.dtype);
     out->attrs = json_incref(unit->attrs);
+    out->turns = json_object_get(unit->attrs, "turns") != NULL;
     return 0;
+}
+
+int qp_model_expect_formats(const struct qp_model *model, struct qp_error *err)
+{
+    if (!model->scheme->budget)
+        return 0;
+    return qp_fail(err, QP_ERR_INPUT,
+                   "the scheme is a budget (%s), and its formats are not chosen yet: put stage `allocate` before this "
+                   "one, behind calibrate",
+                   json_string_value(json_object_get(model->scheme->source, "budget")));
+}
+
+int qp_model_expect_whole(const struct qp_model *model, struct qp_error *err)
+{
+    if (!model->turns)
+        return 0;
+    return qp_fail(
+        err, QP_ERR_INPUT,
+        "layers come in turns (`true_sequential` of stage load), each with a part of the statistics, and this "
+        "needs them whole: put it behind quantize, give it `method: none`, or take true_sequential away");
 }
 
 int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err)
 {
     int r = qp_model_open_any(unit, out, err);
-    if (r < 0 || !out->scheme->budget)
-        return r;
-    return qp_fail(err, QP_ERR_INPUT,
-                   "the scheme is a budget (%s), and its formats are not chosen yet: put stage `allocate` before this "
-                   "one, behind calibrate",
-                   json_string_value(json_object_get(out->scheme->source, "budget")));
+    if (r == 0)
+        r = qp_model_expect_formats(out, err);
+    return r < 0 ? r : qp_model_expect_whole(out, err);
 }
 
 void qp_model_close(struct qp_model *model)

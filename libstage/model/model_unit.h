@@ -11,15 +11,19 @@ struct qp_model {
     json_t *attrs; /* the unit's attributes: path, config, tokenizer, scheme, blocks */
     struct qp_arch arch;
     struct qp_scheme *scheme; /* bound to arch.dtype */
+    bool turns;               /* layers come in turns (libstage/model/turns.h) */
 };
 
-/* Reads a model unit (kept by the caller). QP_ERR_INPUT when an attribute is missing or wrong, or when the scheme is a
- * budget. */
+/* Reads a model unit (kept by the caller). QP_ERR_INPUT when an attribute is missing or wrong, when the scheme is a
+ * budget, or when layers come in turns. */
 int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err);
 
-/* The same, and a scheme that is a budget, whose formats stage allocate has yet to choose, is accepted: it quantizes
- * nothing. */
+/* The same, and both are accepted: a budget, whose formats stage allocate has yet to choose, quantizes nothing. */
 int qp_model_open_any(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err);
+
+/* What the first refuses of what the second accepts. */
+int qp_model_expect_formats(const struct qp_model *model, struct qp_error *err);
+int qp_model_expect_whole(const struct qp_model *model, struct qp_error *err);
 
 void qp_model_close(struct qp_model *model); /* a zeroed one is accepted */
 

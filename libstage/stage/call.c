@@ -11,8 +11,11 @@ struct catcher {
 
 static int emit(void *context, size_t port, struct qp_unit *unit, struct qp_error *err)
 {
-    (void)port;
     struct catcher *catch = context;
+    if (port > 0) {
+        qp_unit_free(unit);
+        return 0;
+    }
     if (catch->count == catch->capacity) {
         size_t capacity = catch->capacity ? 2 * catch->capacity : 16;
         struct qp_unit **units = realloc(catch->units, capacity * sizeof *units);

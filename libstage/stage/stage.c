@@ -13,11 +13,21 @@ size_t qp_port_count(const struct qp_port *ports)
     return count;
 }
 
+/* The only one, or the only one that is not optional; -1 when there is none. */
+static int only_port(const struct qp_port *ports, size_t count)
+{
+    int found = count == 1 ? 0 : -1;
+    for (size_t i = 0, required = 0; count > 1 && i < count; i++)
+        if (!ports[i].optional)
+            found = required++ == 0 ? (int)i : -1;
+    return found;
+}
+
 int qp_port_index(const struct qp_port *ports, const char *name)
 {
     size_t count = qp_port_count(ports);
     if (!name)
-        return count == 1 ? 0 : -1;
+        return only_port(ports, count);
     for (size_t i = 0; i < count; i++)
         if (strcmp(ports[i].name, name) == 0)
             return (int)i;

@@ -86,3 +86,21 @@ void qp_unit_remove(struct qp_unit *unit, const char *name)
     qp_tensor_unref(unit->tensors[i]);
     memmove(&unit->tensors[i], &unit->tensors[i + 1], (--unit->count - i) * sizeof(struct qp_tensor *));
 }
+
+int qp_unit_copy(const struct qp_unit *unit, struct qp_unit **out, struct qp_error *err)
+{
+    struct qp_unit *copy;
+    int r = qp_unit_new(unit->kind, unit->seq, &copy, err);
+    if (r < 0)
+        return r;
+    if (json_object_update(copy->attrs, unit->attrs) < 0)
+        r = qp_fail_memory(err, 0, "a unit's attributes");
+    for (size_t i = 0; r == 0 && i < unit->count; i++)
+        r = qp_unit_put(copy, qp_tensor_ref(unit->tensors[i]), err);
+    if (r < 0) {
+        qp_unit_free(copy);
+        return r;
+    }
+    *out = copy;
+    return 0;
+}

@@ -13,7 +13,7 @@ enum qp_unit_kind { QP_UNIT_MODEL = 1, QP_UNIT_BLOCK = 2, QP_UNIT_END = 3 };
 
 struct qp_unit {
     enum qp_unit_kind kind;
-    int64_t seq;   /* 0 for model; block b of the model has seq b + 1; end has blocks + 1 */
+    int64_t seq;   /* 0 for model; block b of the model has seq b + 1; end has blocks + 1 (model/turns.h has more) */
     json_t *attrs; /* an object, never NULL */
     struct qp_tensor **tensors;
     size_t count;
@@ -26,6 +26,9 @@ const char *qp_unit_kind_name(enum qp_unit_kind kind);
 
 int qp_unit_new(enum qp_unit_kind kind, int64_t seq, struct qp_unit **out, struct qp_error *err);
 void qp_unit_free(struct qp_unit *unit); /* NULL is accepted */
+
+/* Another unit of the same kind and seq, with attributes of its own and the same tensors. */
+int qp_unit_copy(const struct qp_unit *unit, struct qp_unit **out, struct qp_error *err);
 
 /* The tensor of that name (borrowed), or NULL. */
 struct qp_tensor *qp_unit_find(const struct qp_unit *unit, const char *name);

@@ -6,7 +6,7 @@
 #include "libstage/base/memory.h"
 
 struct site {
-    struct qp_tensor *sum;  /* [in, in] */
+    struct qp_tensor *sum;  /* [in, in]; NULL: not its turn */
     float *x;               /* [tokens, in]: behind quantized layers */
     int64_t came, compared; /* rows of the part */
 };
@@ -44,7 +44,8 @@ int qp_drift_open(struct qp_stage *stage, const struct qp_block *block, int64_t 
     for (int i = 0; i < QP_SITES && r == 0; i++) {
         int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[i].dim);
         widest = in > widest ? in : widest;
-        r = open_site(stage, block, i, tokens, &drift->sites[i], err);
+        if (qp_block_has_turn(block, (enum qp_site)i))
+            r = open_site(stage, block, i, tokens, &drift->sites[i], err);
     }
     if (r == 0 && !(drift->difference = qp_new_floats(tokens * widest, "a site's inputs", err)))
         r = QP_ERR_ROOM;
@@ -77,6 +78,8 @@ void qp_drift_begin(struct qp_drift *drift)
 void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, const float *x, int64_t rows, int64_t in)
 {
     struct site *s = &drift->sites[site];
+    if (!s->sum)
+        return;
     memcpy(s->x + s->came * in, x, (size_t)(rows * in) * sizeof *x);
     s->came += rows;
 }
@@ -86,6 +89,8 @@ int qp_drift_original(void *context, enum qp_site site, const float *x, int64_t 
     (void)err;
     struct qp_drift *drift = context;
     struct site *s = &drift->sites[site];
+    if (!s->sum)
+        return 0;
     const float *quantized = s->x + s->compared * in;
     for (int64_t i = 0; i < rows * in; i++)
         drift->difference[i] = x[i] - quantized[i];
@@ -98,6 +103,8 @@ int qp_drift_put(struct qp_drift *drift, struct qp_unit *unit, struct qp_error *
 {
     int r = 0;
     for (int i = 0; i < QP_SITES && r == 0; i++) {
+        if (!drift->sites[i].sum)
+            continue;
         r = qp_unit_put(unit, drift->sites[i].sum, err);
         drift->sites[i].sum = NULL;
     }

@@ -11,15 +11,20 @@
 struct qp_prefix {
     const struct qp_model *model;
     const struct qp_text *text;
+    const struct qp_allocator *allocator;
+    struct qp_unit *so_far;               /* of a layer in turns: what the former ones came to; NULL: nothing */
     struct qp_stream quantized, original; /* original: no memory unless drift is wanted */
     int64_t windows;                      /* of a part */
     float *part;                          /* a part's hidden states, on their way through original weights */
 };
 
-/* What a part's inputs are for. */
-struct audience {
+/* What a layer's inputs are for, and what they go through. */
+struct pass {
     struct qp_statistics *statistics;
-    struct qp_drift *drift; /* NULL: not wanted */
+    struct qp_drift *drift;   /* NULL: not wanted */
+    struct qp_layer now, own; /* as it is by this turn; as it was, if that is another */
+    const struct qp_layer *quantized, *original;
+    bool last; /* the original hidden states move on */
 };
 
 static int open_streams(struct qp_stage *stage, struct qp_prefix *p, struct qp_error *err)
@@ -47,6 +52,7 @@ int qp_prefix_open(struct qp_stage *stage, const struct qp_model *model, const s
         return qp_fail_memory(err, sizeof *p, "feedback");
     p->model = model;
     p->text = text;
+    p->allocator = qp_stage_allocator(stage);
     int r = open_streams(stage, p, err);
     if (r < 0) {
         qp_prefix_free(p);
@@ -62,22 +68,23 @@ void qp_prefix_free(struct qp_prefix *prefix)
         return;
     qp_stream_close(&prefix->quantized);
     qp_stream_close(&prefix->original);
+    qp_unit_free(prefix->so_far);
     free(prefix->part);
     free(prefix);
 }
 
 static int take_site(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
-    const struct audience *a = context;
-    if (a->drift)
-        qp_drift_quantized(a->drift, site, x, rows, in);
-    return qp_statistics_site(a->statistics, site, x, rows, in, err);
+    const struct pass *pass = context;
+    if (pass->drift)
+        qp_drift_quantized(pass->drift, site, x, rows, in);
+    return qp_statistics_site(pass->statistics, site, x, rows, in, err);
 }
 
 static int take_cache(void *context, const float *keys, const float *values, int64_t rows, int64_t dim,
                       struct qp_error *err)
 {
-    return qp_statistics_cache(((const struct audience *)context)->statistics, keys, values, rows, dim, err);
+    return qp_statistics_cache(((const struct pass *)context)->statistics, keys, values, rows, dim, err);
 }
 
 static int forward(const struct qp_prefix *p, const struct qp_layer *layer, int64_t windows, float *x,
@@ -87,49 +94,82 @@ static int forward(const struct qp_prefix *p, const struct qp_layer *layer, int6
                             taps, err);
 }
 
-/* The hidden states behind quantized layers stay where they are: they go on when the layer is back, quantized. */
-static int collect_part(struct qp_prefix *p, const struct qp_layer *layer, struct audience *a, int64_t first,
-                        int64_t windows, struct qp_error *err)
+/* A part's hidden states, where a forward may change them. */
+static float *part_of(struct qp_prefix *p, const struct qp_stream *stream, int64_t first, int64_t windows)
 {
     int64_t size = p->text->windows->length * p->model->arch.hidden;
-    struct qp_taps quantized = {.site = take_site, .cache = take_cache, .context = a};
-    struct qp_taps original = {.site = qp_drift_original, .context = a->drift};
-    memcpy(p->part, p->quantized.x + first * size, (size_t)(windows * size) * sizeof *p->part);
-    if (a->drift)
-        qp_drift_begin(a->drift);
-    int r = forward(p, layer, windows, p->part, &quantized, err);
-    if (r == 0 && a->drift)
-        r = forward(p, layer, windows, p->original.x + first * size, &original, err);
-    return r;
+    memcpy(p->part, stream->x + first * size, (size_t)(windows * size) * sizeof *p->part);
+    return p->part;
 }
 
-static int collect_parts(struct qp_prefix *p, struct qp_stage *stage, const struct qp_layer *layer, struct audience *a,
-                         struct qp_error *err)
+/* The hidden states behind quantized layers stay where they are: they go on when the layer is back, quantized. */
+static int collect_part(struct qp_prefix *p, struct pass *pass, int64_t first, int64_t windows, struct qp_error *err)
+{
+    struct qp_taps quantized = {.site = take_site, .cache = take_cache, .context = pass};
+    struct qp_taps original = {.site = qp_drift_original, .context = pass->drift};
+    if (pass->drift)
+        qp_drift_begin(pass->drift);
+    int r = forward(p, pass->quantized, windows, part_of(p, &p->quantized, first, windows), &quantized, err);
+    if (r < 0 || !pass->drift)
+        return r;
+    float *x = pass->last ? p->original.x + first * p->text->windows->length * p->model->arch.hidden
+                          : part_of(p, &p->original, first, windows);
+    return forward(p, pass->original, windows, x, &original, err);
+}
+
+static int collect_parts(struct qp_prefix *p, struct qp_stage *stage, struct pass *pass, struct qp_error *err)
 {
     int64_t count = p->text->windows->count;
     int r = 0;
     for (int64_t first = 0; first < count && r == 0; first += p->windows) {
         if (qp_stage_cancelled(stage))
             return qp_fail(err, QP_ERR_INTERRUPTED, "cancelled");
-        r = collect_part(p, layer, a, first, count - first < p->windows ? count - first : p->windows, err);
+        r = collect_part(p, pass, first, count - first < p->windows ? count - first : p->windows, err);
     }
+    return r;
+}
+
+/* Before anything of a layer is quantized both networks have its original weights. */
+static int load_layers(const struct qp_prefix *p, const struct qp_block *block, struct pass *pass, struct qp_error *err)
+{
+    bool mixed = block->turn > 1;
+    pass->last = block->turn == 0 || block->turn == QP_SITES;
+    pass->quantized = &pass->now;
+    pass->original = mixed ? &pass->own : &pass->now;
+    int r = qp_layer_load(block, mixed ? QP_QUANTIZED : QP_ORIGINAL, p->model->scheme, &pass->now, err);
+    return r == 0 && mixed && p->original.x ? qp_layer_load(block, QP_ORIGINAL, NULL, &pass->own, err) : r;
+}
+
+/* Puts what former turns came to into the unit of this one. */
+static int recall(const struct qp_prefix *p, struct qp_block *block, struct qp_error *err)
+{
+    int r = 0;
+    if (block->turn <= 1)
+        return 0;
+    if (!p->so_far)
+        return qp_fail(err, QP_ERR_INPUT, "turn %d of layer %lld came before the one before it was back", block->turn,
+                       (long long)block->layer);
+    for (size_t i = 0; r == 0 && i < p->so_far->count; i++)
+        r = qp_unit_put(block->unit, qp_tensor_ref(p->so_far->tensors[i]), err);
     return r;
 }
 
 int qp_prefix_collect(struct qp_prefix *p, struct qp_stage *stage, struct qp_block *block,
                       struct qp_statistics *statistics, struct qp_error *err)
 {
-    struct audience a = {.statistics = statistics};
-    struct qp_layer layer = {0};
-    int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
-    if (r == 0 && p->original.x)
-        r = qp_drift_open(stage, block, p->windows * p->text->windows->length, &a.drift, err);
+    struct pass pass = {.statistics = statistics};
+    int r = recall(p, block, err);
     if (r == 0)
-        r = collect_parts(p, stage, &layer, &a, err);
-    if (r == 0 && a.drift)
-        r = qp_drift_put(a.drift, block->unit, err);
-    qp_drift_free(a.drift);
-    qp_layer_free(&layer);
+        r = load_layers(p, block, &pass, err);
+    if (r == 0 && p->original.x)
+        r = qp_drift_open(stage, block, p->windows * p->text->windows->length, &pass.drift, err);
+    if (r == 0)
+        r = collect_parts(p, stage, &pass, err);
+    if (r == 0 && pass.drift)
+        r = qp_drift_put(pass.drift, block->unit, err);
+    qp_drift_free(pass.drift);
+    qp_layer_free(&pass.now);
+    qp_layer_free(&pass.own);
     return r;
 }
 
@@ -138,8 +178,30 @@ int qp_prefix_embed(struct qp_prefix *p, const struct qp_block *embedding, struc
     return p->original.x ? qp_text_embed(p->text, embedding, QP_ORIGINAL, &p->original, err) : 0;
 }
 
+/* Copies, as the unit's own tensors are memory of the stages that made them. */
+static int keep(struct qp_prefix *p, const struct qp_unit *unit, struct qp_error *err)
+{
+    int r = p->so_far ? 0 : qp_unit_new(QP_UNIT_BLOCK, unit->seq, &p->so_far, err);
+    for (size_t i = 0; r == 0 && i < unit->count; i++) {
+        const struct qp_tensor *t = unit->tensors[i];
+        struct qp_tensor *copy;
+        if (qp_tensor_is_own(t) || qp_unit_find(p->so_far, t->name))
+            continue;
+        r = qp_allocate(p->allocator, t->name, t->dtype, t->rank, t->shape, &copy, err);
+        if (r < 0)
+            return r;
+        memcpy(copy->data, t->data, t->bytes);
+        r = qp_unit_put(p->so_far, copy, err);
+    }
+    return r;
+}
+
 int qp_prefix_advance(struct qp_prefix *p, const struct qp_block *block, struct qp_error *err)
 {
+    if (block->turn > 0 && block->turn < QP_SITES)
+        return keep(p, block->unit, err);
+    qp_unit_free(p->so_far);
+    p->so_far = NULL;
     if (block->layer < 0)
         return qp_text_embed(p->text, block, QP_QUANTIZED, &p->quantized, err);
     if (block->layer >= p->model->arch.layers - 1) /* nothing follows that has statistics */

@@ -2,9 +2,14 @@
  * it put out once they are quantized, as they come back from downstream. So each layer is quantized for what it will
  * really see (Frantar et al. 2023, section 4: "quantize block by block, on the inputs of the already quantized ones").
  *
+ * A layer that comes in turns (libstage/model/turns.h) is also calibrated behind its own quantized linears, with what
+ * is known of their activations simulated; the unit gets all that its former turns came to (GPTQ's `true_sequential`:
+ * github.com/IST-DASLab/gptq, llama.py).
+ *
  * Two streams of hidden states: x behind quantized layers, and, when `drift` is wanted, x_original behind original
  * ones. Drift of a site = sum over the tokens of (x_original - x)ᵀ x of the site's inputs, both behind the layer's own
- * original weights. Memory: the streams are mapped files; the inputs of all sites of about 2048 tokens are held. */
+ * original weights (in turns: x behind what is quantized by then). Memory: the streams are mapped files; the inputs of
+ * all sites of about 2048 tokens are held, and of a layer in turns statistics and codes. */
 #ifndef QUANTPIPE_CALIBRATE_PREFIX_H
 #define QUANTPIPE_CALIBRATE_PREFIX_H
 
@@ -27,7 +32,7 @@ int qp_prefix_collect(struct qp_prefix *prefix, struct qp_stage *stage, struct q
 /* The embedding on its way downstream: where the original stream begins. */
 int qp_prefix_embed(struct qp_prefix *prefix, const struct qp_block *embedding, struct qp_error *err);
 
-/* A block that has come back: x moves on through it. */
+/* A block that has come back: x moves on through it, once it is whole. */
 int qp_prefix_advance(struct qp_prefix *prefix, const struct qp_block *block, struct qp_error *err);
 
 #endif

@@ -144,9 +144,10 @@ int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, con
     s->kernels = qp_stage_kernels(stage);
     s->windows = windows->count;
     s->length = windows->length;
-    int r = open_cache(stage, block, s, err);
+    int r = block->turn <= 1 ? open_cache(stage, block, s, err) : 0;
     for (int i = 0; i < QP_SITES && r == 0; i++)
-        r = open_site(stage, block, s, i, err);
+        if (qp_block_has_turn(block, (enum qp_site)i))
+            r = open_site(stage, block, s, i, err);
     if (r < 0) {
         qp_statistics_free(s);
         return r;

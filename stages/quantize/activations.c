@@ -65,10 +65,12 @@ int qp_quantize_activations(struct qp_stage *stage, const struct qp_model *model
         quantized |= (unsigned)(qp_model_scheme(model, block->layer, (enum qp_linear)l) != NULL) << l;
     int r = qp_site_activations(block->arch, block->layer, model->scheme, quantized, specs, err);
     for (int s = 0; r == 0 && s < QP_SITES; s++) {
+        if (!qp_block_has_turn(block, (enum qp_site)s))
+            continue;
         if (qp_spec_is_static(&specs[s]))
             r = fix_range(stage, calibrator, block, (enum qp_site)s, &specs[s].grid, err);
         else if (qp_spec_has_global(&specs[s]))
             r = fix_global(stage, calibrator, block, (enum qp_site)s, err);
     }
-    return r < 0 ? r : fix_cache(stage, &model->scheme->kv_cache, block, err);
+    return r < 0 || block->turn > 1 ? r : fix_cache(stage, &model->scheme->kv_cache, block, err);
 }

@@ -42,11 +42,16 @@ static int load_member(struct qp_site_work *work, enum qp_linear linear, const s
     return qp_block_weight(block, linear, true, m->w, err);
 }
 
-static bool wants_moment(const struct qp_quantize_options *o, const struct qp_site_work *work)
+bool qp_quantize_learns(const struct qp_quantize_options *o)
 {
     bool by_scales = qp_is(o->scales, "weighted") || qp_is(o->scales, "hessian");
+    return qp_is(o->method, "gptq") || qp_polish_sweeps(o) > 0 || by_scales;
+}
+
+static bool wants_moment(const struct qp_quantize_options *o, const struct qp_site_work *work)
+{
     bool optional = qp_is(o->scales, "auto") && qp_block_has_stat(work->block, work->site, "second_moment");
-    return qp_is(o->method, "gptq") || qp_polish_sweeps(o) > 0 || by_scales || optional;
+    return qp_quantize_learns(o) || optional;
 }
 
 static int load_statistics(const struct qp_quantize_options *o, struct qp_site_work *work, struct qp_error *err)

@@ -42,6 +42,9 @@ bool qp_is(const char *text, const char *word);
 
 int64_t qp_polish_sweeps(const struct qp_quantize_options *options);
 
+/* Whether codes depend on the second moment, whatever else chose scales. */
+bool qp_quantize_learns(const struct qp_quantize_options *options);
+
 /* Loads what the options ask for. Nothing to do when there are no members. Close it also after a failure. */
 int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
                  enum qp_site site, struct qp_site_work *out, struct qp_error *err);

@@ -9,6 +9,7 @@
 #include "tests/support/runs.h"
 
 #define SEQUENTIAL "run", PIPELINE, "--profile", "sequential", "--output"
+#define TRUE_SEQUENTIAL "run", PIPELINE, "--profile", "true_sequential", "--output"
 
 TestSuite(sequential, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
 
@@ -129,4 +130,90 @@ Test(sequential, an_interrupt_ends_the_run)
     cr_expect_eq(c.code, 130, "%d\n%s", c.code, c.errors);
     command_free(&c);
     cr_expect_not(qp_exists(output));
+}
+
+/* ---- within blocks as well ---- */
+
+static const json_t *edge_between(const json_t *report, const char *from, const char *to)
+{
+    size_t i;
+    json_t *edge;
+    json_array_foreach(json_object_get(report, "edges"), i, edge)
+        if (strcmp(text(edge, "from"), from) == 0 && strcmp(text(edge, "to"), to) == 0)
+            return edge;
+    cr_assert_fail("no edge from %s to %s", from, to);
+    return NULL;
+}
+
+/* Four turns a layer go round; what leaves are layers, all of whose linears were judged by their own statistics. */
+Test(sequential, every_turn_comes_back_and_whole_layers_leave)
+{
+    static const char *const ways[][2] = {
+        {"load", "calibrate"}, {"search", "quantize"}, {"quantize", "calibrate"}, {"quantize", "validate"}};
+    const char *output = scratch("out");
+    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output));
+    cr_expect_lt(divergence(report), 0.01);
+    for (int i = 0; i < 4; i++) {
+        const json_t *edge = edge_between(report, ways[i][0], ways[i][1]);
+        cr_expect_eq(number(edge, "acknowledged", NULL), i < 3 ? 10 + 6 * 3 : 10, "%s", ways[i][1]);
+    }
+    size_t i;
+    json_t *linear;
+    const json_t *linears = json_object_get(first_output(report), "linears");
+    cr_expect_eq(json_array_size(linears), 6 * 7);
+    json_array_foreach(linears, i, linear) {
+        double loss = number(linear, "site_loss", NULL);
+        cr_expect(loss > 0 && loss < number(linear, "site_loss_rtn", NULL), "%s", text(linear, "name"));
+    }
+}
+
+#define SMALL "--set", "data.calibration.samples=16", "--set", "stages.search.with.method=none"
+
+Test(sequential, the_order_within_a_block_matters_and_time_does_not)
+{
+    const char *once = scratch("once"), *blocks = scratch("blocks"), *turns = scratch("turns"),
+               *again = scratch("again"), *rotated = scratch("rotated");
+    qp_auto_json json_t *a = run(once, WORDS(QUANTPIPE, "run", PIPELINE, "--output", once, SMALL));
+    qp_auto_json json_t *b = run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, SMALL));
+    qp_auto_json json_t *c = run(turns, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, turns, SMALL));
+    qp_auto_json json_t *d = run(again, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, again, SMALL));
+    cr_expect_str_eq(text(first_output(c), "digest"), text(first_output(d), "digest"));
+    cr_expect_str_neq(text(first_output(c), "digest"), text(first_output(a), "digest"));
+    cr_expect_str_neq(text(first_output(c), "digest"), text(first_output(b), "digest"));
+    qp_auto_json json_t *e =
+        run(rotated, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, rotated, SMALL, "--set", "stages.rotate.from=load", "--set",
+                           "stages.calibrate.from.in=rotate", "--set", "scheme=nvfp4-kv-fp8"));
+    cr_expect_lt(divergence(e), 0.02);
+}
+
+/* At three bits, where it shows. */
+Test(sequential, the_order_within_a_block_pays)
+{
+    const char *blocks = scratch("blocks"), *turns = scratch("turns"), *pulled = scratch("pulled");
+    qp_auto_json json_t *a =
+        run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, INT3, "--set", "stages.search.with.method=none"));
+    qp_auto_json json_t *b = run(turns, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, turns, INT3));
+    cr_expect_lt(divergence(b), divergence(a));
+    qp_auto_json json_t *c =
+        run(pulled, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, pulled, INT3, "--set", "stages.quantize.with.pull=0.25"));
+    cr_expect_lt(divergence(c), 0.95 * divergence(a));
+}
+
+Test(sequential, turns_are_refused_where_they_cannot_go)
+{
+    static const struct {
+        const char *set, *message;
+    } wrong[] = {
+        {"stages.calibrate.from.feedback.from=quantize", "feedback: {from: quantize.turns, delay: 1}"},
+        {"stages.calibrate.from=load", "feedback: {from: quantize.turns, delay: 1}"},
+        {"stages.search.with.method=awq", "stage `search`: layers come in turns (`true_sequential` of stage load)"},
+        {"stages.smooth.with.method=smoothquant", "stage `smooth`: layers come in turns"},
+        {"stages.quantize.with.method=rtn", "true_sequential: found method: rtn"},
+        {"stages.export.from=quantize.turns", "stage `export`: layers come in turns"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        const char *output = scratch("out");
+        run_to(3, wrong[i].message, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, "--set", wrong[i].set));
+        cr_expect_not(qp_exists(output));
+    }
 }

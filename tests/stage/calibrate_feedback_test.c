@@ -16,7 +16,7 @@ extern const struct qp_stage_desc qp_stage_desc;
 #define SCHEME                                                               \
     "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"activations\": " \
     "{\"format\": \"int8\", \"granularity\": \"token\"}}"
-enum { TOKENS = 2400, MOST = TINY_FFN, CALLS = 2 * TINY_UNITS };
+enum { TOKENS = 2400, MOST = TINY_FFN, CALLS = 2 * TINY_TURNS };
 
 static const char *const both[] = {"second_moment", "drift", NULL};
 static const char *const moment[] = {"second_moment", "absmax", NULL};
@@ -75,14 +75,26 @@ static void run_layer(struct walk *w, const struct qp_block *block, enum qp_vers
     qp_layer_free(&layer);
 }
 
-/* What the layer's sites see behind the stream's hidden states, which stay as they are. */
-static void look(struct walk *w, const struct qp_block *block)
+/* What the layer's sites see behind the stream's hidden states, which stay as they are: linears that read a site before
+ * `site` are quantized, the others are not. */
+static void look(struct walk *w, const struct qp_block *original, const struct qp_block *quantized, int site)
 {
+    struct qp_error err = {0};
+    struct qp_layer layer, other;
     float *before = malloc(w->stream.bytes);
     struct qp_taps taps = {.site = keep, .context = w};
     memset(w->rows, 0, sizeof w->rows);
     memcpy(before, w->stream.x, w->stream.bytes);
-    run_layer(w, block, QP_ORIGINAL, &taps);
+    cr_assert_eq(qp_layer_load(original, QP_ORIGINAL, NULL, &layer, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_layer_load(quantized, QP_QUANTIZED, w->model.scheme, &other, &err), 0, "%s", err.message);
+    for (int l = 0; l < QP_LINEARS; l++)
+        if ((int)layer.arch->family->linears[l].site < site)
+            layer.weight[l] = other.weight[l];
+    for (int s = 0; s < site; s++)
+        layer.activations[s] = other.activations[s];
+    cr_assert_eq(qp_text_forward(&w->text, &layer, &w->stream, &taps, &err), 0, "%s", err.message);
+    qp_layer_free(&layer);
+    qp_layer_free(&other);
     memcpy(w->stream.x, before, w->stream.bytes);
     free(before);
 }
@@ -104,25 +116,65 @@ static void begin(struct walk *w, struct qp_unit *embedding, enum qp_version ver
 
 /* ---- the stage, between both ---- */
 
-/* Every unit goes in, and comes back quantized before the next. */
-static struct qp_unit **calibrate(const char *const *wants, size_t *count, struct qp_error *err)
+/* Feeds the stage `count` units, each of which comes back from `back` before the next; all are taken over. */
+static int feed(const char *const *wants, struct qp_unit **forth, struct qp_unit **back, size_t count,
+                struct qp_unit ***out, struct qp_error *err)
 {
-    struct qp_unit *forth[TINY_UNITS], *back[TINY_UNITS], *units[CALLS], **out = NULL;
+    size_t emitted = 0;
+    struct qp_unit *units[CALLS];
     const char *ports[CALLS];
     qp_auto_json json_t *context = json_loads("{\"data\": " DATA "}", 0, NULL);
-    tiny_units(SCHEME, false, forth);
-    tiny_units(SCHEME, false, back);
-    tiny_quantize(back);
-    for (int i = 0; i < TINY_UNITS; i++) {
+    for (size_t i = 0; i < count; i++) {
         units[2 * i] = forth[i];
         units[2 * i + 1] = back[i];
         ports[2 * i] = "in";
         ports[2 * i + 1] = "feedback";
     }
-    int r = qp_stage_call_ports(&qp_stage_desc, NULL, context, wants, units, ports, CALLS, &out, count, NULL, err);
-    cr_assert_eq(r, 0, "%s", err->message);
-    cr_assert_eq(*count, TINY_UNITS, "what comes back does not go on");
+    int r =
+        qp_stage_call_ports(&qp_stage_desc, NULL, context, wants, units, ports, 2 * count, out, &emitted, NULL, err);
+    cr_assert(r < 0 || emitted == count, "what comes back does not go on");
+    return r;
+}
+
+static struct qp_unit **calibrate(const char *const *wants, size_t *count, struct qp_error *err)
+{
+    struct qp_unit *forth[TINY_UNITS], *back[TINY_UNITS], **out = NULL;
+    tiny_units(SCHEME, false, forth);
+    tiny_units(SCHEME, false, back);
+    tiny_quantize(back);
+    cr_assert_eq(feed(wants, forth, back, TINY_UNITS, &out, err), 0, "%s", err->message);
+    *count = TINY_UNITS;
     return out;
+}
+
+static bool is_added(const char *name)
+{
+    return strstr(name, "weight_codes") || strstr(name, "weight_scale") || strstr(name, "weight_zero_point");
+}
+
+/* Takes what quantize added for other sites than the turn's out of the unit; the last turn has it all. */
+static void keep_turn(struct qp_unit *unit, int layer, int turn)
+{
+    static const char *const linears[][4] = {{"q_proj", "k_proj", "v_proj"}, {"o_proj"}, {"gate_proj", "up_proj"}};
+    for (size_t i = unit->count; i-- > 0 && turn < QP_SITES;) {
+        bool stays = !is_added(unit->tensors[i]->name);
+        for (int l = 0; l < 3; l++)
+            stays = stays || (linears[turn - 1][l] && strstr(unit->tensors[i]->name, linears[turn - 1][l]));
+        if (!stays)
+            qp_unit_remove(unit, unit->tensors[i]->name);
+    }
+    char codes[128];
+    snprintf(codes, sizeof codes, "model.layers.%d.mlp.down_proj.weight_codes", layer);
+    cr_assert_eq(qp_unit_find(unit, codes) != NULL, turn == QP_SITES);
+}
+
+/* The turns as they come back; takes the units over. */
+static void take_turns_back(struct qp_unit **units, struct qp_unit *out[TINY_TURNS])
+{
+    tiny_turns(units, out);
+    for (int l = 0; l < TINY_LAYERS; l++)
+        for (int turn = 1; turn <= QP_SITES; turn++)
+            keep_turn(out[2 + l * QP_SITES + turn - 1], l, turn);
 }
 
 static const float *find(const struct qp_unit *unit, int layer, const char *site, const char *what)
@@ -169,8 +221,8 @@ Test(calibrate_feedback, statistics_are_those_behind_quantized_layers)
     begin(&xq, quantized[1], QP_QUANTIZED);
     for (int l = 0; l < TINY_LAYERS; l++) {
         struct qp_block original = block_of(&x, out[2 + l]), back = block_of(&x, quantized[2 + l]);
-        look(&x, &original);
-        look(&xq, &original);
+        look(&x, &original, &back, 0);
+        look(&xq, &original, &back, 0);
         for (int s = 0; s < 4; s++) {
             const float *h = find(out[2 + l], l, sites[s], "second_moment"),
                         *d = find(out[2 + l], l, sites[s], "drift");
@@ -209,4 +261,100 @@ Test(calibrate_feedback, what_nobody_wants_is_not_read_of_what_comes_back)
     cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.second_moment"));
     tiny_free(out, count);
     free(out);
+}
+
+/* ---- in turns ---- */
+
+static void calibrate_turns(struct qp_unit ***out)
+{
+    struct qp_error err = {0};
+    struct qp_unit *whole[TINY_UNITS], *quantized[TINY_UNITS], *forth[TINY_TURNS], *back[TINY_TURNS];
+    tiny_units(SCHEME, false, whole);
+    tiny_turns(whole, forth);
+    tiny_units(SCHEME, true, quantized);
+    tiny_quantize(quantized);
+    take_turns_back(quantized, back);
+    cr_assert_eq(feed(both, forth, back, TINY_TURNS, out, &err), 0, "%s", err.message);
+}
+
+static bool has(const struct qp_unit *unit, int layer, const char *module, const char *what)
+{
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.%d.%s.%s", layer, module, what);
+    return qp_unit_find(unit, name) != NULL;
+}
+
+/* A turn has statistics of its site, and what came back with the turns before it: codes, and absmax of all sites. */
+static void expect_content(const struct qp_unit *unit, int layer, int turn)
+{
+    static const char *const linears[] = {"self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"};
+    for (int s = 0; s < QP_SITES; s++) {
+        cr_expect_eq(has(unit, layer, sites[s], "drift"), s == turn - 1, "turn %d, %s", turn, sites[s]);
+        cr_expect_eq(has(unit, layer, sites[s], "absmax"), turn > 1, "turn %d, %s", turn, sites[s]);
+        cr_expect_eq(has(unit, layer, linears[s], "weight_codes"), s < turn - 1, "turn %d, %s", turn, linears[s]);
+        cr_expect(has(unit, layer, linears[s], "weight"));
+    }
+    cr_expect_eq(json_integer_value(json_object_get(unit->attrs, "tokens")), TOKENS);
+}
+
+static double expect_turn(struct walk *x, struct walk *xq, const struct qp_unit *unit, int layer, int site)
+{
+    const float *h = find(unit, layer, sites[site], "second_moment"), *d = find(unit, layer, sites[site], "drift");
+    expect_product(h, xq->inputs[site], NULL, xq->inputs[site], widths[site], sites[site]);
+    return expect_product(d, x->inputs[site], xq->inputs[site], xq->inputs[site], widths[site], sites[site]);
+}
+
+Test(calibrate_feedback, statistics_of_a_turn_are_those_behind_the_layers_own_quantized_linears)
+{
+    struct qp_unit *quantized[TINY_UNITS], **out;
+    struct walk x, xq;
+    calibrate_turns(&out);
+    tiny_units(SCHEME, false, quantized);
+    tiny_quantize(quantized);
+    open_walk(quantized[0], &x);
+    open_walk(quantized[0], &xq);
+    begin(&x, out[1], QP_ORIGINAL);
+    begin(&xq, quantized[1], QP_QUANTIZED);
+    for (int l = 0; l < TINY_LAYERS; l++) {
+        struct qp_block back = block_of(&x, quantized[2 + l]);
+        for (int s = 0; s < QP_SITES; s++) {
+            struct qp_block original = block_of(&x, out[2 + QP_SITES * l + s]);
+            cr_assert(original.layer == l && original.turn == s + 1);
+            expect_content(original.unit, l, s + 1);
+            look(&x, &original, &back, 0);
+            look(&xq, &original, &back, s);
+            double most = expect_turn(&x, &xq, original.unit, l, s);
+            cr_expect(l + s == 0 ? most == 0.0 : most > 0.1, "layer %d drifts by %g", l, most);
+        }
+        run_layer(&x, &back, QP_ORIGINAL, NULL);
+        run_layer(&xq, &back, QP_QUANTIZED, NULL);
+    }
+    close_walk(&x);
+    close_walk(&xq);
+    tiny_free(quantized, TINY_UNITS);
+    tiny_free(out, TINY_TURNS);
+    free(out);
+}
+
+Test(calibrate_feedback, turns_that_come_back_whole_are_refused)
+{
+    struct qp_error err = {0};
+    struct qp_unit *units[TINY_UNITS], *back[TINY_UNITS], *forth[TINY_TURNS], **out;
+    tiny_units(SCHEME, false, units);
+    tiny_units(SCHEME, false, back);
+    tiny_turns(units, forth);
+    cr_expect_eq(feed(both, forth, back, 1, &out, &err), QP_ERR_INPUT);
+    cr_expect(strstr(err.message, "feedback: {from: quantize.turns, delay: 1}"), "%s", err.message);
+    tiny_free(forth + 1, TINY_TURNS - 1);
+    tiny_free(back + 1, TINY_UNITS - 1);
+}
+
+Test(calibrate_feedback, turns_that_do_not_come_back_are_refused)
+{
+    struct qp_unit *units[TINY_UNITS], *forth[TINY_TURNS];
+    size_t count;
+    tiny_units(SCHEME, false, units);
+    tiny_turns(units, forth);
+    tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", both, forth, TINY_TURNS, QP_ERR_INPUT, &count, NULL);
+    cr_expect(strstr(tiny_message, "feedback: {from: quantize.turns, delay: 1}"), "%s", tiny_message);
 }

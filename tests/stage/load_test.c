@@ -11,11 +11,17 @@ extern const struct qp_stage_desc qp_stage_desc;
 
 TestSuite(load, .init = scratch_make, .fini = scratch_drop);
 
-static struct qp_unit **load(const char *model, const char *scheme, int expected, size_t *count, json_t **report)
+static struct qp_unit **load_with(const char *params, const char *model, const char *scheme, int expected,
+                                  size_t *count, json_t **report)
 {
     char context[512];
     snprintf(context, sizeof context, "{\"model\": \"%s\", \"scheme\": %s}", model, scheme);
-    return tiny_call(&qp_stage_desc, NULL, context, NULL, NULL, 0, expected, count, report);
+    return tiny_call(&qp_stage_desc, params, context, NULL, NULL, 0, expected, count, report);
+}
+
+static struct qp_unit **load(const char *model, const char *scheme, int expected, size_t *count, json_t **report)
+{
+    return load_with(NULL, model, scheme, expected, count, report);
 }
 
 Test(load, sends_the_model_block_by_block)
@@ -65,5 +71,32 @@ Test(load, names_a_model_that_is_not_there)
     size_t count;
     struct qp_unit **out = load("/nonexistent/model", "\"int8\"", QP_ERR_INPUT, &count, NULL);
     cr_expect(strstr(tiny_message, "/nonexistent/model"), "%s", tiny_message);
+    free(out);
+}
+
+/* Four units a layer, which share its tensors. */
+Test(load, sends_layers_in_turns_when_asked_to)
+{
+    const char *folder = scratch("model");
+    struct qp_unit **out, *units[TINY_UNITS], *expected[TINY_TURNS];
+    size_t count;
+    tiny_write(folder);
+    tiny_units("\"int8\"", false, units);
+    tiny_turns(units, expected);
+    out = load_with("{\"true_sequential\": true}", folder, "\"int8\"", 0, &count, NULL);
+    cr_assert_eq(count, TINY_TURNS);
+    for (size_t u = 0; u < count; u++) {
+        cr_expect_eq(out[u]->kind, expected[u]->kind);
+        cr_expect_eq(out[u]->seq, (int64_t)u);
+        cr_expect_eq(out[u]->count, expected[u]->count);
+        cr_expect(u == 0 || json_equal(out[u]->attrs, expected[u]->attrs), "unit %zu", u);
+        for (size_t t = 0; t < out[u]->count; t++)
+            cr_expect_eq(out[u]->tensors[t]->storage->where, QP_WHERE_FILE);
+    }
+    cr_expect_eq(json_integer_value(json_object_get(out[0]->attrs, "turns")), QP_SITES);
+    cr_expect_eq(json_integer_value(json_object_get(out[5]->attrs, "block")), 2);
+    cr_expect_eq(json_integer_value(json_object_get(out[5]->attrs, "turn")), 4);
+    tiny_free(out, count);
+    tiny_free(expected, TINY_TURNS);
     free(out);
 }

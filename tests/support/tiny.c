@@ -11,6 +11,7 @@
 #include "libstage/base/random.h"
 #include "libstage/formats/safetensors.h"
 #include "libstage/model/model_unit.h"
+#include "libstage/model/turns.h"
 
 char tiny_message[QP_ERROR_SIZE];
 
@@ -193,6 +194,27 @@ void tiny_quantize(struct qp_unit *units[TINY_UNITS])
                 quantize_linear(&block, (enum qp_linear)i, qp_model_scheme(&model, block.layer, (enum qp_linear)i));
     }
     qp_model_close(&model);
+}
+
+void tiny_turns(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_TURNS])
+{
+    struct qp_error err;
+    struct qp_arch arch;
+    json_t *config = tiny_config();
+    cr_assert_eq(qp_arch_parse(config, "tiny", &arch, &err), 0, "%s", err.message);
+    json_decref(config);
+    cr_assert_eq(qp_turns_announce(units[0], &err), 0);
+    int to = 0;
+    for (int u = 0; u < TINY_UNITS; u++) {
+        int turns = units[u]->kind == QP_UNIT_BLOCK ? qp_turns_of(&arch, u - 1) : 1;
+        for (int turn = 1; turn <= turns; turn++, to++) {
+            cr_assert_eq(qp_unit_copy(units[u], &out[to], &err), 0);
+            cr_assert(u == 0 || qp_turns_label(&arch, turn, out[to], &err) == 0);
+            cr_assert_eq(out[to]->seq, to);
+        }
+    }
+    cr_assert_eq(to, TINY_TURNS);
+    tiny_free(units, TINY_UNITS);
 }
 
 void tiny_write(const char *folder)
