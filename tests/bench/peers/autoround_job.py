@@ -19,6 +19,11 @@ def main():
         options.update(dataset=rows, nsamples=args.samples, seqlen=args.length)
     rounder = AutoRound(str(args.model), bits=4, group_size=args.group, sym=True, device_map="cpu", **options)
     rounder.quantize_and_save(str(args.output), format="auto_round")
+    if not (args.output / "config.json").exists():  # 0.16 makes a folder of its own inside, named by model and format
+        (inside,) = args.output.iterdir()
+        for path in inside.iterdir():
+            path.rename(args.output / path.name)
+        inside.rmdir()
 
 
 if __name__ == "__main__":
