@@ -122,7 +122,8 @@ bool qp_stage_cancelled(const struct qp_stage *stage);
 void qp_stage_progress(struct qp_stage *stage, int64_t done, int64_t total);
 
 /* Puts `value` (reference taken over) under `key` in what the runner makes report.json of. A second call with the same
- * key replaces it, or appends its elements when both are arrays. Keys used: model, outputs, linears, metrics, compute. */
+ * key replaces it, or appends its elements when both are arrays. Keys used: model, outputs, linears, metrics, compute.
+ */
 void qp_stage_report(struct qp_stage *stage, const char *key, json_t *value);
 
 /* A warning for the report: code (a word), where (a tensor, a file) and a message. */

@@ -1,6 +1,5 @@
 #include "stages/quantize/activations.h"
 
-
 #include "libstage/model/scales.h"
 
 static const double clipped_most = 1e-3;
