@@ -6,7 +6,7 @@
 #include "kernels/scratch.h"
 
 /* Integers from BF16 with scales of BF16 or F16 are rounded in registers, a group at a time. Everything else, and rows
- * with infinities, NaN or extreme scales, goes row by row through the other kernels, in the cache.
+ * with infinities, NaN or extreme scales, goes some rows at a time through the other kernels, in the cache.
  *
  * Quotients. x / s has to be rounded as the division rounds it, at several times its speed: y = x * (1 / s), then one
  * step of Newton's method with the exact remainder x - y * s (Markstein 1990). Significands of 8 bits over such of at
@@ -19,7 +19,10 @@
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t lane_halves __attribute__((vector_size(2 * LANES)));
 typedef V_INTEGER vi;
-enum { UNIT = 32 }; /* elements; groups are whole units */
+enum {
+    UNIT = 32,                       /* elements; groups are whole units */
+    PIECE = QP_PARALLEL_ELEMENTS / 2 /* elements that are done at once, on one thread and in its cache */
+};
 
 /* How the codes of a group are stored. */
 enum form { BYTES, BIASED_BYTES, NIBBLES };
@@ -197,24 +200,26 @@ static uint8_t *row_of(const struct qp_rtn *job, int64_t r)
     return (uint8_t *)job->codes + r * width;
 }
 
-static void pack_row(const struct qp_rtn *job, int64_t r, const uint8_t *codes)
+static void pack_rows(const struct qp_rtn *job, int64_t first, int64_t rows, const uint8_t *codes)
 {
-    QP_NAME(qp_pack)(job->grid->bits, 1, job->cols, (const int8_t *)codes, (int32_t *)row_of(job, r));
+    QP_NAME(qp_pack)(job->grid->bits, rows, job->cols, (const int8_t *)codes, (int32_t *)row_of(job, first));
 }
 
-/* By the other kernels; here and below w[cols] and codes[cols] are scratch. */
-static void round_row_slowly(const struct qp_rtn *job, int64_t r, float *w, uint8_t *codes)
+/* Rows first to first + rows - 1 by the other kernels; here and below w[rows, cols] and codes[rows, cols] are scratch.
+ */
+static void round_slowly(const struct qp_rtn *job, int64_t first, int64_t rows, float *w, uint8_t *codes)
 {
-    int64_t cols = job->cols, at = r * qp_groups(cols, job->group);
-    const uint8_t *stored = (const uint8_t *)job->w + r * cols * (qp_dtype_bits(job->dtype) / 8);
+    int64_t cols = job->cols, at = first * qp_groups(cols, job->group);
+    const uint8_t *stored = (const uint8_t *)job->w + first * cols * (qp_dtype_bits(job->dtype) / 8);
+    int8_t *zero = job->zero ? job->zero + at : NULL;
 
     if (!job->packed)
-        codes = row_of(job, r);
-    QP_NAME(qp_to_f32)(job->dtype, cols, stored, w);
-    QP_NAME(qp_qparams)(job->grid, 1, cols, job->group, w, job->scale + at, job->zero ? job->zero + at : NULL);
-    QP_NAME(qp_quantize)(job->grid, 1, cols, job->group, w, job->scale + at, job->zero ? job->zero + at : NULL, codes);
+        codes = row_of(job, first);
+    QP_NAME(qp_to_f32)(job->dtype, rows * cols, stored, w);
+    QP_NAME(qp_qparams)(job->grid, rows, cols, job->group, w, job->scale + at, zero);
+    QP_NAME(qp_quantize)(job->grid, rows, cols, job->group, w, job->scale + at, zero, codes);
     if (job->packed)
-        pack_row(job, r, codes);
+        pack_rows(job, first, rows, codes);
 }
 
 /* What is asked for most, INT4 with BF16 scales in the usual groups, is compiled with all of that as constants. */
@@ -235,7 +240,7 @@ static bool round_row(const struct qp_rtn *job, struct rounding g, int64_t r, fl
     else
         good = round_groups(job, g, job->group, r, w, out);
     if (good && !direct)
-        pack_row(job, r, codes);
+        pack_rows(job, r, 1, codes);
     return good;
 }
 
@@ -243,15 +248,21 @@ void QP_NAME(qp_rtn)(const struct qp_rtn *job)
 {
     const bool fast = is_fast(job);
     const struct rounding g = {qp_limits_of(job->grid), job->grid->scale_dtype, job->grid->symmetric, form_of(job)};
+    const int64_t step = job->cols < PIECE ? PIECE / job->cols : 1; /* each call of the others costs a microsecond */
 
 #pragma omp parallel if (job->rows * job->cols >= QP_PARALLEL_ELEMENTS)
     {
-        float *w = qp_scratch((size_t)job->cols, sizeof *w);
-        uint8_t *codes = qp_scratch((size_t)job->cols, 1);
+        float *w = qp_scratch((size_t)(step * job->cols), sizeof *w);
+        uint8_t *codes = qp_scratch((size_t)(step * job->cols), 1);
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < job->rows; r++)
-            if (!fast || !round_row(job, g, r, w, codes))
-                round_row_slowly(job, r, w, codes);
+        for (int64_t first = 0; first < job->rows; first += step) {
+            int64_t rows = job->rows - first < step ? job->rows - first : step;
+            if (!fast)
+                round_slowly(job, first, rows, w, codes);
+            for (int64_t r = first; fast && r < first + rows; r++)
+                if (!round_row(job, g, r, w, codes))
+                    round_slowly(job, r, 1, w, codes);
+        }
         free(codes);
         free(w);
     }
