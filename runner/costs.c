@@ -144,15 +144,16 @@ static void add_forward(const struct qp_task *t, int64_t layers, bool bf16, stru
         (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim);
 }
 
-/* Loading the first `layers` layers, in float32 or BF16: of a quantized version the weights that are left as they were,
- * codes aside. */
-static void add_layers(const struct qp_task *t, int64_t layers, bool quantized, struct qp_work *out)
+/* Loading the first `layers` layers, in float32 or BF16: of linears that read the first `quantized` sites the weights
+ * that are left as they were, codes aside. */
+static void add_layers(const struct qp_task *t, int64_t layers, int quantized, struct qp_work *out)
 {
     double weights = (double)layers * (double)qp_arch_layer_parameters(t->arch);
     for (int64_t layer = 0; quantized && layer < layers; layer++)
         for (int l = 0; l < QP_LINEARS; l++) {
             struct shape s = shape_of(t->arch, l);
-            weights -= spec_of(t, layer, l) ? (double)s.rows * (double)s.cols : 0;
+            bool coded = (int)t->arch->family->linears[l].site < quantized && spec_of(t, layer, l);
+            weights -= coded ? (double)s.rows * (double)s.cols : 0;
         }
     out->bytes_read += stored_bytes(t->arch, weights);
 }
@@ -194,7 +195,7 @@ static void add_drift(const struct qp_task *t, struct qp_work *out)
 
 /* One forward of the original, up to the last site that has statistics; with feedback, where hidden states go on behind
  * quantized layers, whole ones, another through each quantized layer but the last, and for the drift one more through
- * the original; there moments are taken in float32. */
+ * the original; there moments are taken in float32. A layer in turns has one forward a turn. */
 static bool calibrate(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
@@ -202,18 +203,23 @@ static bool calibrate(const struct qp_task *t, struct qp_work *out)
     if (json_array_size(t->instance->wants) == 0)
         return true;
     add_embedding(t, wants(t, "drift") ? 2 : 1, out);
-    add_forward(t, a->layers, bf16, out);
-    add_layers(t, a->layers, false, out);
+    int turns = t->turns ? QP_SITES : 1;
+    for (int turn = 0; turn < turns; turn++) {
+        add_forward(t, a->layers, bf16, out);
+        add_layers(t, a->layers, turn, out);
+    }
     if (wants(t, "second_moment"))
         add_moments(t, bf16 && !t->feedback, out);
     if (t->feedback) {
         add_forward(t, a->layers - 1, bf16, out);
-        add_layers(t, a->layers - 1, true, out);
+        add_layers(t, a->layers - 1, QP_SITES, out);
     } else
         out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] -=
             qp_gemm_operations(t->windows * t->length, a->hidden, a->ffn);
     if (wants(t, "drift")) {
-        add_forward(t, a->layers, bf16, out);
+        add_forward(t, turns * a->layers, bf16, out);
+        for (int turn = 1; turn < turns; turn++)
+            add_layers(t, a->layers, 0, out);
         add_drift(t, out);
     }
     return true;
@@ -241,7 +247,7 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
     add_embedding(t, 2, out);
     for (int quantized = 0; quantized < 2; quantized++) {
         add_forward(t, a->layers, bf16, out);
-        add_layers(t, a->layers, quantized, out);
+        add_layers(t, a->layers, quantized ? QP_SITES : 0, out);
     }
     out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
         2 * qp_gemm_operations(t->windows * t->length, a->vocab, a->hidden);

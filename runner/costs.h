@@ -17,6 +17,7 @@ struct qp_task {
     bool moments;                       /* blocks carry second moments when they reach it */
     bool scales;                        /* ... and scales that were chosen upstream */
     bool feedback;                      /* its blocks come back to it, quantized */
+    bool turns;                         /* layers reach it in turns (libstage/model/turns.h) */
     const struct qp_kernels *kernels;   /* what the stages will use */
 };
 

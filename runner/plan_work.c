@@ -74,6 +74,12 @@ static bool chooses_scales(const struct qp_instance *in)
     return is_param(in, "method", "clip") || !json_is_false(json_object_get(in->params, "clip"));
 }
 
+/* Stage load with true_sequential. */
+static bool takes_turns(const struct qp_instance *in)
+{
+    return json_is_true(json_object_get(in->params, "true_sequential"));
+}
+
 static bool has_feedback(const struct qp_pipeline *p, size_t index)
 {
     for (size_t e = 0; e < p->edge_count; e++)
@@ -92,6 +98,7 @@ static struct qp_task task_of(const struct qp_plan *plan, size_t index)
                             .moments = upstream(p, index, makes_moments),
                             .scales = upstream(p, index, chooses_scales),
                             .feedback = has_feedback(p, index),
+                            .turns = upstream(p, index, takes_turns),
                             .kernels = qp_kernels_open("cpu")};
 }
 

@@ -101,6 +101,23 @@ Test(floor, plan_and_report_agree, .timeout = 300)
     cr_expect(json_is_null(json_object_get(report, "floor_seconds")));
 }
 
+Test(floor, plan_and_report_agree_where_blocks_go_round, .timeout = 300)
+{
+    static const char *const profiles[] = {"sequential", "true_sequential"};
+    for (int i = 0; i < 2; i++) {
+        const char *output = scratch("out");
+        const char *const pull[] = {"--profile", profiles[i], "--set", "stages.quantize.with.pull=0.25"};
+        qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--json", SHORT,
+                                                 pull[0], pull[1], pull[2], pull[3]));
+        qp_auto_json json_t *report = report_of(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress",
+                                                      "none", SHORT, pull[0], pull[1], pull[2], pull[3]));
+        expect_agreement(plan, report);
+        cr_expect_eq(bytes_read(stage_of(plan, "calibrate")), bytes_read(stage_of(report, "calibrate")));
+        qp_remove_tree(output, NULL);
+        qp_remove_tree(scratch("out.run"), NULL);
+    }
+}
+
 Test(floor, plan_and_report_agree_without_data, .timeout = 300)
 {
     const char *output = scratch("out");
