@@ -43,7 +43,11 @@ static json_t *as_json(void)
                                               "llm_compressor", name_list(p->llm_compressor), "modelopt",
                                               name_list(p->modelopt), "methods", method_list(p->name), "mapping",
                                               json_loads(p->mapping, 0, NULL)));
-    return json_pack("{s:o}", "schemes", list);
+    json_t *absent = json_array();
+    for (const struct qp_preset_absence *a = qp_preset_absences(); a->peer; a++)
+        json_array_append_new(
+            absent, json_pack("{s:s, s:o, s:s}", "of", a->peer, "names", name_list(a->names), "reason", a->reason));
+    return json_pack("{s:o, s:o}", "schemes", list, "absent", absent);
 }
 
 #define INDENT 39
@@ -85,6 +89,13 @@ static int schemes(const struct qp_args *args, struct qp_error *err)
     putchar('\n');
     for (const struct qp_preset *p = qp_presets(); p->name; p++)
         print_preset(p);
+    printf("\nwithout an equivalent\n");
+    for (const struct qp_preset_absence *a = qp_preset_absences(); a->peer; a++) {
+        char title[32];
+        snprintf(title, sizeof title, "%s:", a->peer);
+        print_list(title, a->names, ", ");
+        print_list("  because", a->reason, " ");
+    }
     printf("\nAny of these names is a scheme; -kv-fp8 or -kv-int8 behind it adds a KV cache in that format.\n"
            "search.method=awq stands for --set stages.search.with.method=awq.\n");
     return 0;

@@ -23,7 +23,9 @@ static struct qp_scale_search search_of(const struct qp_grid *grid, const struct
     bool sweep = coarse_scales(grid);
     return (struct qp_scale_search){.grid = grid,
                                     .importance = importance,
-                                    .norm = choice->method == QP_SCALES_MSE ? 2.4 : 2.0,
+                                    .norm = choice->method != QP_SCALES_MSE ? 2.0
+                                            : choice->norm > 0.0            ? choice->norm
+                                                                            : 2.4,
                                     .first = sweep ? 2.0f : 1.0f,
                                     .last = choice->shrink,
                                     .steps = choice->steps,

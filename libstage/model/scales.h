@@ -9,7 +9,7 @@
 /* How the scale of a group is chosen among those of its shrunken range (kernels/scale_search.h). */
 enum qp_scale_method {
     QP_SCALES_MINMAX,   /* the range itself; with four_over_six 1.5 times it where that has the lower sum d^2 */
-    QP_SCALES_MSE,      /* least sum |d|^2.4 (GPTQ's reference, llm-compressor) */
+    QP_SCALES_MSE,      /* least sum |d|^norm */
     QP_SCALES_WEIGHTED, /* least sum diag(H)_j d_j^2 */
     QP_SCALES_HESSIAN,  /* least dᵀ H_g d, H_g the group's diagonal block of H */
 };
@@ -19,6 +19,7 @@ struct qp_scale_choice {
     const float *h; /* [cols, cols] second moment; of WEIGHTED and HESSIAN */
     float shrink;   /* smallest share of the range that is tried: 0.4, say */
     int steps;      /* candidates: 40, say */
+    double norm;    /* of MSE; 0 for 2.4 (GPTQ's reference, llm-compressor), modelopt has 2 */
 };
 
 /* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `grid` is the spec's, with its global scale set.

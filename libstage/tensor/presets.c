@@ -53,15 +53,16 @@ static const struct qp_preset presets[] = {
      WA(G128("int4"), TOKEN("fp8_e4m3"))},
     {"w4afp8-static", "INT4 weights in groups of 128, FP8 E4M3 activations with fixed ranges", "", "",
      WA(G128("int4"), STATIC("fp8_e4m3"))},
-    {"fp8", "FP8 E4M3 weights per tensor, FP8 E4M3 activations with fixed ranges", "FP8", "fp8, FP8_DEFAULT_CFG",
-     WA(TENSOR("fp8_e4m3"), STATIC("fp8_e4m3"))},
+    {"fp8", "FP8 E4M3 weights per tensor, FP8 E4M3 activations with fixed ranges", "FP8",
+     "fp8, fp8_default, FP8_DEFAULT_CFG", WA(TENSOR("fp8_e4m3"), STATIC("fp8_e4m3"))},
     {"fp8-dynamic", "FP8 E4M3 weights per channel, FP8 E4M3 activations per token", "FP8_DYNAMIC",
      "fp8_per_channel_per_token, fp8_pc_pt, FP8_PER_CHANNEL_PER_TOKEN_CFG", WA(CHANNEL("fp8_e4m3"), TOKEN("fp8_e4m3"))},
     {"fp8-block", "FP8 E4M3 weights in blocks of 128x128, FP8 E4M3 activations in groups of 128", "FP8_BLOCK", "",
      WA(BLOCK("fp8_e4m3"), G128("fp8_e4m3"))},
     {"fp8-block-weight-only", "FP8 E4M3 weights in blocks of 128x128", "",
      "fp8_2d_blockwise_weight_only, fp8_pb_wo, FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG", W(BLOCK("fp8_e4m3"))},
-    {"nvfp4", "NVFP4 weights and activations", "NVFP4", "nvfp4, NVFP4_DEFAULT_CFG", WA(F("nvfp4"), F("nvfp4"))},
+    {"nvfp4", "NVFP4 weights and activations", "NVFP4", "nvfp4, nvfp4_default, NVFP4_DEFAULT_CFG",
+     WA(F("nvfp4"), F("nvfp4"))},
     {"nvfp4-weight-only", "NVFP4 weights", "NVFP4A16", "w4a16_nvfp4, W4A16_NVFP4_CFG", W(F("nvfp4"))},
     {"nvfp4-fp8", "NVFP4 weights in groups of 32, FP8 E4M3 activations with fixed ranges", "",
      "w4a8_nvfp4_fp8, W4A8_NVFP4_FP8_CFG", WA(F("nvfp4") ", \"group\": 32", STATIC("fp8_e4m3"))},
@@ -110,11 +111,32 @@ static const struct qp_preset_method methods[] = {
     {"nvfp4_awq_clip, NVFP4_AWQ_CLIP_CFG", "nvfp4", "search.method=clip" RTN},
     {"nvfp4_awq_full, NVFP4_AWQ_FULL_CFG", "nvfp4", AWQ("true")},
     {"nvfp4_mse, nvfp4_w4a4_weight_mse_fp8_sweep, NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG", "nvfp4",
-     "search.method=none" RTN " quantize.scales=mse"},
+     "search.method=none" RTN " quantize.scales=mse quantize.norm=2"},
     {"nvfp4_local_hessian, nvfp4_w4a4_weight_local_hessian, NVFP4_W4A4_WEIGHT_LOCAL_HESSIAN_CFG", "nvfp4",
      "search.method=none" RTN " quantize.scales=hessian"},
-    {"nvfp4_four_over_six", "nvfp4-4over6", "search.method=none" RTN " quantize.scales=minmax"},
+    {"nvfp4_four_over_six, NVFP4_FOUR_OVER_SIX_CFG", "nvfp4-4over6",
+     "search.method=none" RTN " quantize.scales=minmax"},
     {"nvfp4_default_kv_none_gptq", "nvfp4", "search.method=none quantize.method=gptq quantize.order=natural"},
+    {"nvfp4_act_headroom", "nvfp4",
+     "search.method=none" RTN " quantize.scales=minmax quantize.activation_headroom=16384"},
+    {NULL, NULL, NULL},
+};
+
+static const struct qp_preset_absence absences[] = {
+    {"llm-compressor", "UNQUANTIZED", "it quantizes nothing"},
+    {"modelopt", "FP8_KV_CFG", "a KV cache belongs to a scheme: -kv-fp8 behind its name adds one, as in fp8-kv-fp8"},
+    {"modelopt", "NVFP4_KV_CFG, NVFP4_KV_ROTATE_CFG",
+     "KV caches are FP8 or INT8, which the compressed-tensors layout has scales for: -kv-fp8, -kv-int8"},
+    {"modelopt", "FP8_AFFINE_KV_CFG, NVFP4_AFFINE_KV_CFG",
+     "the compressed-tensors layout has no place for the bias of a KV cache: -kv-fp8 is without one"},
+    {"modelopt", "NVFP4_SVDQUANT_DEFAULT_CFG",
+     "the compressed-tensors layout has no place for the two factors beside a matrix"},
+    {"modelopt", "NVFP4_FP8_MHA_CONFIG, nvfp4_fp8_mha",
+     "it quantizes the products inside attention, for diffusion networks; nvfp4-kv-fp8 is the nearest"},
+    {"modelopt",
+     "MAMBA_MOE_FP8_AGGRESSIVE_CFG, MAMBA_MOE_FP8_CONSERVATIVE_CFG, MAMBA_MOE_NVFP4_AGGRESSIVE_CFG, "
+     "MAMBA_MOE_NVFP4_CONSERVATIVE_CFG",
+     "networks with Mamba layers cannot be loaded yet"},
     {NULL, NULL, NULL},
 };
 
@@ -130,6 +152,11 @@ const struct qp_preset *qp_presets(void)
 const struct qp_preset_method *qp_preset_methods(void)
 {
     return methods;
+}
+
+const struct qp_preset_absence *qp_preset_absences(void)
+{
+    return absences;
 }
 
 static bool same_letter(char a, char b)
@@ -181,6 +208,11 @@ static const char *kv_format(const char *name, size_t *length)
 
 static json_t *unknown(const char *name, struct qp_error *err)
 {
+    for (const struct qp_preset_absence *a = absences; a->peer; a++)
+        if (among(a->names, name, strlen(name))) {
+            qp_fail(err, QP_ERR_INPUT, "scheme: %s's preset %s has no equivalent: %s", a->peer, name, a->reason);
+            return NULL;
+        }
     const char *known[sizeof presets / sizeof *presets] = {NULL};
     for (size_t i = 0; presets[i].name; i++)
         known[i] = presets[i].name;

@@ -80,12 +80,20 @@ struct qp_preset_method {
     const char *parameters; /* separated by spaces: "search.method=awq" is --set stages.search.with.method=awq */
 };
 
-/* All presets, ended by a NULL name, and all methods, ended by NULL names. Static. */
+/* Presets of a peer that none of ours stands for, and why. */
+struct qp_preset_absence {
+    const char *peer, *names, *reason;
+};
+
+/* All presets, ended by a NULL name, all methods, ended by NULL names, and all absences, ended by a NULL peer. Static.
+ */
 const struct qp_preset *qp_presets(void);
 const struct qp_preset_method *qp_preset_methods(void);
+const struct qp_preset_absence *qp_preset_absences(void);
 
 /* The mapping of a preset, with its name in it, by any of its names, in any case, "-" and "_" alike. The ending
- * "-kv-fp8" or "-kv-int8" adds a KV cache. A new reference; NULL with `err` described. */
+ * "-kv-fp8" or "-kv-int8" adds a KV cache. A new reference; NULL with `err` described: for a peer's preset that has no
+ * equivalent, why. */
 json_t *qp_preset_mapping(const char *name, struct qp_error *err);
 
 /* Parses a preset name or alias (JSON string), or a mapping with the keys name, weights, activations, kv_cache, ignore,

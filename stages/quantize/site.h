@@ -8,7 +8,7 @@
 /* The stage's parameters. */
 struct qp_quantize_options {
     const char *method, *scales, *order;
-    double shrink, damping, pull;
+    double shrink, norm, damping, pull;
     int64_t steps, block, polish; /* polish: INT64_MIN when the user left it open */
     bool share, reestimate, refit;
 };

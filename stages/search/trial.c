@@ -125,7 +125,7 @@ void trial_prepare(struct trial *t)
 
 int trial_quantize(struct trial *t, const struct member *m, struct qp_error *err)
 {
-    const struct qp_scale_choice choice = {t->clip, t->scaled_h, SHRINK, STEPS};
+    const struct qp_scale_choice choice = {.method = t->clip, .h = t->scaled_h, .shrink = SHRINK, .steps = STEPS};
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < m->rows; r++)
         for (int64_t j = 0; j < t->in; j++)

@@ -90,10 +90,10 @@ Test(quantize_scales, four_over_six_has_a_smaller_global_scale)
 }
 
 /* Sum of squares of what rounding to nearest changes. */
-static double rounding_error(const char *scheme)
+static double rounding_error(const char *scheme, const char *params)
 {
     size_t count;
-    struct qp_unit **out = quantize(scheme, true, "{\"method\": \"rtn\", \"scales\": \"minmax\"}", NULL, &count);
+    struct qp_unit **out = quantize(scheme, true, params, NULL, &count);
     const struct qp_kernels *k = qp_kernels_open("cpu");
     const struct qp_tensor *w = tensor(out, LAYER "mlp.up_proj.weight"),
                            *scale = tensor(out, LAYER "mlp.up_proj.weight_scale"),
@@ -112,9 +112,20 @@ static double rounding_error(const char *scheme)
 
 Test(quantize_scales, four_over_six_rounds_better)
 {
-    double six = rounding_error("{\"weights\": {\"format\": \"nvfp4\"}}");
-    double four = rounding_error("{\"weights\": {\"format\": \"nvfp4\", \"four_over_six\": true}}");
+    const char *minmax = "{\"method\": \"rtn\", \"scales\": \"minmax\"}";
+    double six = rounding_error("{\"weights\": {\"format\": \"nvfp4\"}}", minmax);
+    double four = rounding_error("{\"weights\": {\"format\": \"nvfp4\", \"four_over_six\": true}}", minmax);
     cr_expect(four < 0.95 * six, "four over six %g, six %g", four, six);
+}
+
+/* Of the least sums of powers the one of squares has the least sum of squares. */
+Test(quantize_scales, the_norm_says_what_is_least)
+{
+    const char *nvfp4 = "{\"weights\": {\"format\": \"nvfp4\"}}";
+    double squares = rounding_error(nvfp4, "{\"method\": \"rtn\", \"scales\": \"mse\", \"norm\": 2}");
+    double usual = rounding_error(nvfp4, "{\"method\": \"rtn\", \"scales\": \"mse\"}");
+    double eighth = rounding_error(nvfp4, "{\"method\": \"rtn\", \"scales\": \"mse\", \"norm\": 8}");
+    cr_expect(squares < usual && usual < eighth, "%g, %g, %g", squares, usual, eighth);
 }
 
 Test(quantize_scales, fp8_tensors_that_run_as_one_share_their_scale_unless_told_not_to)

@@ -41,7 +41,7 @@ static struct qp_quant_spec spec_of(enum qp_granularity granularity, bool symmet
 static void choose(const struct qp_kernels *k, const struct qp_quant_spec *spec, enum qp_scale_method method)
 {
     struct qp_error err;
-    const struct qp_scale_choice choice = {method, h, 0.4f, 40};
+    const struct qp_scale_choice choice = {.method = method, .h = h, .shrink = 0.4f, .steps = 40};
     int64_t group = qp_spec_group(spec, COLS);
     cr_assert_eq(qp_choose_scales(k, spec, &spec->grid, ROWS, COLS, w, &choice, scale, zero, &err), 0, "%s",
                  err.message);

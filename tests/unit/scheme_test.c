@@ -94,6 +94,17 @@ Test(scheme, every_name_of_every_preset_means_that_preset_alone)
     }
 }
 
+Test(scheme, presets_without_an_equivalent_say_why)
+{
+    struct qp_error err;
+    for (const struct qp_preset_absence *a = qp_preset_absences(); a->peer; a++) {
+        char first[96];
+        snprintf(first, sizeof first, "%.*s", (int)strcspn(a->names, ","), a->names);
+        cr_expect_null(qp_preset_mapping(first, &err), "%s", first);
+        cr_expect(strstr(err.message, first) && strstr(err.message, a->reason), "%s", err.message);
+    }
+}
+
 /* A format, what it has to become as weights, and how E8M0 exponents follow. */
 Test(scheme, formats_are_the_grids_that_they_name)
 {
