@@ -69,9 +69,10 @@ quantize tiny-mixed pipeline.yaml --set stages.allocate.from=calibrate --set sta
     --set 'scheme={budget: 6.5bits, choose_from: [int4, fp8-dynamic, nvfp4]}'
 checked "$python" "$here/load.py" --prompt "$prompt" --expect "$word" $outputs
 
-# Every other preset that the layout holds, as its ranges alone make it; some forget the months.
+# Every other preset that the layout holds, as its ranges alone make it; some forget the months. Not w2a4 and w3a4: they
+# are so far off (perplexity 1900 and 33) that the last bits of a product move the perplexity by percents.
 outputs=""
-for scheme in int2 int3 int5 int6 int7 int8-weight-only int8-group w2a4 w3a4 w4a4 w2a8 w3a8 w4a8 w5a8 w6a8 w7a8 w4afp8 \
+for scheme in int2 int3 int5 int6 int7 int8-weight-only int8-group w4a4 w2a8 w3a8 w4a8 w5a8 w6a8 w7a8 w4afp8 \
         w4afp8-static fp8-block fp8-block-weight-only nvfp4-weight-only nvfp4-mlp-only nvfp4-omlp-only nvfp4-4over6 mxfp4 \
         mxfp4-weight-only mxfp4-fp8 mxfp4-fp8-static mxfp4-mlp-weight-only mxfp6-weight-only mxfp6-mxfp8 mxfp8 \
         mxfp8-weight-only; do
