@@ -55,7 +55,8 @@ def main():
     for scheme in listed["schemes"]:
         ours["llm-compressor"] |= set(scheme["llm_compressor"])
         ours["modelopt"] |= set(scheme["modelopt"]).union(*(method["modelopt"] for method in scheme["methods"]))
-    absent = {peer: {name for entry in listed["absent"] if entry["of"] == peer for name in entry["names"]} for peer in ours}
+    absent = {peer: {name for entry in listed["absent"] if entry["of"] == peer for name in entry["names"]}
+              for peer in ours}
     for names in (ours, absent):  # modelopt's recipes have names of their own; the constants are what is compared
         names["modelopt"] = {name for name in names["modelopt"] if name.endswith(CONSTANTS)}
     theirs = {"llm-compressor": set(PRESET_SCHEMES), "modelopt": set((HERE / "modelopt.txt").read_text().split())}
