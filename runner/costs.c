@@ -327,20 +327,24 @@ static bool quantize(const struct qp_task *t, struct qp_work *out)
 /* ---- search and smooth ---- */
 
 /* Trials a site gets at least: no scales, then AWQ's grids, or the four starts of joint and, for each of three axes and
- * three widths of step, one step in either direction. */
-static double trials_of(const struct qp_task *t)
+ * three widths of step, one step in either direction. Where rows have scales of their own, a trial can be over after
+ * the first of 16 slices of them. */
+static double trials_of(const struct qp_task *t, const struct qp_quant_spec *spec)
 {
-    double grid = param_number(t, "grid", 20);
+    double grid = param_number(t, "grid", 20), others;
+    bool sliced = spec->granularity != QP_PER_TENSOR && spec->granularity != QP_PER_BLOCK;
     if (param_is(t, "method", "joint"))
-        return 1 + 4 + 3 * 3 * 2;
-    return 1 + (param_is(t, "form", "duo") ? 0 : grid - 1) + (param_is(t, "form", "plain") ? 0 : grid);
+        others = 4 + 3 * 3 * 2;
+    else
+        others = (param_is(t, "form", "duo") ? 0 : grid - 1) + (param_is(t, "form", "plain") ? 0 : grid);
+    return 1 + others / (sliced ? 16 : 1);
 }
 
 /* A trial of a linear rounds it, by clipped ranges or as it is, and takes tr(D H Dᵀ). */
 static void add_trials(const struct qp_task *t, const struct qp_quant_spec *spec, struct shape s, bool folds,
                        bool clips, struct qp_work *out)
 {
-    double trials = folds && !param_is(t, "method", "clip") ? trials_of(t) : 0;
+    double trials = folds && !param_is(t, "method", "clip") ? trials_of(t, spec) : 0;
     struct qp_work candidates = {0};
     if (clips)
         add_scale_search(spec, s, 0.4, 25, param_is(t, "metric", "block"), &candidates);

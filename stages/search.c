@@ -90,15 +90,25 @@ static enum qp_scale_method scale_method(const struct state *s)
     return strcmp(s->metric, "block") == 0 ? QP_SCALES_HESSIAN : QP_SCALES_WEIGHTED;
 }
 
+static int try_ratio(float ratio, const struct profile *p, struct trial *t, bool duo, struct qp_error *err)
+{
+    double loss;
+    propose_awq(p, t, ratio, duo ? 1.0f - ratio : 0.0f);
+    return trial_judge(t, &loss, err);
+}
+
+/* A good candidate found early makes short work of the others: every point of the grid comes once, from coarse to fine.
+ */
 static int try_grid(const struct state *s, const struct profile *p, struct trial *t, bool duo, struct qp_error *err)
 {
+    static const struct {
+        int64_t from, step;
+    } passes[] = {{4, 8}, {2, 4}, {1, 2}, {0, 8}};
+    int64_t first = duo ? 0 : 1; /* plain at ratio 0 is identity */
     int r = 0;
-    double loss;
-    for (int64_t i = duo ? 0 : 1; i < s->grid && r == 0; i++) { /* plain at ratio 0 is identity */
-        float ratio = (float)i / (float)(s->grid - 1);
-        propose_awq(p, t, ratio, duo ? 1.0f - ratio : 0.0f);
-        r = trial_judge(t, &loss, err);
-    }
+    for (size_t k = 0; k < sizeof passes / sizeof *passes; k++)
+        for (int64_t i = first + passes[k].from; i < s->grid && r == 0; i += passes[k].step)
+            r = try_ratio((float)i / (float)(s->grid - 1), p, t, duo, err);
     return r;
 }
 

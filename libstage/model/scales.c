@@ -107,7 +107,7 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
         if (!importance)
             return QP_ERR_ROOM;
         for (int64_t j = 0; j < cols; j++)
-            importance[j] = choice->h[j * cols + j];
+            importance[j] = choice->diagonal ? choice->diagonal[j] : choice->h[j * cols + j];
     }
     struct qp_scale_search s = search_of(grid, choice, importance);
     s.rows = rows;

@@ -16,10 +16,11 @@ enum qp_scale_method {
 
 struct qp_scale_choice {
     enum qp_scale_method method;
-    const float *h; /* [cols, cols] second moment; of WEIGHTED and HESSIAN */
-    float shrink;   /* smallest share of the range that is tried: 0.4, say */
-    int steps;      /* candidates: 40, say */
-    double norm;    /* of MSE; 0 for 2.4 (GPTQ's reference, llm-compressor), modelopt has 2 */
+    const float *h;        /* [cols, cols] second moment; of WEIGHTED and HESSIAN */
+    float shrink;          /* smallest share of the range that is tried: 0.4, say */
+    int steps;             /* candidates: 40, say */
+    double norm;           /* of MSE; 0 for 2.4 (GPTQ's reference, llm-compressor), modelopt has 2 */
+    const float *diagonal; /* [cols], that of h, when it is at hand; WEIGHTED then needs no h */
 };
 
 /* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `grid` is the spec's, with its global scale set.

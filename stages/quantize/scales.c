@@ -20,7 +20,8 @@ static enum qp_scale_method method_of(const struct qp_quantize_options *o, const
 
 static struct qp_scale_choice choice_of(const struct qp_quantize_options *o, const float *h)
 {
-    return (struct qp_scale_choice){method_of(o, h), h, (float)o->shrink, (int)o->steps, o->norm};
+    return (struct qp_scale_choice){
+        .method = method_of(o, h), .h = h, .shrink = (float)o->shrink, .steps = (int)o->steps, .norm = o->norm};
 }
 
 static float absmax(const struct qp_member *m)

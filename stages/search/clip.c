@@ -23,7 +23,7 @@ static int clip_member(struct trial *t, struct qp_block *block, const struct mem
 {
     int64_t shape[2] = {m->group > 0 ? m->rows : 1, qp_groups(t->in, m->group)}, one = 1;
     int rank = m->group > 0 ? 2 : 1;
-    int r = trial_quantize(t, m, err);
+    int r = trial_quantize(t, m, 0, m->rows, err);
     if (r == 0)
         r = put(block, m->linear, "weight_scale", QP_F32, rank, shape, t->scale, allocator, err);
     if (r == 0 && !m->grid.symmetric)

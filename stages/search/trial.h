@@ -6,30 +6,43 @@
 #include "libstage/model/model_unit.h"
 #include "libstage/model/scales.h"
 
+/* A row and what the first candidate lost there. */
+struct ranked {
+    double loss;
+    int64_t row;
+};
+
 /* A linear that is to be quantized, with its weights as they stand. */
 struct member {
     enum qp_linear linear;
     const struct qp_quant_spec *spec;
     struct qp_grid grid; /* the spec's; its global scale belongs to the latest candidate */
     int64_t rows, group, scales;
-    float *w;       /* [rows, in] */
-    float *columns; /* [in], largest |w| of each column */
+    float *w;              /* [rows, in] */
+    float *columns;        /* [in], largest |w| of each column */
+    struct ranked *ranked; /* [rows]: as they stand; behind the first candidate by falling loss */
 };
+
+/* Slices that a site is judged in at most. */
+enum { MOST_SLICES = 16 };
 
 struct trial {
     const struct qp_kernels *kernels;
     enum qp_scale_method clip; /* how scales are chosen */
-    int64_t in;
+    int64_t in, slices;        /* 1 where a member's scales span rows */
     struct member members[QP_LINEARS];
     int count;
     float *h;                /* [in, in] */
-    float *scaled_h;         /* [in, in], of the candidate */
+    float *scaled_h;         /* [in, in], of the candidate; NULL unless scales are chosen by blocks of H */
     float *s, *best;         /* [in] each: the candidate, the best so far */
-    float *scaled, *scratch; /* [largest rows, in] */
-    float *scale;            /* of the latest member */
+    float *diagonal;         /* [in], of the candidate's H */
+    float *scaled, *scratch; /* [most rows, in] */
+    float *scale;            /* of the latest rows that were quantized */
     int8_t *zero;
     uint8_t *codes;
-    double best_loss; /* INFINITY before the first candidate */
+    double *losses;                /* [most rows] */
+    double best_loss;              /* INFINITY before the first candidate */
+    double best_sums[MOST_SLICES]; /* its losses up to the end of each slice */
 };
 
 /* Takes the quantized linears of a site and its second moment, folds applied. */
@@ -37,13 +50,16 @@ int trial_open(struct trial *t, const struct qp_model *model, const struct qp_bl
                enum qp_scale_method clip, struct qp_error *err);
 void trial_close(struct trial *t);
 
-/* W diag(s) of a member in t->scaled, its scales in t->scale and t->zero, its codes in t->codes. trial_prepare goes
- * before: H of the candidate t->s, and the global scales that fused linears share. */
+/* The rows in places [first, first + rows) of W diag(s) of a member in t->scaled, their scales in t->scale and t->zero,
+ * their codes in t->codes. trial_prepare goes before: what of H the choice of scales looks at for the candidate t->s,
+ * and the global scales that fused linears share. */
 void trial_prepare(struct trial *t);
-int trial_quantize(struct trial *t, const struct member *m, struct qp_error *err);
+int trial_quantize(struct trial *t, const struct member *m, int64_t first, int64_t rows, struct qp_error *err);
 
 /* *loss = sum over the members of tr(D H Dᵀ), D = dequantize(quantize(W diag(s))) diag(s)⁻¹ - W, for the candidate
- * t->s, which is kept in t->best when it is the best so far. */
+ * t->s, which is kept in t->best when it is the best so far. Rows lose independently of each other, and those where the
+ * first candidate lost most go first, in slices. Between two of them a candidate is given up, with *loss INFINITY, when
+ * it would have to lose a fifth less than the best does in all rows that are left to become the best. */
 int trial_judge(struct trial *t, double *loss, struct qp_error *err);
 
 #endif

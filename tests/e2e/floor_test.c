@@ -65,8 +65,8 @@ static double bytes_read(const json_t *stage)
     return json_number_value(json_object_get(json_object_get(stage, "work"), "bytes_read"));
 }
 
-/* The plan's formulas and the kernels' counters. Steps of a descent (solve) depend on the weights: the plan is the
- * least there. */
+/* The plan's formulas and the kernels' counters. Steps of a descent (solve) and how soon a candidate of search is given
+ * up depend on the weights: the plan is the least there. */
 static void expect_agreement(const json_t *plan, const json_t *report)
 {
     static const char *const kinds[] = {"gemm",           "gemm_bf16", "gemm_int8",   "attention",
@@ -79,8 +79,9 @@ static void expect_agreement(const json_t *plan, const json_t *report)
         cr_assert(planned && json_is_object(json_object_get(planned, "work")), "%s", name);
         for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
             double counted = operations(done, kinds[k]), said = operations(planned, kinds[k]);
-            cr_expect(said >= 0.97 * counted && said <= 1.03 * counted, "%s, %s: planned %g, counted %g", name,
-                      kinds[k], said, counted);
+            bool least = strcmp(name, "search") == 0;
+            cr_expect((least || said >= 0.97 * counted) && said <= 1.03 * counted, "%s, %s: planned %g, counted %g",
+                      name, kinds[k], said, counted);
         }
         cr_expect_leq(operations(planned, "solve"), operations(done, "solve"), "%s", name);
     }
