@@ -20,6 +20,12 @@ static void linear_bf16(int64_t m, int64_t n, int64_t k, const uint16_t *x, cons
     inner.linear_bf16(m, n, k, x, w, add, y);
 }
 
+static void linear_int8(const struct qp_linear_int8 *l)
+{
+    qp_work_add(QP_WORK_GEMM_INT8, qp_gemm_operations(l->m, l->n, l->k));
+    inner.linear_int8(l);
+}
+
 static void attention(const struct qp_attention *a)
 {
     qp_work_add(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
@@ -91,6 +97,7 @@ void qp_kernels_count(struct qp_kernels *table)
     inner = *table;
     table->gemm = gemm;
     table->linear_bf16 = linear_bf16;
+    table->linear_int8 = linear_int8;
     table->attention = attention;
     table->attention_bf16 = attention_bf16;
     table->second_moment = second_moment;

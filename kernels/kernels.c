@@ -10,14 +10,15 @@
 #include "kernels/counted.h"
 #include "kernels/cpu/cpu.h"
 
-#define REFERENCE                                                                                                      \
-    .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref,  \
-    .linear_bf16 = qp_linear_bf16_ref, .second_moment_bf16 = qp_second_moment_bf16_ref,                                \
-    .rms_norm_bf16 = qp_rms_norm_bf16_ref, .attention_bf16 = qp_attention_bf16_ref, .swiglu_bf16 = qp_swiglu_bf16_ref, \
-    .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,    \
-    .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,        \
-    .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,               \
-    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,          \
+#define REFERENCE                                                                                                     \
+    .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref, \
+    .linear_bf16 = qp_linear_bf16_ref, .linear_int8 = qp_linear_int8_ref,                                             \
+    .second_moment_bf16 = qp_second_moment_bf16_ref, .rms_norm_bf16 = qp_rms_norm_bf16_ref,                           \
+    .attention_bf16 = qp_attention_bf16_ref, .swiglu_bf16 = qp_swiglu_bf16_ref, .mirror = qp_mirror_ref,              \
+    .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,                            \
+    .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,       \
+    .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,              \
+    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,         \
     .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref
 
 static struct qp_kernels tables[] = {
@@ -49,6 +50,11 @@ static bool has_bf16(void)
 {
     return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
+
+static bool has_int8(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
 #endif
 
 static void use_libraries(struct qp_kernels *table)
@@ -78,6 +84,9 @@ static void fill(void)
     }
     if (usable[AVX512] && has_bf16())
         qp_kernels_fill_bf16(&tables[CPU]);
+    tables[CPU].int8 = usable[AVX512] && has_int8();
+    if (tables[CPU].int8)
+        tables[CPU].linear_int8 = qp_linear_int8_cpu;
     extensions = tables[CPU].bf16 ? "AVX-512 with BF16"
                  : usable[AVX512] ? "AVX-512"
                  : usable[AVX2]   ? "AVX2"

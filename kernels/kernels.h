@@ -15,6 +15,7 @@
 #include "kernels/convert.h"
 #include "kernels/gemm.h"
 #include "kernels/gptq.h"
+#include "kernels/linear_int8.h"
 #include "kernels/logits.h"
 #include "kernels/pack.h"
 #include "kernels/polish.h"
@@ -29,10 +30,12 @@
 struct qp_kernels {
     const char *backend; /* "ref", "cpu", "avx2" or "avx512" */
     bool bf16;           /* products of BF16 are faster than those of float32 */
+    bool int8;           /* products of INT8 are */
     qp_convert_fn *to_f32;
     qp_convert_fn *from_f32;
     qp_gemm_fn *gemm;
     qp_linear_bf16_fn *linear_bf16;
+    qp_linear_int8_fn *linear_int8;
     qp_second_moment_fn *second_moment;
     qp_second_moment_bf16_fn *second_moment_bf16;
     qp_mirror_fn *mirror;

@@ -76,15 +76,21 @@ static struct shape shape_of(const struct qp_arch *arch, int linear)
     return (struct shape){qp_arch_dim(arch, d->out), qp_arch_dim(arch, d->in)};
 }
 
-/* How a linear's weights will be quantized; NULL: they stay. Of a budget the first format there is to choose. */
-static const struct qp_quant_spec *spec_of(const struct qp_task *t, int64_t layer, int linear)
+/* How a linear will be quantized; NULL: its weights stay. Of a budget the first format there is to choose. */
+static const struct qp_linear_scheme *scheme_of(const struct qp_task *t, int64_t layer, int linear)
 {
     char module[256];
     qp_module_name(t->arch, layer, linear, module, sizeof module);
     if (t->scheme->budget)
-        return &t->scheme->budget->candidates[0].scheme.weights;
+        return &t->scheme->budget->candidates[0].scheme;
     const struct qp_linear_scheme *scheme = qp_scheme_for(t->scheme, module);
-    return scheme && scheme->weights.enabled ? &scheme->weights : NULL;
+    return scheme && scheme->weights.enabled ? scheme : NULL;
+}
+
+static const struct qp_quant_spec *spec_of(const struct qp_task *t, int64_t layer, int linear)
+{
+    const struct qp_linear_scheme *scheme = scheme_of(t, layer, linear);
+    return scheme ? &scheme->weights : NULL;
 }
 
 static bool quantizes_site(const struct qp_task *t, int64_t layer, int site)
@@ -135,11 +141,26 @@ static bool computes_bf16(const struct qp_task *t)
     return choice && qp_compute(choice, t->arch, t->kernels) == QP_BF16;
 }
 
-static void add_forward(const struct qp_task *t, int64_t layers, bool bf16, struct qp_work *out)
+/* The product of a quantized linear where that is one of codes, else 0. */
+static double code_operations(const struct qp_task *t, int64_t layer, int linear)
+{
+    struct shape s = shape_of(t->arch, linear);
+    const struct qp_linear_scheme *scheme = scheme_of(t, layer, linear);
+    bool codes = scheme && qp_multiplies_int8(t->kernels, scheme, s.cols);
+    return codes ? qp_gemm_operations(t->windows * t->length, s.rows, s.cols) : 0;
+}
+
+/* Through the first `layers` layers, whose linears that read the first `quantized` sites are quantized. */
+static void add_forward(const struct qp_task *t, int64_t layers, int quantized, bool bf16, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
+    double codes = 0;
+    for (int64_t layer = 0; quantized && layer < layers; layer++)
+        for (int l = 0; l < QP_LINEARS; l++)
+            codes += (int)a->family->linears[l].site < quantized ? code_operations(t, layer, l) : 0;
+    out->operations[QP_WORK_GEMM_INT8] += codes;
     out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
-        (double)layers * qp_layer_gemm_operations(a, t->windows * t->length);
+        (double)layers * qp_layer_gemm_operations(a, t->windows * t->length) - codes;
     out->operations[bf16 ? QP_WORK_ATTENTION_BF16 : QP_WORK_ATTENTION] +=
         (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim);
 }
@@ -205,19 +226,19 @@ static bool calibrate(const struct qp_task *t, struct qp_work *out)
     add_embedding(t, wants(t, "drift") ? 2 : 1, out);
     int turns = t->turns ? QP_SITES : 1;
     for (int turn = 0; turn < turns; turn++) {
-        add_forward(t, a->layers, bf16, out);
+        add_forward(t, a->layers, turn, bf16, out);
         add_layers(t, a->layers, turn, out);
     }
     if (wants(t, "second_moment"))
         add_moments(t, bf16 && !t->feedback, out);
     if (t->feedback) {
-        add_forward(t, a->layers - 1, bf16, out);
+        add_forward(t, a->layers - 1, QP_SITES, bf16, out);
         add_layers(t, a->layers - 1, QP_SITES, out);
     } else
         out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] -=
             qp_gemm_operations(t->windows * t->length, a->hidden, a->ffn);
     if (wants(t, "drift")) {
-        add_forward(t, turns * a->layers, bf16, out);
+        add_forward(t, turns * a->layers, 0, bf16, out);
         for (int turn = 1; turn < turns; turn++)
             add_layers(t, a->layers, 0, out);
         add_drift(t, out);
@@ -245,9 +266,9 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
     if (t->windows == 0)
         return true;
     add_embedding(t, 2, out);
-    for (int quantized = 0; quantized < 2; quantized++) {
-        add_forward(t, a->layers, bf16, out);
-        add_layers(t, a->layers, quantized ? QP_SITES : 0, out);
+    for (int quantized = 0; quantized <= QP_SITES; quantized += QP_SITES) {
+        add_forward(t, a->layers, quantized, bf16, out);
+        add_layers(t, a->layers, quantized, out);
     }
     out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
         2 * qp_gemm_operations(t->windows * t->length, a->vocab, a->hidden);

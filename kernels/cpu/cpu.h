@@ -1,6 +1,6 @@
 /* The fast CPU functions. Those of this folder stand on oneDNN and OpenBLAS, which choose by CPUID themselves; those of
- * vector/ are compiled once for each instruction set below, with the set's name for a suffix; those of bf16/ for
- * AVX-512 with its BF16 products alone. */
+ * vector/ are compiled once for each instruction set below, with the set's name for a suffix; those of bf16/ and int8/
+ * for AVX-512 with its products of BF16 or INT8 alone. */
 #ifndef QUANTPIPE_KERNELS_CPU_H
 #define QUANTPIPE_KERNELS_CPU_H
 
@@ -19,6 +19,9 @@ qp_cholesky_fn qp_inverse_factor_cpu;
 /* BF16 by oneDNN, for CPUs that have instructions for it; and by way of float32, for the others. */
 qp_linear_bf16_fn qp_linear_bf16_cpu, qp_linear_bf16_wide;
 qp_second_moment_bf16_fn qp_second_moment_bf16_wide;
+
+/* INT8 by oneDNN, which is exact where the CPU adds such products in 32 bits: AVX-512 with VNNI. */
+qp_linear_int8_fn qp_linear_int8_cpu;
 
 /* Overwrites the entries of a table that vector/ has functions for; the CPU must have the instruction set. */
 void qp_kernels_fill_avx2(struct qp_kernels *table);

@@ -140,6 +140,10 @@ extern const char *const qp_compute_choices[];
 enum qp_dtype qp_compute(const char *choice, const struct qp_arch *arch, const struct qp_kernels *kernels);
 const char *qp_compute_name(enum qp_dtype compute); /* as a choice */
 
+/* Whether a linear that is quantized so, with `cols` inputs, multiplies the codes of its weights with those of its
+ * activations: integers on both sides whose scales do not change within a sum, where that is faster. */
+bool qp_multiplies_int8(const struct qp_kernels *kernels, const struct qp_linear_scheme *scheme, int64_t cols);
+
 /* Everything that a decoder layer's forward needs. Between products there are float32 numbers; with QP_BF16 the inputs
  * of products, sites and attention's operands are rounded to BF16. */
 struct qp_layer {
@@ -149,9 +153,11 @@ struct qp_layer {
     float *norm[QP_NORMS];
     float *weight[QP_LINEARS];                  /* of QP_F32 */
     const uint16_t *bf16[QP_LINEARS];           /* of QP_BF16; may point into the block's unit */
+    struct qp_quantized int8[QP_LINEARS];       /* codes that are multiplied with the activations' codes, in place of a
+                                                   weight above; they point into the block's unit. codes NULL: none */
     float *bias[QP_LINEARS];                    /* NULL: none */
-    struct qp_quant_spec activations[QP_SITES]; /* simulated at the site's input; of QP_QUANTIZED only. NVFP4: with its
-                                                   global scale */
+    struct qp_quant_spec activations[QP_SITES]; /* at the site's input, simulated unless codes are multiplied; of
+                                                   QP_QUANTIZED only. NVFP4: with its global scale */
     float input_scale[QP_SITES];                /* of those with one fixed range */
     struct qp_quant_spec cache;                 /* of keys and values, likewise */
     float key_scale, value_scale;
@@ -161,7 +167,7 @@ struct qp_layer {
 /* QP_QUANTIZED is what a reader of the exported checkpoint computes: linears without codes are taken transformed
  * and rounded to the model's dtype. It alone needs `scheme`: the activations of a site are
  * quantized when one of its linears has codes; linears of a site that have codes have to agree on them (QP_ERR_INPUT).
- */
+ * Where codes are multiplied (qp_multiplies_int8) they are not dequantized, and the unit has to outlive the layer. */
 int qp_layer_load(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,
                   struct qp_layer *out, struct qp_error *err);
 void qp_layer_free(struct qp_layer *layer);

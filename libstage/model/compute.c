@@ -15,3 +15,12 @@ const char *qp_compute_name(enum qp_dtype compute)
 {
     return compute == QP_BF16 ? "bf16" : "fp32";
 }
+
+bool qp_multiplies_int8(const struct qp_kernels *kernels, const struct qp_linear_scheme *scheme, int64_t cols)
+{
+    const struct qp_quant_spec *w = &scheme->weights, *x = &scheme->activations;
+    if (!kernels->int8 || !w->enabled || !x->enabled || w->grid.codes != QP_I8 || x->grid.codes != QP_I8)
+        return false;
+    int64_t group = qp_spec_group(x, cols);
+    return qp_spec_group(w, cols) >= cols && (group == 0 || group >= cols) && cols <= QP_LINEAR_INT8_DEPTH;
+}

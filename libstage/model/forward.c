@@ -52,10 +52,13 @@ struct chunk {
 
 /* Buffers of a chunk; what attention needs and what the MLP needs share memory. Inputs of sites are float32 or BF16, as
  * the layer computes. In BF16 each is there only after its predecessor has been used, and between them there is room
- * for one in float32 where q or gate will be, or was. */
+ * for one in float32 where q or gate will be, or was. Linears that multiply codes find those of their input beside it,
+ * with a scale and a zero point a row. */
 struct buffers {
     void *normed, *mixed, *gated;
     float *q, *k, *v, *gate, *up, *wide;
+    int8_t *codes, *zero;
+    float *scale;
 };
 
 static int64_t most(int64_t a, int64_t b)
@@ -63,12 +66,23 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* Of one token: floats of the inputs of sites, if they are by themselves, and of all else. */
+static int64_t widest_input(const struct qp_arch *arch)
+{
+    return most(most(arch->hidden, arch->ffn), qp_arch_dim(arch, QP_DIM_Q));
+}
+
+/* Of one token: floats of the inputs of sites, if they are by themselves, of their codes, and of all else. */
 static int64_t input_floats(const struct qp_layer *layer)
 {
-    const struct qp_arch *arch = layer->arch;
-    int64_t widest = most(most(arch->hidden, arch->ffn), qp_arch_dim(arch, QP_DIM_Q));
-    return layer->compute == QP_BF16 ? (widest + 1) / 2 : arch->hidden;
+    return layer->compute == QP_BF16 ? (widest_input(layer->arch) + 1) / 2 : layer->arch->hidden;
+}
+
+static int64_t code_floats(const struct qp_layer *layer)
+{
+    bool any = false;
+    for (int l = 0; l < QP_LINEARS; l++)
+        any = any || layer->int8[l].codes;
+    return any ? (widest_input(layer->arch) + 3) / 4 + 2 : 0;
 }
 
 static int64_t shared_floats(const struct qp_layer *layer)
@@ -80,14 +94,14 @@ static int64_t shared_floats(const struct qp_layer *layer)
 
 static uint64_t buffer_floats(const struct qp_layer *layer, int64_t rows)
 {
-    return (uint64_t)((input_floats(layer) + shared_floats(layer)) * rows);
+    return (uint64_t)((input_floats(layer) + shared_floats(layer) + code_floats(layer)) * rows);
 }
 
 static struct buffers buffers_in(float *memory, const struct qp_layer *layer, int64_t rows)
 {
     const struct qp_arch *arch = layer->arch;
     int64_t q = qp_arch_dim(arch, QP_DIM_Q) * rows, kv = qp_arch_dim(arch, QP_DIM_KV) * rows;
-    float *shared = memory + input_floats(layer) * rows;
+    float *shared = memory + input_floats(layer) * rows, *scale = shared + shared_floats(layer) * rows;
     bool bf16 = layer->compute == QP_BF16;
     return (struct buffers){
         .normed = memory,
@@ -99,6 +113,9 @@ static struct buffers buffers_in(float *memory, const struct qp_layer *layer, in
         .gate = shared,
         .up = shared + arch->ffn * rows,
         .wide = shared,
+        .scale = scale,
+        .zero = (int8_t *)(scale + rows),
+        .codes = (int8_t *)(scale + 2 * rows),
     };
 }
 
@@ -129,16 +146,64 @@ static void quantize_activations(const struct chunk *c, enum qp_site site, int64
         c->layer->kernels->fake_quantize(&spec->grid, step, n, group, x + row * n);
 }
 
-static int reach_float_site(const struct chunk *c, enum qp_site site, int64_t n, float *x, struct qp_error *err)
+/* Whether a linear of the site multiplies codes, or whether one does not. */
+static bool has_linear(const struct qp_layer *layer, enum qp_site site, bool coded)
+{
+    for (int l = 0; l < QP_LINEARS; l++)
+        if (layer->arch->family->linears[l].site == site && coded == (layer->int8[l].codes != NULL))
+            return true;
+    return false;
+}
+
+/* The first row's scale and zero point to all. */
+static void spread(int64_t rows, float *scale, int8_t *zero)
+{
+    for (int64_t i = 1; i < rows; i++) {
+        scale[i] = scale[0];
+        zero[i] = zero[0];
+    }
+}
+
+/* One scale and zero point a row, whatever it is that has one range. */
+static void find_ranges(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, const float *x)
+{
+    const struct qp_layer *layer = c->layer;
+    const struct qp_quant_spec *spec = &layer->activations[site];
+    if (qp_spec_is_static(spec)) {
+        b->scale[0] = layer->input_scale[site];
+        b->zero[0] = 0;
+        spread(c->rows, b->scale, b->zero);
+    } else if (qp_spec_group(spec, n))
+        layer->kernels->qparams(&spec->grid, c->rows, n, n, x, b->scale, b->zero);
+    else
+        for (int64_t row = 0; row < c->rows; row += c->length) {
+            layer->kernels->qparams(&spec->grid, c->length, n, 0, x + row * n, b->scale + row, b->zero + row);
+            spread(c->length, b->scale + row, b->zero + row);
+        }
+}
+
+static void quantize_site(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, float *x)
+{
+    const struct qp_layer *layer = c->layer;
+    if (has_linear(layer, site, true)) {
+        find_ranges(c, b, site, n, x);
+        layer->kernels->quantize(&layer->activations[site].grid, c->rows, n, n, x, b->scale, b->zero,
+                                 (uint8_t *)b->codes);
+    }
+    if (has_linear(layer, site, false))
+        quantize_activations(c, site, n, x);
+}
+
+static int reach_float_site(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, float *x,
+                            struct qp_error *err)
 {
     int r = c->taps->site ? c->taps->site(c->taps->context, site, x, c->rows, n, err) : 0;
     if (r == 0 && c->layer->activations[site].enabled)
-        quantize_activations(c, site, n, x);
+        quantize_site(c, b, site, n, x);
     return r;
 }
 
-/* wide: room for the input in float32. */
-static int reach_bf16_site(const struct chunk *c, enum qp_site site, int64_t n, uint16_t *x, float *wide,
+static int reach_bf16_site(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, uint16_t *x,
                            struct qp_error *err)
 {
     const struct qp_layer *layer = c->layer;
@@ -146,22 +211,23 @@ static int reach_bf16_site(const struct chunk *c, enum qp_site site, int64_t n, 
     int r = c->taps->site_bf16 ? c->taps->site_bf16(c->taps->context, site, x, c->rows, n, err) : 0;
     if (r < 0 || (!quantized && !shown))
         return r;
-    layer->kernels->to_f32(QP_BF16, c->rows * n, x, wide);
+    layer->kernels->to_f32(QP_BF16, c->rows * n, x, b->wide);
     if (shown)
-        r = c->taps->site(c->taps->context, site, wide, c->rows, n, err);
-    if (r == 0 && quantized) {
-        quantize_activations(c, site, n, wide);
-        layer->kernels->from_f32(QP_BF16, c->rows * n, wide, x);
-    }
-    return r;
+        r = c->taps->site(c->taps->context, site, b->wide, c->rows, n, err);
+    if (r < 0 || !quantized)
+        return r;
+    quantize_site(c, b, site, n, b->wide);
+    if (has_linear(layer, site, false))
+        layer->kernels->from_f32(QP_BF16, c->rows * n, b->wide, x);
+    return 0;
 }
 
 /* The site's input is complete: show it, then quantize it. */
 static int reach_site(const struct chunk *c, const struct buffers *b, enum qp_site site, void *x, struct qp_error *err)
 {
     int64_t n = qp_arch_dim(c->layer->arch, c->layer->arch->family->sites[site].dim);
-    return c->layer->compute == QP_BF16 ? reach_bf16_site(c, site, n, x, b->wide, err)
-                                        : reach_float_site(c, site, n, x, err);
+    return c->layer->compute == QP_BF16 ? reach_bf16_site(c, b, site, n, x, err)
+                                        : reach_float_site(c, b, site, n, x, err);
 }
 
 /* Keys and values are as a cache would hold them: show them, then quantize them. */
@@ -176,8 +242,27 @@ static int reach_cache(const struct chunk *c, int64_t n, float *keys, float *val
     return 0;
 }
 
+static void multiply_codes(const struct chunk *c, const struct buffers *b, enum qp_linear linear, bool add, float *y)
+{
+    const struct qp_layer *layer = c->layer;
+    const struct qp_quantized *w = &layer->int8[linear];
+    bool shifted = !layer->activations[layer->arch->family->linears[linear].site].grid.symmetric;
+    layer->kernels->linear_int8(&(struct qp_linear_int8){.m = c->rows,
+                                                         .n = w->rows,
+                                                         .k = w->cols,
+                                                         .x = b->codes,
+                                                         .w = (const int8_t *)w->codes,
+                                                         .x_scale = b->scale,
+                                                         .w_scale = w->scale,
+                                                         .x_zero = shifted ? b->zero : NULL,
+                                                         .w_zero = w->zero,
+                                                         .add = add,
+                                                         .y = y});
+}
+
 /* y = x Wᵀ + b, or y += that. */
-static void apply(const struct chunk *c, enum qp_linear linear, bool add, const void *x, float *y)
+static void apply(const struct chunk *c, const struct buffers *b, enum qp_linear linear, bool add, const void *x,
+                  float *y)
 {
     const struct qp_layer *layer = c->layer;
     const struct qp_arch *arch = layer->arch;
@@ -188,7 +273,9 @@ static void apply(const struct chunk *c, enum qp_linear linear, bool add, const 
         for (int64_t i = 0; i < out; i++)
             y[r * out + i] = (add ? y[r * out + i] : 0.0f) + bias[i];
     add = add || bias;
-    if (layer->compute == QP_BF16)
+    if (layer->int8[linear].codes)
+        multiply_codes(c, b, linear, add, y);
+    else if (layer->compute == QP_BF16)
         layer->kernels->linear_bf16(c->rows, out, in, x, layer->bf16[linear], add, y);
     else
         layer->kernels->gemm(false, true, c->rows, out, in, 1.0f, x, in, layer->weight[linear], in, add ? 1.0f : 0.0f,
@@ -240,9 +327,9 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
     int r = reach_site(c, b, QP_SITE_ATTN_IN, b->normed, err);
     if (r < 0)
         return r;
-    apply(c, QP_Q, false, b->normed, b->q);
-    apply(c, QP_K, false, b->normed, b->k);
-    apply(c, QP_V, false, b->normed, b->v);
+    apply(c, b, QP_Q, false, b->normed, b->q);
+    apply(c, b, QP_K, false, b->normed, b->k);
+    apply(c, b, QP_V, false, b->normed, b->v);
     layer->kernels->rope(c->rows, c->length, arch->heads, arch->head_dim, q_dim, c->cos, c->sin, b->q);
     layer->kernels->rope(c->rows, c->length, arch->kv_heads, arch->head_dim, kv_dim, c->cos, c->sin, b->k);
     r = reach_cache(c, kv_dim, b->k, b->v, err);
@@ -251,7 +338,7 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
     attend(c, b);
     r = reach_site(c, b, QP_SITE_ATTN_OUT, b->mixed, err);
     if (r == 0)
-        apply(c, QP_O, true, b->mixed, x);
+        apply(c, b, QP_O, true, b->mixed, x);
     return r;
 }
 
@@ -263,15 +350,15 @@ static int forward_mlp(const struct chunk *c, const struct buffers *b, float *x,
     int r = reach_site(c, b, QP_SITE_MLP_IN, b->normed, err);
     if (r < 0)
         return r;
-    apply(c, QP_GATE, false, b->normed, b->gate);
-    apply(c, QP_UP, false, b->normed, b->up);
+    apply(c, b, QP_GATE, false, b->normed, b->gate);
+    apply(c, b, QP_UP, false, b->normed, b->up);
     if (layer->compute == QP_BF16)
         layer->kernels->swiglu_bf16(c->rows * ffn, b->gate, b->up, b->gated);
     else
         layer->kernels->swiglu(c->rows * ffn, b->gate, b->up, b->gated);
     r = reach_site(c, b, QP_SITE_MLP_OUT, b->gated, err);
     if (r == 0 && !c->taps->ends)
-        apply(c, QP_DOWN, true, b->gated, x);
+        apply(c, b, QP_DOWN, true, b->gated, x);
     return r;
 }
 

@@ -36,12 +36,31 @@ static const uint16_t *stored_bf16(const struct qp_block *block, enum qp_version
     return fits ? t->data : NULL;
 }
 
-/* Room for a matrix, in BF16 in half as many floats. */
+static int find_int8(const struct qp_block *block, const struct qp_scheme *scheme, struct qp_layer *layer,
+                     struct qp_error *err)
+{
+    char module[256];
+    struct qp_quantized q;
+    for (int l = 0; l < QP_LINEARS; l++) {
+        qp_module_name(block->arch, block->layer, l, module, sizeof module);
+        const struct qp_linear_scheme *linear = qp_scheme_for(scheme, module);
+        int r = qp_block_quantized(block, l, linear, &q, err);
+        if (r < 0)
+            return r;
+        if (r == 1 && q.codes && qp_multiplies_int8(block->kernels, linear, q.cols))
+            layer->int8[l] = q;
+    }
+    return 0;
+}
+
+/* Room for a matrix, in BF16 in half as many floats, for codes none. */
 static int64_t place_matrix(const struct qp_block *block, enum qp_version version, int linear, float **cursor,
                             struct qp_layer *layer)
 {
     int64_t count = matrix_size(block->arch, linear), total;
     float *room = NULL;
+    if (layer->int8[linear].codes)
+        return 0;
     if (layer->compute != QP_BF16)
         return place(cursor, &layer->weight[linear], count);
     layer->bf16[linear] = stored_bf16(block, version, linear);
@@ -106,6 +125,16 @@ static int load_exported(const struct qp_block *block, enum qp_linear linear, co
     return r < 0 ? r : coded;
 }
 
+/* Codes stay where they are; 1, as they are there. */
+static int load_int8(const struct qp_block *block, enum qp_linear linear, struct qp_layer *layer, struct qp_error *err)
+{
+    float *bias = layer->bias[linear];
+    int r = bias ? qp_block_bias(block, linear, true, bias, err) : 0;
+    if (r == 1)
+        qp_round_to(layer->kernels, block->arch->dtype, layer->int8[linear].rows, bias);
+    return r < 0 ? r : 1;
+}
+
 /* One linear of a version in float32; 1 when it has codes. */
 static int load_version(const struct qp_block *block, enum qp_linear linear, enum qp_version version,
                         const struct qp_scheme *scheme, struct qp_layer *layer, struct qp_error *err)
@@ -140,8 +169,9 @@ static int load_all(const struct qp_block *block, enum qp_version version, const
     for (int n = 0; r == 0 && n < QP_NORMS; n++)
         r = qp_block_norm(block, n, version != QP_ORIGINAL, layer->norm[n], err);
     for (int l = 0; r >= 0 && l < QP_LINEARS; l++) {
-        r = wide ? load_bf16(block, l, version, scheme, wide, layer, err)
-                 : load_version(block, l, version, scheme, layer, err);
+        r = layer->int8[l].codes ? load_int8(block, l, layer, err)
+            : wide               ? load_bf16(block, l, version, scheme, wide, layer, err)
+                                 : load_version(block, l, version, scheme, layer, err);
         quantized |= (unsigned)(r == 1) << l;
     }
     if (r >= 0 && version == QP_QUANTIZED)
@@ -163,13 +193,16 @@ int qp_layer_load(const struct qp_block *block, enum qp_version version, const s
     if (!qp_block_is_layer(block))
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld is no decoder layer", (long long)block->unit->seq);
     struct qp_layer layer = {.arch = block->arch, .kernels = block->kernels, .compute = block->compute};
+    int r = version == QP_QUANTIZED ? find_int8(block, scheme, &layer, err) : 0;
+    if (r < 0)
+        return r;
     size_t bytes = (size_t)lay_out(block, version, &layer, NULL) * sizeof(float);
     layer.memory = aligned_alloc(64, bytes);
     if (!layer.memory)
         return qp_fail_memory(err, bytes, "a decoder layer");
     lay_out(block, version, &layer, layer.memory);
     float *wide = block->compute == QP_BF16 ? qp_new_floats(largest_matrix(block->arch), "a matrix", err) : NULL;
-    int r = block->compute == QP_BF16 && !wide ? QP_ERR_ROOM : load_all(block, version, scheme, wide, &layer, err);
+    r = block->compute == QP_BF16 && !wide ? QP_ERR_ROOM : load_all(block, version, scheme, wide, &layer, err);
     free(wide);
     if (r < 0) {
         free(layer.memory);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "tests/support/command.h"
@@ -117,6 +118,19 @@ Test(floor, plan_and_report_agree_where_blocks_go_round, .timeout = 300)
         qp_remove_tree(output, NULL);
         qp_remove_tree(scratch("out.run"), NULL);
     }
+}
+
+Test(floor, plan_and_report_agree_on_products_of_codes, .timeout = 300)
+{
+    const char *output = scratch("out");
+    qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--scheme", "int8",
+                                             "--profile", "true_sequential", "--json", SHORT));
+    qp_auto_json json_t *report = report_of(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--scheme", "int8",
+                                                  "--profile", "true_sequential", "--progress", "none", SHORT));
+    expect_agreement(plan, report);
+    bool faster = qp_kernels_open("cpu")->int8;
+    cr_expect_eq(operations(stage_of(report, "validate"), "gemm_int8") > 0, faster);
+    cr_expect_eq(operations(stage_of(report, "calibrate"), "gemm_int8") > 0, faster);
 }
 
 Test(floor, plan_and_report_agree_without_data, .timeout = 300)

@@ -186,6 +186,79 @@ Test(forward, quantized_activations_with_a_range_for_each_sequence)
                              true);
 }
 
+/* ---- codes multiplied as codes: what the simulation comes to, but for rounding ---- */
+
+static void forward_with(struct tiny *t, const struct qp_kernels *kernels, enum qp_dtype compute, unsigned coded,
+                         int64_t length, float *x)
+{
+    struct qp_error err;
+    struct qp_layer layer;
+    t->block.kernels = kernels;
+    t->block.compute = compute;
+    cr_assert_eq(qp_layer_load(&t->block, QP_QUANTIZED, t->scheme, &layer, &err), 0, "%s", err.message);
+    for (int l = 0; l < QP_LINEARS; l++) {
+        bool codes = kernels->int8 && coded >> l & 1;
+        cr_assert_eq(layer.int8[l].codes != NULL, codes, "linear %d", l);
+        cr_assert_eq(layer.weight[l] == NULL && layer.bf16[l] == NULL, codes, "no copy of linear %d", l);
+    }
+    run(t, &layer, length, x, NULL, NULL);
+    qp_layer_free(&layer);
+}
+
+/* coded: the linears whose codes are multiplied, a bit each. */
+static void codes_are_simulated(const char *scheme, const char *backend, unsigned quantized, unsigned coded)
+{
+    enum { LENGTH = 9, COUNT = 2 * LENGTH * TINY_HIDDEN };
+    static float real[COUNT], simulated[COUNT];
+    struct qp_error err;
+    struct tiny t;
+    tiny_open(&t, scheme, LENGTH);
+    for (int l = 0; l < QP_LINEARS; l++)
+        if (quantized >> l & 1)
+            quantize(&t, l);
+    for (int s = 0; s < QP_SITES; s++)
+        cr_assert_eq(qp_block_set_number(&t.block, t.arch.family->sites[s].name, "input_scale", 0.02f, NULL, &err), 0);
+    struct qp_kernels with = *qp_kernels_open(backend), without = with;
+    with.int8 = true;
+    without.int8 = false;
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        enum qp_dtype compute = bf16 ? QP_BF16 : QP_F32;
+        forward_with(&t, &with, compute, coded, LENGTH, real);
+        forward_with(&t, &without, compute, coded, LENGTH, simulated);
+        double worst = largest_difference(COUNT, real, simulated);
+        cr_assert_leq(worst, bf16 ? 0.3 : 2e-5, "%s on %s: %g", scheme, backend, worst);
+    }
+    tiny_close(&t);
+}
+
+#define INT8_WEIGHTS "\"weights\": {\"format\": \"int8\", \"granularity\": \"channel\"}"
+#define INT8_ACTIVATIONS "\"activations\": {\"format\": \"int8\", "
+
+Test(forward, int8_codes_are_multiplied)
+{
+    static const char *const schemes[] = {
+        "\"int8\"", "\"int8-static\"", "{" INT8_WEIGHTS ", " INT8_ACTIVATIONS "\"granularity\": \"tensor\"}}",
+        "{" INT8_WEIGHTS ", " INT8_ACTIVATIONS "\"symmetric\": false}}",
+        "{\"weights\": {\"format\": \"int4\", \"granularity\": \"channel\", \"symmetric\": false}, " INT8_ACTIVATIONS
+        "\"granularity\": \"token\"}}"};
+    const unsigned all = (1u << QP_LINEARS) - 1;
+    for (size_t s = 0; s < sizeof schemes / sizeof *schemes; s++) {
+        codes_are_simulated(schemes[s], "ref", all, all);
+        codes_are_simulated(schemes[s], "cpu", all, all);
+        codes_are_simulated(schemes[s], "ref", all & ~(1u << QP_K), all & ~(1u << QP_K));
+    }
+}
+
+Test(forward, int8_codes_are_not_multiplied_where_scales_change_within_a_sum)
+{
+    codes_are_simulated("{\"weights\": {\"format\": \"int8\", \"group\": 32}, " INT8_ACTIVATIONS
+                        "\"granularity\": \"token\"}}",
+                        "cpu", (1u << QP_LINEARS) - 1, 0);
+    codes_are_simulated("{" INT8_WEIGHTS "}", "cpu", (1u << QP_LINEARS) - 1, 0);
+    codes_are_simulated("{" INT8_WEIGHTS ", \"activations\": {\"format\": \"fp8_e4m3\"}}", "cpu",
+                        (1u << QP_LINEARS) - 1, 0);
+}
+
 /* What is folded but not quantized is exported in the model's dtype. */
 Test(forward, folded_weights_are_rounded_as_they_are_exported)
 {
