@@ -19,7 +19,8 @@
     .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,       \
     .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,              \
     .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,         \
-    .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref
+    .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref,                    \
+    .low_rank = qp_low_rank_ref
 
 static struct qp_kernels tables[] = {
     {.backend = "ref", REFERENCE},
@@ -65,6 +66,7 @@ static void use_libraries(struct qp_kernels *table)
     table->second_moment_bf16 = qp_second_moment_bf16_wide;
     table->mirror = qp_mirror_cpu;
     table->inverse_factor = qp_inverse_factor_cpu;
+    table->low_rank = qp_low_rank_cpu;
 }
 
 static void fill(void)

@@ -17,6 +17,7 @@
 #include "kernels/gptq.h"
 #include "kernels/linear_int8.h"
 #include "kernels/logits.h"
+#include "kernels/low_rank.h"
 #include "kernels/pack.h"
 #include "kernels/polish.h"
 #include "kernels/quantize.h"
@@ -59,6 +60,7 @@ struct qp_kernels {
     qp_gptq_block_fn *gptq_block;
     qp_scale_search_fn *scale_search;
     qp_polish_fn *polish;
+    qp_low_rank_fn *low_rank;
 };
 
 /* The table of a backend: "ref", "cpu" for the best that this CPU has, or "avx2" or "avx512" by name. NULL for an

@@ -2,7 +2,8 @@
  *
  * In: validated or quantized blocks. Tensors are written as blocks arrive, into a folder beside the output; config.json
  * with quantization_config, the tokenizer's and generation files follow at the end; then one rename makes the output
- * appear whole. A block is acknowledged when its tensors are written. Memory: one block's packed tensors. */
+ * appear whole. Low-rank corrections lie in its folder low_rank, as a LoRA adapter (stages/export/adapter.h). A block
+ * is acknowledged when its tensors are written. Memory: one block's packed tensors. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "libstage/model/block.h"
 #include "libstage/model/model_unit.h"
 #include "libstage/model/parts.h"
+#include "stages/export/adapter.h"
 #include "stages/export/digest.h"
 #include "stages/export/side_files.h"
 
@@ -27,6 +29,7 @@ struct state {
     char *output, *partial;
     struct qp_safetensors_writer *writer;
     struct qp_digest *digest;
+    struct qp_adapter *adapter;
     json_t *ignore; /* linears left as they are */
     uint64_t original_bytes;
     const struct qp_kernels *kernels;
@@ -63,6 +66,8 @@ static int open_output(struct state *s, struct qp_error *err)
     if (r == 0)
         r = qp_safetensors_create(s->partial, (uint64_t)s->shard, qp_quantized_parts_most(&s->model.arch), &s->writer,
                                   err);
+    if (r == 0)
+        r = qp_adapter_new(s->partial, &s->model.arch, &s->adapter, err);
     return r;
 }
 
@@ -246,6 +251,8 @@ static int put_linear(struct state *s, const struct qp_block *block, enum qp_lin
             r = put_input_scale(s, block, linear, &scheme->activations, module, err);
     } else if (r == 0)
         r = put_plain(s, block, linear, module, err);
+    if (r == 0)
+        r = qp_adapter_put(s->adapter, block, linear, s->digest, err);
     return r < 0 ? r : put_bias(s, block, linear, module, err);
 }
 
@@ -327,27 +334,37 @@ static int publish(const struct state *s, struct qp_error *err)
     return parent ? qp_sync_folder(parent, err) : qp_fail_memory(err, 0, "a path");
 }
 
+static void report_output(struct qp_stage *stage, const struct state *s, uint64_t bytes, int64_t rank, uint64_t low)
+{
+    char digest[QP_DIGEST_TEXT];
+    qp_digest_text(s->digest, digest);
+    json_t *output = json_pack("{s:s, s:s, s:s, s:s, s:{s:I, s:I}}", "path", s->output, "scheme", s->model.scheme->name,
+                               "format", s->format, "digest", digest, "size_bytes", "original",
+                               (json_int_t)s->original_bytes, "quantized", (json_int_t)(bytes + low));
+    if (rank > 0)
+        json_object_set_new(output, "low_rank",
+                            json_pack("{s:I, s:I}", "rank", (json_int_t)rank, "size_bytes", (json_int_t)low));
+    qp_stage_report(stage, "outputs", json_pack("[o]", output));
+}
+
 static int finish(struct qp_stage *stage, struct state *s, struct qp_error *err)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, low = 0;
+    int64_t rank = 0;
     struct qp_safetensors_writer *writer = s->writer;
     s->writer = NULL;
     int r = qp_safetensors_finish(writer, &bytes, err);
+    if (r == 0)
+        r = qp_adapter_finish(s->adapter, &rank, &low, err);
     if (r == 0)
         r = write_config(s, err);
     if (r == 0)
         r = qp_write_side_files(qp_model_string(&s->model, "path"), s->partial, err);
     if (r == 0)
         r = publish(s, err);
-    if (r < 0)
-        return r;
-    char digest[QP_DIGEST_TEXT];
-    qp_digest_text(s->digest, digest);
-    qp_stage_report(stage, "outputs",
-                    json_pack("[{s:s, s:s, s:s, s:s, s:{s:I, s:I}}]", "path", s->output, "scheme",
-                              s->model.scheme->name, "format", s->format, "digest", digest, "size_bytes", "original",
-                              (json_int_t)s->original_bytes, "quantized", (json_int_t)bytes));
-    return 0;
+    if (r == 0)
+        report_output(stage, s, bytes, rank, low);
+    return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
@@ -373,6 +390,7 @@ static void close_(struct qp_stage *stage, void *state)
     qp_safetensors_abandon(s->writer);
     if (s->partial)
         qp_remove_tree(s->partial, NULL);
+    qp_adapter_free(s->adapter);
     qp_digest_free(s->digest);
     json_decref(s->ignore);
     qp_model_close(&s->model);

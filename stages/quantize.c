@@ -20,6 +20,7 @@
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
 #include "stages/quantize/gptq.h"
+#include "stages/quantize/low_rank.h"
 #include "stages/quantize/modelopt.h"
 #include "stages/quantize/polish.h"
 #include "stages/quantize/scales.h"
@@ -33,6 +34,7 @@ struct state {
 static const char *const methods[] = {"rtn", "gptq", "hqq", NULL};
 static const char *const orders[] = {"natural", "activation", "group", NULL};
 static const char *const choices[] = {"auto", "minmax", "mse", "weighted", "hessian", NULL};
+static const char *const fits[] = {"auto", "outputs", "weights", "errors", NULL};
 static const char *const calibrators[] = {"minmax", "average", "percentile", "entropy", "mse", NULL};
 static const struct qp_param params[] = {
     {.name = "method",
@@ -121,6 +123,30 @@ static const struct qp_param params[] = {
      .help =
          "polish: let the scales descend as well; lowers the site loss most, and can follow few large inputs too far",
      .offset = offsetof(struct state, options.refit)},
+    {.name = "low_rank",
+     .type = QP_PARAM_INT,
+     .fallback = "0",
+     .min = 0,
+     .max = 65536,
+     .help = "rank of a correction beside each quantized linear, in the model's dtype, which export writes as a LoRA "
+             "adapter; 0: none. Scales of search are not kept then",
+     .offset = offsetof(struct state, options.low_rank)},
+    {.name = "low_rank_fit",
+     .type = QP_PARAM_STRING,
+     .fallback = "auto",
+     .choices = fits,
+     .help =
+         "what the correction takes over before the rest is quantized: outputs what moves the outputs most, weights "
+         "what leaves the smallest rest (SVDQuant), errors nothing, so that the codes serve without it as well (LQER); "
+         "auto takes weights where activations are quantized, outputs elsewhere",
+     .offset = offsetof(struct state, options.low_rank_fit)},
+    {.name = "low_rank_rounds",
+     .type = QP_PARAM_INT,
+     .fallback = "1",
+     .min = 1,
+     .max = 100,
+     .help = "how often codes and correction are fitted to each other",
+     .offset = offsetof(struct state, options.low_rank_rounds)},
     {.name = "activation_calibrator",
      .type = QP_PARAM_STRING,
      .fallback = "minmax",
@@ -192,19 +218,19 @@ static enum qp_order order_of(const struct qp_quantize_options *o)
                                          : QP_ORDER_NATURAL;
 }
 
-/* Makes *solver one that serves the group; tells when more damping than asked for was needed. */
+/* Makes *solver one that serves the member; tells when more damping than asked for was needed. */
 static int open_solver(struct qp_stage *stage, const struct qp_quantize_options *o, const struct qp_site_work *work,
-                       int64_t group, struct qp_gptq **solver, struct qp_error *err)
+                       const struct qp_member *m, struct qp_gptq **solver, struct qp_error *err)
 {
     const struct qp_block *block = work->block;
     double used = o->damping;
     char where[192];
-    if (*solver && qp_gptq_serves(*solver, group))
+    if (*solver && m->h == work->h && qp_gptq_serves(*solver, m->q.group))
         return 0;
     qp_gptq_close(*solver);
     *solver = NULL;
     qp_layer_name(block->arch, block->layer, block->arch->family->sites[work->site].name, where, sizeof where);
-    int r = qp_gptq_open(block->kernels, work->in, work->h, o->block, order_of(o), group, &used, solver, err);
+    int r = qp_gptq_open(block->kernels, work->in, m->h, o->block, order_of(o), m->q.group, &used, solver, err);
     if (r < 0)
         return qp_wrap(err, "%s", where);
     if (used > o->damping)
@@ -235,7 +261,7 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
     struct qp_polished polished;
     int r = 0;
     if (qp_is(o->method, "gptq")) {
-        r = open_solver(stage, o, work, m->q.group, solver, err);
+        r = open_solver(stage, o, work, m, solver, err);
         if (r == 0)
             r = solve_gptq(o, work, *solver, m, err);
     } else if (work->exact == QP_EXACT_MODELOPT)
@@ -252,11 +278,48 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
     return r;
 }
 
+/* Scales, then codes for every member. */
+static int round_site(struct qp_stage *stage, const struct state *s, struct qp_site_work *work, struct outcome *out,
+                      struct qp_error *err)
+{
+    struct qp_gptq *solver = NULL;
+    int r = qp_site_choose_scales(&s->options, &s->model, work, err);
+    for (int i = 0; i < work->count && r == 0; i++)
+        r = round_member(stage, &s->options, work, &work->members[i], &solver, out, err);
+    qp_gptq_close(solver);
+    return r;
+}
+
+/* The same beside low-rank corrections, each of which leaves the other less to do, in rounds. */
+static int round_corrected(struct qp_stage *stage, const struct state *s, struct qp_site_work *work,
+                           struct outcome *out, struct qp_error *err)
+{
+    int r = 0;
+    for (int64_t round = 0; round < s->options.low_rank_rounds && r == 0; round++) {
+        for (int i = 0; i < work->count && r == 0; i++)
+            r = round == 0 ? qp_low_rank_split(&s->options, work, &work->members[i], err)
+                           : qp_low_rank_resplit(work, &work->members[i], err);
+        if (r == 0)
+            r = round_site(stage, s, work, out, err);
+        for (int i = 0; i < work->count && r == 0; i++)
+            r = qp_low_rank_correct(work, &work->members[i], err);
+    }
+    return r;
+}
+
+static int put_member(struct qp_stage *stage, struct qp_block *block, const struct qp_member *m, struct qp_error *err)
+{
+    const struct qp_low_rank *low = &m->low_rank;
+    int r = qp_block_set_quantized(block, m->linear, &m->q, qp_stage_allocator(stage), err);
+    if (r == 0 && low->rank > 0)
+        r = qp_block_set_low_rank(block, m->linear, low->rank, low->a, low->b, qp_stage_allocator(stage), err);
+    return r;
+}
+
 static int quantize_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
                          struct qp_error *err)
 {
     struct qp_site_work work;
-    struct qp_gptq *solver = NULL;
     struct outcome out = {0};
     int r = qp_site_is_direct(&s->options, &s->model, block, site, err);
     if (r > 0)
@@ -266,18 +329,14 @@ static int quantize_site(struct qp_stage *stage, const struct state *s, struct q
         return r;
     r = qp_site_open(&s->options, &s->model, block, site, &work, err);
     if (r == 0)
-        r = qp_site_choose_scales(&s->options, &s->model, &work, err);
-    for (int i = 0; i < work.count && r == 0; i++) {
-        struct qp_member *m = &work.members[i];
-        r = round_member(stage, &s->options, &work, m, &solver, &out, err);
-        if (r == 0)
-            r = qp_block_set_quantized(block, m->linear, &m->q, qp_stage_allocator(stage), err);
-    }
+        r = s->options.low_rank > 0 ? round_corrected(stage, s, &work, &out, err)
+                                    : round_site(stage, s, &work, &out, err);
+    for (int i = 0; i < work.count && r == 0; i++)
+        r = put_member(stage, block, &work.members[i], err);
     if (r == 0 && out.steps > 0)
         qp_stage_log(stage, QP_DEBUG, "layer %lld %s: polish took %lld steps, loss %.3f of that before",
                      (long long)block->layer, block->arch->family->sites[site].name, (long long)out.steps,
                      out.after / out.before);
-    qp_gptq_close(solver);
     qp_site_close(&work);
     return r;
 }
@@ -342,6 +401,9 @@ static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
             "reestimate: found order: activation, which takes groups apart; expected order: natural or group");
     if (o->pull > 0.0 && qp_polish_sweeps(o) == 0)
         return qp_fail(err, QP_ERR_INPUT, "pull: expected polish above 0, which is what pulls");
+    if (o->pull > 0.0 && o->low_rank > 0)
+        return qp_fail(err, QP_ERR_INPUT,
+                       "low_rank: found pull above 0 as well, which the correction would undo; expected one of them");
     return 0;
 }
 

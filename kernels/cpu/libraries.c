@@ -112,6 +112,16 @@ DNNL(dnnl_stream_destroy, (dnnl_stream_t stream), (stream))
 FORWARD(openblas, char *, openblas_get_corename, (void), ())
 FORWARD(openblas, int, openblas_get_parallel, (void), ())
 
+void cblas_dgemm(enum CBLAS_ORDER order, enum CBLAS_TRANSPOSE ta, enum CBLAS_TRANSPOSE tb, blasint m, blasint n,
+                 blasint k, double alpha, const double *a, blasint lda, const double *b, blasint ldb, double beta,
+                 double *c, blasint ldc)
+{
+    FIND(openblas, void, cblas_dgemm,
+         (enum CBLAS_ORDER, enum CBLAS_TRANSPOSE, enum CBLAS_TRANSPOSE, blasint, blasint, blasint, double,
+          const double *, blasint, const double *, blasint, double, double *, blasint))
+    call(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
 /* LAPACKE's work functions for columns are these calls and nothing more. */
 lapack_int LAPACKE_spotrf_work(int layout, char part, lapack_int n, float *a, lapack_int lda)
 {
@@ -128,5 +138,33 @@ lapack_int LAPACKE_strtri_work(int layout, char part, char diagonal, lapack_int 
     (void)layout;
     FIND(openblas, void, strtri_, (char *, char *, lapack_int *, float *, lapack_int *, lapack_int *, size_t, size_t))
     call(&part, &diagonal, &n, a, &lda, &info, 1, 1);
+    return info;
+}
+
+lapack_int LAPACKE_dpstrf_work(int layout, char part, lapack_int n, double *a, lapack_int lda, lapack_int *pivots,
+                               lapack_int *rank, double tolerance, double *work)
+{
+    lapack_int info = 0;
+    (void)layout;
+    FIND(openblas, void, dpstrf_,
+         (char *, lapack_int *, double *, lapack_int *, lapack_int *, lapack_int *, double *, double *, lapack_int *,
+          size_t))
+    call(&part, &n, a, &lda, pivots, rank, &tolerance, work, &info, 1);
+    return info;
+}
+
+lapack_int LAPACKE_dsyevr_work(int layout, char job, char range, char part, lapack_int n, double *a, lapack_int lda,
+                               double low, double high, lapack_int first, lapack_int last, double tolerance,
+                               lapack_int *count, double *values, double *vectors, lapack_int ldv, lapack_int *support,
+                               double *work, lapack_int lwork, lapack_int *iwork, lapack_int liwork)
+{
+    lapack_int info = 0;
+    (void)layout;
+    FIND(openblas, void, dsyevr_,
+         (char *, char *, char *, lapack_int *, double *, lapack_int *, double *, double *, lapack_int *, lapack_int *,
+          double *, lapack_int *, double *, double *, lapack_int *, lapack_int *, double *, lapack_int *, lapack_int *,
+          lapack_int *, lapack_int *, size_t, size_t, size_t))
+    call(&job, &range, &part, &n, a, &lda, &low, &high, &first, &last, &tolerance, count, values, vectors, &ldv,
+         support, work, &lwork, iwork, &liwork, &info, 1, 1, 1);
     return info;
 }

@@ -17,6 +17,8 @@
  *   B.M.weight_codes I8, F8 or U8 [out, in]       by quantize, one byte a code
  *   B.M.weight_packed I32 [out, words]            the same as words of kernels/pack.h, where weights are stored so and
  *       all stages behind quantize say that they take "packed_codes"
+ *   B.M.low_rank_a [R, in], B.M.low_rank_b [out, R]   by quantize, in the model's dtype: the linear computes
+ *       Ŵ x + b (a x) + bias, the correction on the input as it is before its quantization
  *   B.S.input_scale F32 [1]                static activations; B.S.input_global_scale F32 [1]: NVFP4's
  *   B.kv.key_scale, B.kv.value_scale F32 [1]      of a quantized KV cache
  * Statistics are those of the untransformed network; the accessors below apply the folds, exactly:
@@ -118,6 +120,15 @@ int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, cons
 /* w[rows, cols] of codes in either form. */
 int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q, float *w, struct qp_error *err);
 
+/* 1 with the factors a[rank, in] and b[out, rank] of a linear's low-rank correction, 0 when it has none. */
+int qp_block_low_rank(const struct qp_block *block, enum qp_linear linear, const struct qp_tensor **a,
+                      const struct qp_tensor **b, struct qp_error *err);
+/* Puts them into the unit, rounded to the model's dtype. */
+int qp_block_set_low_rank(struct qp_block *block, enum qp_linear linear, int64_t rank, const float *a, const float *b,
+                          const struct qp_allocator *allocator, struct qp_error *err);
+/* w[out, in] += b a, if there is one. */
+int qp_block_add_low_rank(const struct qp_block *block, enum qp_linear linear, float *w, struct qp_error *err);
+
 /* A positive, finite number that the unit has for a site or the KV cache: B.MODULE.WHAT F32 [1], such as
  * "attn_in", "input_scale" or "kv", "key_scale". QP_ERR_INPUT when it is missing or anything else. */
 int qp_block_number(const struct qp_block *block, const char *module, const char *what, float *value,
@@ -133,6 +144,11 @@ int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct 
 /* ---- forward ---- */
 
 enum qp_version { QP_ORIGINAL, QP_TRANSFORMED, QP_QUANTIZED };
+
+struct qp_low_rank_factors {
+    int64_t rank; /* 0: none */
+    float *a, *b;
+};
 
 /* What products are computed in: QP_BF16, summed in float32, or QP_F32. `choice` is a stage's parameter: bf16, fp32, or
  * auto, which is BF16 for a checkpoint in BF16 or F16 where that is faster. */
@@ -159,7 +175,8 @@ struct qp_layer {
     struct qp_quant_spec activations[QP_SITES]; /* at the site's input, simulated unless codes are multiplied; of
                                                    QP_QUANTIZED only. NVFP4: with its global scale */
     float input_scale[QP_SITES];                /* of those with one fixed range */
-    struct qp_quant_spec cache;                 /* of keys and values, likewise */
+    struct qp_low_rank_factors low_rank[QP_LINEARS]; /* of QP_QUANTIZED only */
+    struct qp_quant_spec cache;                      /* of keys and values, likewise */
     float key_scale, value_scale;
     void *memory;
 };

@@ -27,11 +27,29 @@ int64_t qp_fold_index(const struct qp_arch *arch, enum qp_linear target, int64_t
 int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *scheme, unsigned quantized,
                          struct qp_layer *layer, struct qp_error *err);
 
+/* Loads the low-rank corrections that the unit has; those of the layer are freed with it. */
+int qp_layer_load_low_rank(const struct qp_block *block, struct qp_layer *layer, struct qp_error *err);
+void qp_layer_free_low_rank(struct qp_layer *layer);
+
+/* Corrections in a forward: enter with the site's input x[rows, in] as it is before quantization, which makes a x of
+ * every linear that reads it, and leave with y += b (a x). low: qp_low_rank_width floats a row. */
+int64_t qp_low_rank_width(const struct qp_layer *layer);
+bool qp_low_rank_reads(const struct qp_layer *layer, enum qp_site site);
+void qp_low_rank_enter(const struct qp_layer *layer, enum qp_site site, int64_t rows, int64_t in, const float *x,
+                       float *low);
+void qp_low_rank_leave(const struct qp_layer *layer, enum qp_linear linear, int64_t rows, const float *low, float *y);
+
 /* Puts the fixed ranges that a quantized checkpoint stores for a decoder layer into its unit: of activations that one
  * linear at least has, of the KV cache. QP_ERR_INPUT when one is missing, is no positive number, or differs between
  * linears of a site. */
 struct qp_checkpoint;
 int qp_checkpoint_ranges(const struct qp_checkpoint *checkpoint, struct qp_block *block, struct qp_error *err);
+
+/* Opens the adapter of a quantized checkpoint, if there is one. QP_ERR_INPUT when it is anything but corrections that
+ * are added as they are. */
+int qp_checkpoint_open_adapter(struct qp_checkpoint *checkpoint, struct qp_error *err);
+/* Puts the corrections of a decoder layer into its unit. */
+int qp_checkpoint_low_rank(const struct qp_checkpoint *checkpoint, struct qp_block *block, struct qp_error *err);
 
 /* Rounds v[count] to the dtype and back. */
 void qp_round_to(const struct qp_kernels *kernels, enum qp_dtype dtype, int64_t count, float *v);

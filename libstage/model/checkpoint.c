@@ -7,6 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/compressed_tensors.h"
+#include "libstage/model/block_internal.h"
 #include "libstage/model/checkpoint_gguf.h"
 #include "libstage/model/parts.h"
 
@@ -102,9 +103,10 @@ static int open_folder(struct qp_checkpoint *c, struct qp_error *err)
     if (!quantization || json_is_null(quantization))
         return 0;
     r = qp_compressed_parse(quantization, path, &c->scheme, err);
-    if (r == 0)
-        qp_scheme_bind(c->scheme, c->arch.dtype);
-    return r;
+    if (r < 0)
+        return r;
+    qp_scheme_bind(c->scheme, c->arch.dtype);
+    return qp_checkpoint_open_adapter(c, err);
 }
 
 static int open_gguf(struct qp_checkpoint *c, struct qp_error *err)
@@ -146,6 +148,7 @@ void qp_checkpoint_close(struct qp_checkpoint *checkpoint)
     if (!checkpoint)
         return;
     qp_safetensors_close(checkpoint->safetensors);
+    qp_safetensors_close(checkpoint->adapter);
     qp_gguf_close(checkpoint->gguf);
     qp_scheme_free(checkpoint->scheme);
     json_decref(checkpoint->config);

@@ -8,13 +8,21 @@
 #include "libstage/tensor/scheme.h"
 #include "libstage/tensor/unit.h"
 
+/* Corrections of low rank lie in a folder of the checkpoint's, as a LoRA adapter of PEFT; names of its tensors by
+ * module and "A" or "B". */
+#define QP_ADAPTER_FOLDER "low_rank"
+#define QP_ADAPTER_CONFIG "adapter_config.json"
+#define QP_ADAPTER_TENSORS "adapter_model.safetensors"
+#define QP_ADAPTER_NAME "base_model.model.%s.lora_%s.weight"
+
 struct qp_checkpoint {
     char *path;
     struct qp_arch arch;
     json_t *config;                     /* config.json; for GGUF what it would have been */
     struct qp_safetensors *safetensors; /* one of these two */
     struct qp_gguf *gguf;
-    struct qp_scheme *scheme; /* how the checkpoint itself is quantized (compressed-tensors), or NULL */
+    struct qp_scheme *scheme;       /* how the checkpoint itself is quantized (compressed-tensors), or NULL */
+    struct qp_safetensors *adapter; /* its corrections of low rank, or NULL */
 };
 
 /* Opens a Hugging Face folder (config.json and safetensors) or a .gguf file and checks that every tensor that the

@@ -45,6 +45,10 @@ static int run_layer(struct evaluation *e, struct qp_block *block, struct qp_err
     if (r == 0 && e->checkpoint->scheme)
         r = qp_layer_activations(block, e->checkpoint->scheme, quantized, &layer, err);
     if (r == 0)
+        r = qp_checkpoint_low_rank(e->checkpoint, block, err);
+    if (r == 0)
+        r = qp_layer_load_low_rank(block, &layer, err);
+    if (r == 0)
         r = qp_text_forward(&e->text, &layer, &e->stream, NULL, err);
     qp_layer_free(&layer);
     return r;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "libstage/base/checked.h"
+#include "libstage/model/block_internal.h"
 
 #define CHUNK_TOKENS 2048
 
@@ -48,6 +49,7 @@ struct chunk {
     int64_t sequences, length, rows;
     const float *cos, *sin;
     const struct qp_taps *taps;
+    float *low; /* what low-rank corrections make of a site's input */
 };
 
 /* Buffers of a chunk; what attention needs and what the MLP needs share memory. Inputs of sites are float32 or BF16, as
@@ -198,6 +200,7 @@ static int reach_float_site(const struct chunk *c, const struct buffers *b, enum
                             struct qp_error *err)
 {
     int r = c->taps->site ? c->taps->site(c->taps->context, site, x, c->rows, n, err) : 0;
+    qp_low_rank_enter(c->layer, site, c->rows, n, x, c->low);
     if (r == 0 && c->layer->activations[site].enabled)
         quantize_site(c, b, site, n, x);
     return r;
@@ -208,12 +211,14 @@ static int reach_bf16_site(const struct chunk *c, const struct buffers *b, enum 
 {
     const struct qp_layer *layer = c->layer;
     bool quantized = layer->activations[site].enabled, shown = c->taps->site && !c->taps->site_bf16;
+    bool corrected = qp_low_rank_reads(layer, site);
     int r = c->taps->site_bf16 ? c->taps->site_bf16(c->taps->context, site, x, c->rows, n, err) : 0;
-    if (r < 0 || (!quantized && !shown))
+    if (r < 0 || (!quantized && !shown && !corrected))
         return r;
     layer->kernels->to_f32(QP_BF16, c->rows * n, x, b->wide);
     if (shown)
         r = c->taps->site(c->taps->context, site, b->wide, c->rows, n, err);
+    qp_low_rank_enter(layer, site, c->rows, n, b->wide, c->low);
     if (r < 0 || !quantized)
         return r;
     quantize_site(c, b, site, n, b->wide);
@@ -280,6 +285,7 @@ static void apply(const struct chunk *c, const struct buffers *b, enum qp_linear
     else
         layer->kernels->gemm(false, true, c->rows, out, in, 1.0f, x, in, layer->weight[linear], in, add ? 1.0f : 0.0f,
                              y, out);
+    qp_low_rank_leave(layer, linear, c->rows, c->low, y);
 }
 
 static void normalize(const struct chunk *c, enum qp_norm norm, const float *x, void *y)
@@ -370,10 +376,11 @@ int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t le
     int64_t step = length < CHUNK_TOKENS ? CHUNK_TOKENS / length : 1;
     if (step > sequences)
         step = sequences;
-    int r = reserve(workspace, buffer_floats(layer, step * length), err);
+    uint64_t buffers = buffer_floats(layer, step * length);
+    int r = reserve(workspace, buffers + (uint64_t)(qp_low_rank_width(layer) * step * length), err);
     for (int64_t s = 0; r == 0 && s < sequences; s += step) {
         int64_t n = sequences - s < step ? sequences - s : step;
-        struct chunk c = {layer, n, length, n * length, cos, sin, taps ? taps : &none};
+        struct chunk c = {layer, n, length, n * length, cos, sin, taps ? taps : &none, workspace->memory + buffers};
         float *rows = x + s * length * layer->arch->hidden;
         struct buffers b = buffers_in(workspace->memory, layer, c.rows);
         r = forward_attention(&c, &b, rows, err);

@@ -176,6 +176,8 @@ static int load_all(const struct qp_block *block, enum qp_version version, const
     }
     if (r >= 0 && version == QP_QUANTIZED)
         r = qp_layer_activations(block, scheme, quantized, layer, err);
+    if (r >= 0 && version == QP_QUANTIZED)
+        r = qp_layer_load_low_rank(block, layer, err);
     return r < 0 ? r : 0;
 }
 
@@ -215,5 +217,6 @@ int qp_layer_load(const struct qp_block *block, enum qp_version version, const s
 void qp_layer_free(struct qp_layer *layer)
 {
     free(layer->memory);
+    qp_layer_free_low_rank(layer);
     *layer = (struct qp_layer){0};
 }

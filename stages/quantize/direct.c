@@ -32,7 +32,7 @@ int qp_site_is_direct(const struct qp_quantize_options *options, const struct qp
 {
     bool ranges = qp_is(options->scales, "minmax") ||
                   (qp_is(options->scales, "auto") && !qp_block_has_stat(block, site, "second_moment"));
-    int r = qp_is(options->method, "rtn") && qp_polish_sweeps(options) == 0 && ranges &&
+    int r = qp_is(options->method, "rtn") && qp_polish_sweeps(options) == 0 && options->low_rank == 0 && ranges &&
             model->scheme->exact != QP_EXACT_MODELOPT;
     for (int i = 0; i < QP_LINEARS && r > 0; i++) {
         const struct qp_linear_scheme *scheme = scheme_of(model, block, i, site);

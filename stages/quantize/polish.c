@@ -151,7 +151,7 @@ int qp_polish_member(const struct qp_quantize_options *options, const struct qp_
     bool pulled = work->drift != NULL;
     struct polisher p = {.kernels = work->block->kernels,
                          .m = m,
-                         .h = work->h,
+                         .h = m->h,
                          .pull = pulled ? qp_new_floats(count, "the pull of the drift", err) : NULL,
                          .gradient = qp_new_floats(count, "gradients", err),
                          .delta = qp_new_floats(count, "errors of weights", err),

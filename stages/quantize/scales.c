@@ -87,8 +87,9 @@ static int take_given(const struct qp_model *model, struct qp_site_work *work, s
 static int choose(const struct qp_quantize_options *o, const struct qp_model *model, struct qp_site_work *work,
                   struct qp_member *m, struct qp_error *err)
 {
-    struct qp_scale_choice choice = choice_of(o, work->h);
-    int r = qp_is(o->scales, "auto") && !qp_is(o->method, "hqq") ? take_given(model, work, m, err) : 0;
+    struct qp_scale_choice choice = choice_of(o, m->h);
+    bool keep = qp_is(o->scales, "auto") && !qp_is(o->method, "hqq") && m->low_rank.rank == 0;
+    int r = keep ? take_given(model, work, m, err) : 0;
     if (r != 0)
         return r < 0 ? r : 0;
     r = qp_choose_scales(work->block->kernels, m->spec, &m->q.grid, m->q.rows, m->q.cols, m->w, &choice, m->scale,
@@ -127,12 +128,12 @@ int qp_site_choose_scales(const struct qp_quantize_options *options, const struc
 }
 
 /* The block of H that belongs to a group's columns. */
-static float *moment_of(const struct qp_site_work *work, int64_t count, const int64_t *columns, struct qp_error *err)
+static float *moment_of(const struct qp_member *m, int64_t count, const int64_t *columns, struct qp_error *err)
 {
     float *h = qp_new_floats(count * count, "a group's second moment", err);
     for (int64_t i = 0; h && i < count; i++)
         for (int64_t j = 0; j < count; j++)
-            h[i * count + j] = work->h[columns[i] * work->in + columns[j]];
+            h[i * count + j] = m->h[columns[i] * m->q.cols + columns[j]];
     return h;
 }
 
@@ -142,7 +143,7 @@ int qp_rescale_group(void *rescaling, int64_t group, int64_t count, const int64_
     const struct qp_rescaling *s = rescaling;
     struct qp_member *m = s->member;
     int64_t rows = m->q.rows, groups = qp_groups(m->q.cols, m->q.group);
-    float *h = moment_of(s->work, count, columns, err), *scale = qp_new_floats(rows, "a group's scales", err);
+    float *h = moment_of(m, count, columns, err), *scale = qp_new_floats(rows, "a group's scales", err);
     int8_t *zero = qp_new_array(rows, 1, "a group's zero points", err);
     int r = h && scale && zero ? 0 : QP_ERR_ROOM;
     if (r == 0) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
+#include "stages/quantize/low_rank.h"
 
 /* Sweeps behind GPTQ when the user leaves them open. */
 enum { DEFAULT_SWEEPS = 4 };
@@ -50,7 +51,8 @@ bool qp_quantize_learns(const struct qp_quantize_options *o)
 
 static bool wants_moment(const struct qp_quantize_options *o, const struct qp_site_work *work)
 {
-    bool optional = qp_is(o->scales, "auto") && qp_block_has_stat(work->block, work->site, "second_moment");
+    bool optional =
+        (qp_is(o->scales, "auto") || o->low_rank > 0) && qp_block_has_stat(work->block, work->site, "second_moment");
     return qp_quantize_learns(o) || optional;
 }
 
@@ -61,6 +63,8 @@ static int load_statistics(const struct qp_quantize_options *o, struct qp_site_w
         work->h = qp_new_floats(work->in * work->in, "a second moment", err);
         r = work->h ? qp_block_second_moment(work->block, work->site, work->h, err) : QP_ERR_ROOM;
     }
+    for (int i = 0; i < work->count; i++)
+        work->members[i].h = work->h;
     if (r == 0 && o->pull > 0.0 && qp_polish_sweeps(o) > 0) {
         work->drift = qp_new_floats(work->in * work->in, "a drift", err);
         r = work->drift ? qp_block_drift(work->block, work->site, work->drift, err) : QP_ERR_ROOM;
@@ -90,6 +94,7 @@ int qp_site_open(const struct qp_quantize_options *options, const struct qp_mode
 void qp_site_close(struct qp_site_work *work)
 {
     for (int i = 0; i < work->count; i++) {
+        qp_low_rank_free(&work->members[i].low_rank);
         free(work->members[i].w);
         free(work->members[i].scale);
         free(work->members[i].zero);

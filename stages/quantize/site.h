@@ -7,10 +7,20 @@
 
 /* The stage's parameters. */
 struct qp_quantize_options {
-    const char *method, *scales, *order;
+    const char *method, *scales, *order, *low_rank_fit;
     double shrink, norm, damping, pull;
     int64_t steps, block, polish; /* polish: INT64_MIN when the user left it open */
+    int64_t low_rank, low_rank_rounds;
     bool share, reestimate, refit;
+};
+
+/* What of a linear is not quantized (stages/quantize/low_rank.h). */
+struct qp_low_rank {
+    int64_t rank; /* 0: nothing, and all else NULL */
+    float *whole; /* [rows, in], the weights of which qp_member's w are the rest */
+    float *a;     /* [rank, in] */
+    float *b;     /* [rows, rank] */
+    float *h;     /* [in, in] */
 };
 
 /* A linear of the site. `q` points to the arrays beside it. */
@@ -20,7 +30,9 @@ struct qp_member {
     const struct qp_quant_spec *spec; /* the scheme's of weights */
     struct qp_quantized q;
     float reciprocal; /* of q.grid.global, as modelopt rounds it */
-    float *w;         /* [rows, in], transformed */
+    float *w;         /* [rows, in], transformed: what is to be quantized */
+    const float *h;   /* [in, in] the metric of its errors: the site's, or what a low-rank correction leaves of it */
+    struct qp_low_rank low_rank;
     float *scale;
     int8_t *zero;
     uint8_t *codes;

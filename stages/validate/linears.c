@@ -62,11 +62,14 @@ static int loss_of_rounding(const struct qp_kernels *k, struct desk *d, const st
 }
 
 /* Fills one element of the report; the SQNR in dB is capped, since JSON has no infinity for a lossless linear. */
-static int judge(const struct qp_kernels *k, struct desk *d, const struct qp_quant_spec *spec,
+static int judge(const struct qp_block *block, enum qp_linear linear, struct desk *d, const struct qp_quant_spec *spec,
                  const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
     double rounding;
+    const struct qp_kernels *k = block->kernels;
     int r = qp_dequantize(k, q, d->q, err);
+    if (r == 0)
+        r = qp_block_add_low_rank(block, linear, d->q, err);
     if (r < 0)
         return r;
     json_object_set_new(entry, "sqnr_db", json_real(fmin(qp_sqnr_db(d->rows * d->in, d->w, d->q), 999.0)));
@@ -95,7 +98,7 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
         r = qp_block_weight(block, linear, true, desk.w, err);
     json_t *entry = json_pack("{s:s, s:s}", "name", name, "scheme", model->scheme->name);
     if (r == 0)
-        r = judge(block->kernels, &desk, &scheme->weights, &q, h, entry, err);
+        r = judge(block, linear, &desk, &scheme->weights, &q, h, entry, err);
     if (json_array_append_new(linears, entry) < 0 && r == 0)
         r = qp_fail_memory(err, 0, "a report");
     close_desk(&desk);

@@ -112,6 +112,31 @@ Test(run, the_default_pipeline, .timeout = 300)
     cr_expect(fabs(perplexity / said - 1) < 1e-4, "evaluate says %g, validate said %g", perplexity, said);
 }
 
+/* What the factors that were written add is what validate measured, inputs quantized or not. */
+Test(run, low_rank_corrections, .timeout = 300)
+{
+    static const char *const schemes[] = {"int3", "nvfp4"};
+    for (int i = 0; i < 2; i++) {
+        double said[2];
+        for (int with = 0; with < 2; with++) {
+            char name[32];
+            snprintf(name, sizeof name, "%s-%d", schemes[i], with);
+            const char *output = scratch(name);
+            run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--scheme", schemes[i], "--set",
+                           "data.calibration.samples=8", "--set", "stages.search.with.method=none", "--set",
+                           with ? "stages.quantize.with.low_rank=16" : "stages.quantize.with.low_rank=0"));
+            qp_auto_json json_t *report = report_of(output);
+            const json_t *made = first_output(report);
+            cr_expect_eq(json_object_get(made, "low_rank") != NULL, with);
+            said[with] = number(made, "kl_divergence", NULL);
+            double perplexity = evaluated(output), reported = number(made, "perplexity", "quantized");
+            cr_expect(fabs(perplexity / reported - 1) < 1e-4, "%s: evaluate says %g, validate said %g", output,
+                      perplexity, reported);
+        }
+        cr_expect_lt(said[1], said[0], "%s: KL %g, %g without", schemes[i], said[1], said[0]);
+    }
+}
+
 /* The resolved pipeline is itself a pipeline, and the same bytes come of it. */
 Test(run, again_from_the_resolved_pipeline, .timeout = 300)
 {

@@ -1,8 +1,8 @@
 """usage: load.py --prompt TEXT [--expect WORD] [--original FOLDER] OUTPUT...   checks outputs with transformers
 
 For each OUTPUT, with its run folder OUTPUT.run: it loads with no missing, unexpected or mismatched tensor, both
-compressed and dequantized; as loaded compressed it continues the prompt with the expected word; dequantized, its
-perplexity on the windows that validate used is within 0.5 % of what report.json says. Quantized activations are
+compressed and dequantized; as loaded compressed it continues the prompt with the expected word (with corrections of
+low rank beside it, which PEFT adds to linears that have a weight only, as dequantized); dequantized, its perplexity on the windows that validate used is within 0.5 % of what report.json says. Quantized activations are
 simulated by compressed-tensors in both, as the checkpoint's config asks. The original's perplexity is compared as well;
 --original names it as a Hugging Face folder where the pipeline read something else. Prints one PASS or FAIL line a
 check.
@@ -18,6 +18,8 @@ import warnings
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
@@ -57,6 +59,15 @@ def load(output, name, **options):
     tensors = len(model.state_dict())
     check(not found, name, f"loads {way}, {found or 'no missing or unexpected tensor'}, {tensors} in the model")
     return None if found else model.eval()
+
+
+def correct(model, folder, name):
+    """The model with the corrections added that lie in the folder."""
+    wrapped = PeftModel.from_pretrained(model, str(folder)).eval()
+    active = [n for n, _ in wrapped.named_parameters() if ".lora_B." in n]
+    stored = len(load_file(folder / "adapter_model.safetensors")) // 2
+    check(len(active) == stored > 0, name, f"corrections active in {len(active)} linears, of {stored} stored")
+    return wrapped.get_base_model()
 
 
 def generate(model, tokenizer, prompt, expected, name):
@@ -132,12 +143,16 @@ def inspect(output, prompt, expected, original):
     entry = json.loads((run / "report.json").read_text())["outputs"][0]["perplexity"]
     pipeline = json.loads((run / "pipeline.json").read_text())  # as it ran
     tokenizer = Tokenizer.from_file(str(output / "tokenizer.json"))
+    corrections = output / "low_rank"
     model = load(output, name)
-    if model is not None:
+    if model is not None and not corrections.exists():
         generate(model, tokenizer, prompt, expected, name)
     model = load(output, name, quantization_config=CompressedTensorsConfig(dequantize=True))
     if model is None:
         return
+    if corrections.exists():
+        model = correct(model, corrections, name)
+        generate(model, tokenizer, prompt, expected, name)
     rows = windows(tokenizer, pipeline["data"]["evaluation"])
     config = json.loads((output / "config.json").read_text())
     activations(model, config, name)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reads what quantpipe writes with the libraries that people use: transformers, compressed-tensors, tokenizers.
+# Reads what quantpipe writes with the libraries that people use: transformers, compressed-tensors, PEFT, tokenizers.
 # Every check prints one line that starts with PASS or FAIL; the last line counts them. `make interop` runs this.
 #   QUANTPIPE_CORPORA=FOLDER   takes wikitext2-valid.txt and wikitext2-test.txt from there instead of the example's text
 #   QUANTPIPE_INTEROP=tiny     leaves out the real model
@@ -62,6 +62,8 @@ prompt="After August comes September. After September comes" word=October output
 for scheme in int4 int4-asym int8 int8-static fp8 fp8-dynamic nvfp4 int4-kv-fp8 int8-kv-fp8; do
     quantize "tiny-$scheme" pipeline.yaml --scheme "$scheme"
 done
+quantize tiny-low-rank pipeline.yaml --scheme int3 --set stages.quantize.with.low_rank=16
+quantize tiny-low-rank-nvfp4 pipeline.yaml --scheme nvfp4 --set stages.quantize.with.low_rank=16
 quantize tiny-sequential pipeline.yaml --profile sequential
 quantize tiny-budget pipeline.yaml --set stages.allocate.from=calibrate --set stages.smooth.from=allocate \
     --set 'scheme={budget: 5bits, choose_from: [int3, int4, int8-weight-only]}'

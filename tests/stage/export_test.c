@@ -7,6 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
+#include "libstage/model/block_internal.h"
 #include "libstage/model/checkpoint.h"
 #include "libstage/model/model_unit.h"
 #include "tests/support/scratch.h"
@@ -191,6 +192,134 @@ Test(export, fixed_ranges_are_written_beside_their_linears)
         cr_expect_eq(*(const float *)t->data, scales[i].value);
     }
     qp_safetensors_close(file);
+}
+
+enum { RANK = 3 };
+
+/* Gives down_proj of both layers a correction of a rank; the factors are those of the seed. */
+static void correct(struct fixture *f, const int64_t rank[TINY_LAYERS])
+{
+    struct qp_error err;
+    struct qp_model model;
+    cr_assert_eq(qp_model_open(f->units[0], &model, &err), 0, "%s", err.message);
+    for (int layer = 0; layer < TINY_LAYERS; layer++) {
+        struct qp_block block;
+        float a[(RANK + 1) * TINY_FFN], b[TINY_HIDDEN * (RANK + 1)];
+        tiny_random(1 + (uint64_t)layer, (RANK + 1) * TINY_FFN, 1.0f, a);
+        tiny_random(9 + (uint64_t)layer, TINY_HIDDEN * (RANK + 1), 1.0f, b);
+        cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), f->units[2 + layer], &block, &err), 0);
+        cr_assert_eq(qp_block_set_low_rank(&block, QP_DOWN, rank[layer], a, b, NULL, &err), 0, "%s", err.message);
+    }
+    qp_model_close(&model);
+}
+
+static void export_corrected(struct fixture *f, json_t **report)
+{
+    size_t count;
+    set_up(f, INT4_G32);
+    correct(f, (const int64_t[]){RANK, RANK});
+    free(tiny_call(&qp_stage_desc, NULL, f->context, NULL, f->units, TINY_UNITS, 0, &count, report));
+}
+
+Test(export, corrections_read_back_as_they_were_written)
+{
+    struct fixture f;
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint;
+    struct qp_block block;
+    struct qp_unit *unit;
+    const struct qp_tensor *a, *b;
+    float expected[RANK * TINY_FFN];
+    json_t *report;
+    export_corrected(&f, &report);
+    const json_t *output = json_array_get(json_object_get(report, "outputs"), 0);
+    const json_t *low = json_object_get(output, "low_rank"), *sizes = json_object_get(output, "size_bytes");
+    json_int_t bytes = (json_int_t)sizeof(float) * TINY_LAYERS * RANK * (TINY_HIDDEN + TINY_FFN);
+    cr_expect_eq(json_integer_value(json_object_get(low, "rank")), RANK);
+    cr_expect_eq(json_integer_value(json_object_get(low, "size_bytes")), bytes);
+    cr_expect_gt(json_integer_value(json_object_get(sizes, "quantized")), bytes);
+    cr_assert_eq(qp_checkpoint_open(f.output, &checkpoint, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_checkpoint_block(checkpoint, 2, NULL, &unit, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_block_of(&checkpoint->arch, qp_kernels_open("ref"), unit, &block, &err), 0);
+    cr_assert_eq(qp_checkpoint_low_rank(checkpoint, &block, &err), 0, "%s", err.message);
+    cr_expect_eq(qp_block_low_rank(&block, QP_UP, &a, &b, &err), 0);
+    cr_assert_eq(qp_block_low_rank(&block, QP_DOWN, &a, &b, &err), 1, "%s", err.message);
+    tiny_random(2, RANK * TINY_FFN, 1.0f, expected);
+    cr_expect_arr_eq(a->data, expected, sizeof expected);
+    qp_unit_free(unit);
+    qp_checkpoint_close(checkpoint);
+    json_decref(report);
+}
+
+/* Changes one entry of the adapter's configuration. */
+static void adapter_is_refused(const char *key, json_t *value, const char *fragment)
+{
+    struct fixture f;
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint;
+    json_t *config;
+    char path[256];
+    export_corrected(&f, NULL);
+    snprintf(path, sizeof path, "%s/%s/%s", f.output, QP_ADAPTER_FOLDER, QP_ADAPTER_CONFIG);
+    cr_assert_eq(qp_read_json(path, 1 << 20, &config, &err), 0, "%s", err.message);
+    json_object_set_new(config, key, value);
+    cr_assert_eq(qp_write_json(path, config, &err), 0, "%s", err.message);
+    cr_expect_eq(qp_checkpoint_open(f.output, &checkpoint, &err), QP_ERR_INPUT, "%s", key);
+    cr_expect(strstr(err.message, fragment), "%s: '%s' lacks '%s'", key, err.message, fragment);
+    json_decref(config);
+}
+
+Test(export, adapters_that_are_more_than_corrections_are_refused)
+{
+    adapter_is_refused("peft_type", json_string("VERA"), "found peft_type VERA, expected LORA");
+    adapter_is_refused("use_dora", json_true(), "expected factors that are added as they are");
+    adapter_is_refused("alpha_pattern", json_pack("{s:i}", "down_proj", 8), "expected factors that are added");
+    adapter_is_refused("lora_alpha", json_integer(2 * RANK), "found r 3 and lora_alpha 6");
+    adapter_is_refused("r", json_integer(0), "found r 0");
+    adapter_is_refused("lora_alpha", json_null(), "lora_alpha 0");
+}
+
+Test(export, an_adapter_of_another_shape_or_model_is_refused)
+{
+    struct fixture f;
+    struct qp_error err;
+    struct qp_checkpoint *checkpoint;
+    char folder[256];
+    export_corrected(&f, NULL);
+    snprintf(folder, sizeof folder, "%s/%s", f.output, QP_ADAPTER_FOLDER);
+    struct {
+        const char *name, *fragment;
+        int64_t rows, cols;
+    } cases[] = {
+        {"base_model.model.model.layers.0.mlp.down_proj.lora_A.weight", "found one factor of two", RANK, 96},
+        {"base_model.model.model.layers.7.mlp.down_proj.lora_A.weight", "found 1 tensors, of which 0", RANK, 9}};
+    for (int i = 0; i < 2; i++) {
+        struct qp_safetensors_writer *writer;
+        struct qp_tensor *t;
+        char from[320], to[320];
+        cr_assert_eq(qp_tensor_new(cases[i].name, QP_F32, 2, (int64_t[]){cases[i].rows, cases[i].cols}, &t, &err), 0);
+        cr_assert_eq(qp_safetensors_create(folder, INT64_MAX, 1, &writer, &err), 0, "%s", err.message);
+        cr_assert_eq(qp_safetensors_put(writer, t, &err), 0, "%s", err.message);
+        cr_assert_eq(qp_safetensors_finish(writer, NULL, &err), 0, "%s", err.message);
+        snprintf(from, sizeof from, "%s/model.safetensors", folder);
+        snprintf(to, sizeof to, "%s/%s", folder, QP_ADAPTER_TENSORS);
+        cr_assert_eq(rename(from, to), 0);
+        qp_tensor_unref(t);
+        cr_expect_eq(qp_checkpoint_open(f.output, &checkpoint, &err), QP_ERR_INPUT);
+        cr_expect(strstr(err.message, cases[i].fragment), "'%s' lacks '%s'", err.message, cases[i].fragment);
+    }
+}
+
+Test(export, corrections_of_different_ranks_are_refused)
+{
+    struct fixture f;
+    size_t count;
+    set_up(&f, INT4_G32);
+    correct(&f, (const int64_t[]){RANK, RANK + 1});
+    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    cr_expect(strstr(tiny_message, "layers.1.mlp.down_proj: found a correction of rank 4, expected 3"), "%s",
+              tiny_message);
+    cr_expect_not(exists(&f, ""));
 }
 
 static void refused(const char *scheme, const char *module, const char *what, const char *fragment)

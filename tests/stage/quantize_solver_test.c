@@ -68,7 +68,7 @@ static struct problem *make(const struct qp_grid *grid, int64_t rows, int64_t co
     p.work.in = cols;
     p.work.count = 1;
     p.work.h = p.h;
-    *p.m = (struct qp_member){.spec = &p.spec, .w = p.w, .scale = p.scale, .zero = p.zero, .codes = p.codes};
+    *p.m = (struct qp_member){.spec = &p.spec, .w = p.w, .h = p.h, .scale = p.scale, .zero = p.zero, .codes = p.codes};
     p.m->q =
         (struct qp_quantized){*grid, rows, cols, group, p.codes, p.scale, grid->symmetric ? NULL : p.zero, NULL, NULL};
     p.block.kernels->qparams(grid, rows, cols, group, p.w, p.scale, p.zero);
