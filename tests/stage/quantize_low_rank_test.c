@@ -47,13 +47,36 @@ static void losses_of_units(struct qp_unit **units, double losses[TINY_LAYERS][Q
     qp_model_close(&model);
 }
 
+/* Makes every linear of the layers a matrix of rank 3 with a little noise. */
+static void plant(struct qp_unit **units, float noise)
+{
+    enum { RANK = 3 };
+    for (int u = 2; u < 2 + TINY_LAYERS; u++)
+        for (size_t t = 0; t < units[u]->count; t++) {
+            struct qp_tensor *w = units[u]->tensors[t];
+            if (!strstr(w->name, "_proj.weight"))
+                continue;
+            int64_t rows = w->shape[0], cols = w->shape[1];
+            float *b = malloc((size_t)((rows + cols) * RANK) * sizeof *b), *a = b + rows * RANK, *v = w->data;
+            tiny_random((uint64_t)(u + 10 * (int)t), (rows + cols) * RANK, 0.5f, b);
+            tiny_random((uint64_t)(u + 20 * (int)t), w->elements, noise, v);
+            for (int64_t i = 0; i < w->elements; i++)
+                for (int k = 0; k < RANK; k++)
+                    v[i] += b[i / cols * RANK + k] * a[k * cols + i % cols];
+            free(b);
+        }
+}
+
 /* Sum over all linears, and each by itself. */
-static double losses_of(const char *params, const char *scheme, double losses[TINY_LAYERS][QP_LINEARS])
+static double losses_of_model(const char *params, const char *scheme, bool planted,
+                              double losses[TINY_LAYERS][QP_LINEARS])
 {
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     double sum = 0.0;
     tiny_units(scheme, true, units);
+    if (planted)
+        plant(units, 0.002f);
     out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
     losses_of_units(out, losses);
     for (int i = 0; i < TINY_LAYERS * QP_LINEARS; i++)
@@ -61,6 +84,17 @@ static double losses_of(const char *params, const char *scheme, double losses[TI
     tiny_free(out, count);
     free(out);
     return sum;
+}
+
+static double losses_of(const char *params, const char *scheme, double losses[TINY_LAYERS][QP_LINEARS])
+{
+    return losses_of_model(params, scheme, false, losses);
+}
+
+static double planted_loss(const char *params, const char *scheme)
+{
+    double losses[TINY_LAYERS][QP_LINEARS];
+    return losses_of_model(params, scheme, true, losses);
 }
 
 Test(quantize_low_rank, no_linear_loses_more_than_without)
@@ -106,42 +140,6 @@ Test(quantize_low_rank, rounds_and_all_fits_lower_the_loss)
     cr_expect_lt(outputs, 0.8 * without, "%g of %g", outputs, without);
     cr_expect_lt(weights, 0.9 * without, "%g of %g", weights, without);
     cr_expect_lt(rounds, outputs, "%g, one round %g", rounds, outputs);
-}
-
-/* Makes every linear of the layers a matrix of rank 3 with a little noise. */
-static void plant(struct qp_unit **units, float noise)
-{
-    enum { RANK = 3 };
-    for (int u = 2; u < 2 + TINY_LAYERS; u++)
-        for (size_t t = 0; t < units[u]->count; t++) {
-            struct qp_tensor *w = units[u]->tensors[t];
-            if (!strstr(w->name, "_proj.weight"))
-                continue;
-            int64_t rows = w->shape[0], cols = w->shape[1];
-            float *b = malloc((size_t)((rows + cols) * RANK) * sizeof *b), *a = b + rows * RANK, *v = w->data;
-            tiny_random((uint64_t)(u + 10 * (int)t), (rows + cols) * RANK, 0.5f, b);
-            tiny_random((uint64_t)(u + 20 * (int)t), w->elements, noise, v);
-            for (int64_t i = 0; i < w->elements; i++)
-                for (int k = 0; k < RANK; k++)
-                    v[i] += b[i / cols * RANK + k] * a[k * cols + i % cols];
-            free(b);
-        }
-}
-
-static double planted_loss(const char *params, const char *scheme)
-{
-    struct qp_unit *units[TINY_UNITS], **out;
-    size_t count;
-    double losses[TINY_LAYERS][QP_LINEARS], sum = 0.0;
-    tiny_units(scheme, true, units);
-    plant(units, 0.002f);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
-    losses_of_units(out, losses);
-    for (int i = 0; i < TINY_LAYERS * QP_LINEARS; i++)
-        sum += losses[i / QP_LINEARS][i % QP_LINEARS];
-    tiny_free(out, count);
-    free(out);
-    return sum;
 }
 
 Test(quantize_low_rank, takes_over_what_was_planted)

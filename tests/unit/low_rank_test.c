@@ -106,6 +106,7 @@ Test(low_rank, corrects_on_unquantized_inputs)
 {
     corrects_down("{\"weights\": {\"format\": \"int4\", \"group\": 32}}");
     corrects_down("{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"activations\": {\"format\": \"int4\"}}");
+    corrects_down("\"int8\""); /* multiplied as codes */
 }
 
 /* Of linears that share an input each gets its own. */
