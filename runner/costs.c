@@ -216,7 +216,7 @@ static void add_drift(const struct qp_task *t, struct qp_work *out)
 
 /* One forward of the original, up to the last site that has statistics; with feedback, where hidden states go on behind
  * quantized layers, whole ones, another through each quantized layer but the last, and for the drift one more through
- * the original; there moments are taken in float32. A layer in turns has one forward a turn. */
+ * the original. A layer in turns has one forward a turn. */
 static bool calibrate(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
@@ -230,7 +230,7 @@ static bool calibrate(const struct qp_task *t, struct qp_work *out)
         add_layers(t, a->layers, turn, out);
     }
     if (wants(t, "second_moment"))
-        add_moments(t, bf16 && !t->feedback, out);
+        add_moments(t, bf16, out);
     if (t->feedback) {
         add_forward(t, a->layers - 1, QP_SITES, bf16, out);
         add_layers(t, a->layers - 1, QP_SITES, out);

@@ -75,12 +75,13 @@ void qp_drift_begin(struct qp_drift *drift)
         drift->sites[i].came = drift->sites[i].compared = 0;
 }
 
-void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, const float *x, int64_t rows, int64_t in)
+void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, enum qp_dtype dtype, const void *x, int64_t rows,
+                        int64_t in)
 {
     struct site *s = &drift->sites[site];
     if (!s->sum)
         return;
-    memcpy(s->x + s->came * in, x, (size_t)(rows * in) * sizeof *x);
+    drift->kernels->to_f32(dtype, rows * in, x, s->x + s->came * in);
     s->came += rows;
 }
 

@@ -15,7 +15,8 @@ void qp_drift_free(struct qp_drift *drift); /* NULL is accepted */
 
 /* A part begins: first all its inputs behind quantized layers come, then the same tokens' original ones. */
 void qp_drift_begin(struct qp_drift *drift);
-void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, const float *x, int64_t rows, int64_t in);
+void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, enum qp_dtype dtype, const void *x, int64_t rows,
+                        int64_t in);
 
 /* A qp_site_fn. */
 int qp_drift_original(void *drift, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err);

@@ -12,10 +12,12 @@ struct qp_prefix {
     const struct qp_model *model;
     const struct qp_text *text;
     const struct qp_allocator *allocator;
-    struct qp_unit *so_far;               /* of a layer in turns: what the former ones came to; NULL: nothing */
-    struct qp_stream quantized, original; /* original: no memory unless drift is wanted */
-    int64_t windows;                      /* of a part */
-    float *part;                          /* a part's hidden states, on their way through original weights */
+    struct qp_unit *so_far; /* of a layer in turns: what the former ones came to; NULL: nothing */
+    /* In float32 whatever is computed: rounded to BF16 between blocks, hidden states behind quantized blocks no longer
+     * gave better networks than original ones. original: no memory unless drift is wanted. */
+    struct qp_stream quantized, original;
+    int64_t windows; /* of a part */
+    float *part;     /* a part's hidden states, on their way through original weights */
 };
 
 /* What a layer's inputs are for, and what they go through. */
@@ -77,8 +79,17 @@ static int take_site(void *context, enum qp_site site, const float *x, int64_t r
 {
     const struct pass *pass = context;
     if (pass->drift)
-        qp_drift_quantized(pass->drift, site, x, rows, in);
+        qp_drift_quantized(pass->drift, site, QP_F32, x, rows, in);
     return qp_statistics_site(pass->statistics, site, x, rows, in, err);
+}
+
+static int take_site_bf16(void *context, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
+                          struct qp_error *err)
+{
+    const struct pass *pass = context;
+    if (pass->drift)
+        qp_drift_quantized(pass->drift, site, QP_BF16, x, rows, in);
+    return qp_statistics_site_bf16(pass->statistics, site, x, rows, in, err);
 }
 
 static int take_cache(void *context, const float *keys, const float *values, int64_t rows, int64_t dim,
@@ -105,7 +116,7 @@ static float *part_of(struct qp_prefix *p, const struct qp_stream *stream, int64
 /* The hidden states behind quantized layers stay where they are: they go on when the layer is back, quantized. */
 static int collect_part(struct qp_prefix *p, struct pass *pass, int64_t first, int64_t windows, struct qp_error *err)
 {
-    struct qp_taps quantized = {.site = take_site, .cache = take_cache, .context = pass};
+    struct qp_taps quantized = {.site = take_site, .site_bf16 = take_site_bf16, .cache = take_cache, .context = pass};
     struct qp_taps original = {.site = qp_drift_original, .context = pass->drift};
     if (pass->drift)
         qp_drift_begin(pass->drift);
