@@ -5,9 +5,9 @@
  * the diagonal by `damping` times its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order and
  * each one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by one
  * product a block. Scales are those of the original groups, or with `reestimate` of the groups as the loop finds them.
- * The checkpoint stays in natural order, whatever the order of rounding (quantize/order.h). hqq (Badri and Shaji 2023):
- * scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate descent on what the
- * method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
+ * The checkpoint stays in natural order, whatever the order of rounding (libstage/model/order.h). hqq (Badri and Shaji
+ * 2023): scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate descent on
+ * what the method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
  * (quantize/activations.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
  * A layer that comes in turns (libstage/model/turns.h) leaves through `turns` each time, and through `out` when it is
  * whole. Memory: one site's moment, factor and weights. */
@@ -16,10 +16,10 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "libstage/model/gptq.h"
 #include "libstage/model/turns.h"
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
-#include "stages/quantize/gptq.h"
 #include "stages/quantize/low_rank.h"
 #include "stages/quantize/modelopt.h"
 #include "stages/quantize/polish.h"

@@ -5,11 +5,14 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
+#include "libstage/model/gptq.h"
 #include "libstage/model/quality.h"
 #include "libstage/model/scales.h"
 
 #define SMALLEST_RANGE 0.5f /* scales are searched from the whole range of a group down to this share */
 #define RANGES 16
+#define DAMPING 0.01 /* of GPTQ, as in Frantar et al. 2023 */
+#define COLUMNS 128  /* between two of its updates */
 
 /* A layer at work. */
 struct work {
@@ -18,6 +21,8 @@ struct work {
     const struct qp_kernels *kernels;
     struct qp_layer layer;
     struct qp_probes *probes;
+    bool gptq;                /* losses are those of GPTQ, not of rounding to nearest */
+    struct qp_gptq *solver;   /* of the group at work, with gptq */
     double tokens;            /* of the second moments */
     float *probe[QP_LINEARS]; /* weights as the probe has them, where a stream is to start */
     int64_t rows_seen[QP_SITES];
@@ -72,10 +77,25 @@ static float absmax(int64_t count, const float *v)
     return largest;
 }
 
-/* d->quantized = w rounded to nearest, by the scales of least error in the metric of diag(h). `largest`: of the group's
- * linears together, which share a global scale. */
-static int round_weights(const struct work *w, struct desk *d, const struct qp_quant_spec *spec, const float *weight,
-                         const float *h, float largest, struct qp_error *err)
+/* Codes for the scales that are there. */
+static int set_codes(const struct work *w, const struct qp_gptq *solver, struct desk *d, const struct qp_grid *grid,
+                     int64_t group, const float *weight, struct qp_error *err)
+{
+    struct qp_quantized q = {.grid = *grid, .rows = d->rows, .cols = d->in, .group = group, .scale = d->scale};
+    if (!solver) {
+        w->kernels->quantize(grid, d->rows, d->in, group, weight, d->scale, d->zero, d->codes);
+        return 0;
+    }
+    q.zero = grid->symmetric ? NULL : d->zero;
+    memcpy(d->scratch, weight, (size_t)(d->rows * d->in) * sizeof *weight);
+    return qp_gptq_solve(solver, &q, d->scratch, d->codes, NULL, NULL, err);
+}
+
+/* d->quantized = w by GPTQ, without a solver rounded to nearest, with the scales of least error in the metric of
+ * diag(h). `largest`: of the group's linears together, which share a global scale. */
+static int round_weights(const struct work *w, const struct qp_gptq *solver, struct desk *d,
+                         const struct qp_quant_spec *spec, const float *weight, const float *h, float largest,
+                         struct qp_error *err)
 {
     struct qp_grid grid = spec->grid;
     if (grid.scale_dtype == QP_F8_E4M3)
@@ -83,21 +103,35 @@ static int round_weights(const struct work *w, struct desk *d, const struct qp_q
     int64_t group = qp_spec_group(spec, d->in);
     struct qp_scale_choice choice = {.method = QP_SCALES_WEIGHTED, .h = h, .shrink = SMALLEST_RANGE, .steps = RANGES};
     int r = qp_choose_scales(w->kernels, spec, &grid, d->rows, d->in, weight, &choice, d->scale, d->zero, err);
+    if (r == 0)
+        r = set_codes(w, solver, d, &grid, group, weight, err);
     if (r < 0)
         return r;
-    w->kernels->quantize(&grid, d->rows, d->in, group, weight, d->scale, d->zero, d->codes);
     w->kernels->dequantize(&grid, d->rows, d->in, group, d->codes, d->scale, d->zero, d->quantized);
     return 0;
 }
 
-/* Keeps the probe's weights for the stream that will start with them. */
-static int keep_probe(struct work *w, const struct desk *d, int linear, struct qp_error *err)
+/* Of d->quantized, which becomes what quantization changed. */
+static double loss_of(const struct work *w, struct desk *d, const float *weight, const float *h)
 {
-    size_t bytes = (size_t)(d->rows * d->in) * sizeof(float);
+    qp_difference(d->rows * d->in, d->quantized, weight, d->quantized);
+    return qp_site_loss(w->kernels, d->rows, d->in, d->quantized, h, d->scratch);
+}
+
+/* Keeps the probe's weights for the stream that will start with them, and counts their loss. */
+static int set_probe(struct work *w, struct qp_group *g, int linear, struct desk *d, const float *h, float largest,
+                     struct qp_error *err)
+{
+    const struct qp_quant_spec *spec = &w->table->budget->candidates[g->probe].scheme.weights;
+    const float *weight = w->layer.weight[linear];
+    if (!spec->enabled)
+        return 0;
     w->probe[linear] = qp_new_floats(d->rows * d->in, "a linear's quantized weights", err);
-    if (!w->probe[linear])
-        return QP_ERR_ROOM;
-    memcpy(w->probe[linear], d->quantized, bytes);
+    int r = w->probe[linear] ? round_weights(w, NULL, d, spec, weight, h, largest, err) : QP_ERR_ROOM;
+    if (r < 0)
+        return r;
+    memcpy(w->probe[linear], d->quantized, (size_t)(d->rows * d->in) * sizeof(float));
+    g->probe_loss += loss_of(w, d, weight, h);
     return 0;
 }
 
@@ -115,16 +149,24 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
         const struct qp_quant_spec *spec = &budget->candidates[c].scheme.weights;
         if (!spec->enabled || !g->fits[c])
             continue;
-        r = round_weights(w, &d, spec, weight, h, largest, err);
-        if (r == 0 && w->probes && w->probes->perturbed && c == g->probe)
-            r = keep_probe(w, &d, linear, err);
-        if (r < 0)
-            break;
-        qp_difference(rows * in, d.quantized, weight, d.quantized);
-        g->weight_loss[c] += qp_site_loss(w->kernels, rows, in, d.quantized, h, d.scratch);
+        r = round_weights(w, w->solver, &d, spec, weight, h, largest, err);
+        if (r == 0)
+            g->weight_loss[c] += loss_of(w, &d, weight, h);
     }
+    if (r == 0 && w->probes && w->probes->perturbed)
+        r = set_probe(w, g, linear, &d, h, largest, err);
     close_desk(&d);
     return r;
+}
+
+static int open_solver(struct work *w, const struct qp_group *g, int64_t in, const float *h, struct qp_error *err)
+{
+    char name[256];
+    double damping = DAMPING;
+    if (!w->gptq)
+        return 0;
+    int r = qp_gptq_open(w->kernels, in, h, COLUMNS, QP_ORDER_ACTIVATION, in, &damping, &w->solver, err);
+    return r < 0 ? qp_wrap(err, "%s", qp_group_name(w->table, g, name, sizeof name)) : 0;
 }
 
 static int measure_group(struct work *w, struct qp_group *g, struct qp_error *err)
@@ -132,12 +174,16 @@ static int measure_group(struct work *w, struct qp_group *g, struct qp_error *er
     int64_t in = dim(w, w->block->arch->family->sites[g->site].dim);
     float *h = qp_new_floats(in * in, "a second moment", err), largest = 0.0f;
     int r = h ? qp_block_second_moment(w->block, g->site, h, err) : QP_ERR_ROOM;
+    if (r == 0)
+        r = open_solver(w, g, in, h, err);
     for (int l = 0; l < QP_LINEARS; l++)
         if (g->member[l])
             largest = fmaxf(largest, absmax(dim(w, desc_of(w, l)->out) * in, w->layer.weight[l]));
     for (int l = 0; l < QP_LINEARS && r == 0; l++)
         if (g->member[l])
             r = measure_linear(w, g, l, h, largest, err);
+    qp_gptq_close(w->solver);
+    w->solver = NULL;
     free(h);
     return r;
 }
@@ -246,10 +292,10 @@ static int move_streams(struct work *w, struct qp_error *err)
     return r;
 }
 
-int qp_measure_layer(struct qp_table *table, const struct qp_block *block, struct qp_probes *probes,
+int qp_measure_layer(struct qp_table *table, const struct qp_block *block, bool gptq, struct qp_probes *probes,
                      struct qp_error *err)
 {
-    struct work w = {.table = table, .block = block, .kernels = block->kernels, .probes = probes};
+    struct work w = {.table = table, .block = block, .kernels = block->kernels, .gptq = gptq, .probes = probes};
     w.tokens = json_number_value(json_object_get(block->unit->attrs, "tokens"));
     if (w.tokens <= 0.0)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld says not of how many `tokens` its statistics are",

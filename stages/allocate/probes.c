@@ -96,8 +96,10 @@ static int score(const struct qp_probes *p, const struct qp_head *head, struct q
         p->owners[i]->divergence = 0.0;
     for (int64_t row = 0; room && row < tokens; row += SCORED_ROWS)
         score_rows(p, head, row, at_most(tokens - row, SCORED_ROWS), &s);
-    for (size_t i = 1; i < p->used; i++)
-        p->owners[i]->divergence /= (double)tokens;
+    for (size_t i = 1; i < p->used; i++) {
+        struct qp_group *g = p->owners[i];
+        g->divergence *= g->probe_loss > 0.0 ? g->weight_loss[g->probe] / g->probe_loss / (double)tokens : 0.0;
+    }
     free(s.normed);
     free(s.clean);
     free(s.other);

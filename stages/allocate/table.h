@@ -12,15 +12,16 @@ struct qp_group {
     bool member[QP_LINEARS];           /* the site's linears that are not ignored */
     int64_t weights;                   /* how many its members have */
     bool fits[QP_MAX_CANDIDATES];      /* whether each candidate can be had by all members */
-    size_t probe;                      /* the candidate of fewest bytes: divergence was measured with it */
+    size_t probe;                      /* the candidate of fewest bytes, whose divergence was measured */
     uint64_t bytes[QP_MAX_CANDIDATES]; /* stored by each candidate */
     double
         weight_loss[QP_MAX_CANDIDATES]; /* sum over members of tr(D H Dᵀ), D what quantization changes in the weights */
     double
         input_loss[QP_MAX_CANDIDATES]; /* what quantizing the input changes in the outputs, scaled to the same tokens */
     double energy;                     /* sum over members of tr(W H Wᵀ) */
-    double
-        divergence; /* of the network's final distribution, when the probe alone is in this group; NAN: not measured */
+    double probe_loss;                 /* weight_loss of the probe, were it rounded to nearest */
+    double divergence;                 /* of the network's final distribution, when the probe alone is in this group:
+                                          measured rounded to nearest, scaled to weight_loss; NAN: not measured */
 };
 
 struct qp_table {

@@ -180,8 +180,8 @@ static double divergence_of(const char *scheme)
     return metrics.kl_divergence;
 }
 
-/* The losses file of a run on the tiny model. */
-static json_t *measured_losses(bool white)
+/* The losses file of a run on the tiny model; over white noise if asked for. */
+static json_t *measured_losses(bool white, const char *method)
 {
     struct qp_error err;
     struct qp_unit *units[TINY_UNITS], **out;
@@ -197,14 +197,16 @@ static json_t *measured_losses(bool white)
         whiten(units[u], "mlp_in");
         whiten(units[u], "mlp_out");
     }
-    out = tiny_call(&qp_stage_desc, NULL, context, NULL, units, TINY_UNITS, 0, &count, NULL);
+    qp_auto_free char *params = qp_format("{\"method\": \"%s\"}", method);
+    out = tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, 0, &count, NULL);
     tiny_free(out, count);
     free(out);
     cr_assert_eq(qp_read_json(scratch("out.losses.json"), 1 << 20, &losses, &err), 0, "%s", err.message);
     return losses;
 }
 
-/* Scales are searched there and not here, so the two agree roughly; a stream that is mixed up does not agree at all. */
+/* Over white noise GPTQ rounds to nearest. Scales are searched there and not here, so the two agree roughly; a stream
+ * that is mixed up does not agree at all. */
 Test(allocate, a_groups_divergence_is_that_of_the_network_with_it_alone_quantized)
 {
     static const char *const patterns[SITES][2] = {{"model.layers.0.self_attn.[qkv]_proj", "model.layers.0.attn_in"},
@@ -215,7 +217,7 @@ Test(allocate, a_groups_divergence_is_that_of_the_network_with_it_alone_quantize
                                                    {"model.layers.1.self_attn.o_proj", "model.layers.1.attn_out"},
                                                    {"model.layers.1.mlp.[gu][ap]*_proj", "model.layers.1.mlp_in"},
                                                    {"model.layers.1.mlp.down_proj", "model.layers.1.mlp_out"}};
-    qp_auto_json json_t *losses = measured_losses(true);
+    qp_auto_json json_t *losses = measured_losses(true, "gptq");
     for (size_t g = 0; g < SITES; g++) {
         const json_t *group = json_array_get(json_object_get(losses, "groups"), g);
         cr_assert_str_eq(json_string_value(json_object_get(group, "name")), patterns[g][1]);
@@ -229,9 +231,30 @@ Test(allocate, a_groups_divergence_is_that_of_the_network_with_it_alone_quantize
     }
 }
 
+/* The loss of a group of a losses file with its coarsest candidate. */
+static double loss_of(const json_t *losses, size_t group)
+{
+    return json_number_value(
+        json_array_get(json_object_get(json_array_get(json_object_get(losses, "groups"), group), "weight_loss"), 0));
+}
+
+Test(allocate, losses_are_of_the_method_that_follows)
+{
+    for (int white = 0; white < 2; white++) {
+        qp_auto_json json_t *gptq = measured_losses(white, "gptq"), *rtn = measured_losses(white, "rtn");
+        for (size_t g = 0; g < SITES; g++) {
+            double share = loss_of(gptq, g) / loss_of(rtn, g);
+            if (white)
+                cr_expect_float_eq(share, 1.0, 1e-3, "group %zu: errors have nowhere to go, %g", g, share);
+            else
+                cr_expect_lt(share, 0.95, "group %zu: GPTQ leaves %g of the loss of rounding", g, share);
+        }
+    }
+}
+
 Test(allocate, losses_of_a_former_run_give_the_same_choice_at_once)
 {
-    qp_auto_json json_t *losses = measured_losses(false);
+    qp_auto_json json_t *losses = measured_losses(false, "gptq");
     qp_auto_free char *params = qp_format("{\"losses\": \"%s\"}", scratch("out.losses.json"));
     struct result first = allocate(SCHEME("5bits"), NULL), again = allocate(SCHEME("5bits"), params);
     cr_expect(

@@ -5,7 +5,7 @@
 #include <criterion/criterion.h>
 
 #include "libstage/model/quality.h"
-#include "stages/quantize/gptq.h"
+#include "libstage/model/gptq.h"
 #include "stages/quantize/hqq.h"
 #include "stages/quantize/polish.h"
 #include "stages/quantize/refit.h"

@@ -1,7 +1,8 @@
-"""usage: autoround_choice.py FOLDER --model FOLDER --text FILE --bits 4.0 4.5 ... [--formats 3 4 5 6 8] [--samples 16]
+"""usage: autoround_choice.py FOLDER --model FOLDER --text FILE --bits 4.0 4.5 ... [--formats 3 4 5 6 8] [--samples 16] [--fused]
 
 Which width auto-round's AutoScheme gives each linear, for several budgets of stored bits a weight: FOLDER/BITS.yaml
-is each choice as a scheme of quantpipe, so that one quantizer can run both choices. Symmetric integers in groups: a
+is each choice as a scheme of quantpipe, so that one quantizer can run both choices. With --fused linears that engines
+load as one matrix (q, k, v; gate, up) get one width: its own option `shared_layers`. Symmetric integers in groups: a
 scale of 16 bits a group is counted, for all widths alike, by taking it off the budget.
 """
 
@@ -15,6 +16,9 @@ from auto_round.auto_scheme.gen_auto_scheme import GenScheme
 from auto_round.schemes import QuantizationScheme
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+FUSED = [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]]
 
 
 def texts(args):
@@ -45,6 +49,7 @@ def main():
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--group", type=int, default=64)
+    parser.add_argument("--fused", action="store_true")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype="auto")
@@ -57,6 +62,7 @@ def main():
         avg_bits=[bits - 16 / args.group for bits in args.bits],
         options=[QuantizationScheme(bits=bits, group_size=args.group, sym=True, act_bits=16) for bits in args.formats],
         ignore_scale_zp_bits=True,
+        shared_layers=FUSED if args.fused else None,
         nsamples=args.samples,
         seqlen=args.length,
         batch_size=4,

@@ -1,6 +1,6 @@
 /* The order in which GPTQ rounds columns. */
-#ifndef QUANTPIPE_STAGES_QUANTIZE_ORDER_H
-#define QUANTPIPE_STAGES_QUANTIZE_ORDER_H
+#ifndef QUANTPIPE_MODEL_ORDER_H
+#define QUANTPIPE_MODEL_ORDER_H
 
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-#include "stages/quantize/order.h"
+#include "libstage/model/order.h"
 
 #include <stdlib.h>
 

@@ -1,11 +1,11 @@
 /* GPTQ for the linears of one site: the factor of H^-1 is made once and serves each of them. */
-#ifndef QUANTPIPE_STAGES_QUANTIZE_GPTQ_H
-#define QUANTPIPE_STAGES_QUANTIZE_GPTQ_H
+#ifndef QUANTPIPE_MODEL_GPTQ_H
+#define QUANTPIPE_MODEL_GPTQ_H
 
 #include "kernels/kernels.h"
 #include "libstage/base/error.h"
 #include "libstage/tensor/quantized.h"
-#include "stages/quantize/order.h"
+#include "libstage/model/order.h"
 
 struct qp_gptq;
 

@@ -1,4 +1,4 @@
-#include "stages/quantize/gptq.h"
+#include "libstage/model/gptq.h"
 
 #include <math.h>
 #include <stdlib.h>
