@@ -203,14 +203,16 @@ static void add_moments(const struct qp_task *t, bool bf16, struct qp_work *out)
     }
 }
 
-/* (x_original - x)ᵀ x for every site: full products. */
+/* (x_original - x)ᵀ x for every site: full products; and a moment of what is held out (calibrate/drift.h). */
 static void add_drift(const struct qp_task *t, struct qp_work *out)
 {
+    int64_t held = t->windows < 8 ? 1 : t->windows / 8;
     for (int s = 0; s < QP_SITES; s++) {
         int64_t n = qp_arch_dim(t->arch, t->arch->family->sites[s].dim);
         double layers = (double)t->arch->layers;
         out->operations[QP_WORK_GEMM] += layers * qp_gemm_operations(n, n, t->windows * t->length);
-        out->bytes_written += layers * 4 * (double)n * (double)n;
+        out->operations[QP_WORK_MOMENT] += layers * qp_moment_operations(held * t->length, n);
+        out->bytes_written += layers * 3 * 4 * (double)n * (double)n;
     }
 }
 
@@ -302,16 +304,19 @@ static void add_scales(const struct qp_task *t, const struct qp_quant_spec *spec
                      param_is(t, "scales", "hessian"), out);
 }
 
-/* The loss of rounding to nearest and the gradient of the codes choose what polish starts from; a pull is one product
- * more. Steps depend on the weights, and count as none. */
+/* The loss of rounding to nearest and the gradient of the codes choose what polish starts from. With a pull, its
+ * product comes on top, all is done with it and without, and both are judged. Steps depend on the weights, and count as
+ * none. */
 static void add_polish(const struct qp_task *t, struct shape s, struct qp_work *out)
 {
     double product = qp_gemm_operations(s.rows, s.cols, s.cols);
+    double judged = qp_site_loss_operations(s.rows, s.cols) + product;
+    bool pulled = param_number(t, "pull", 0) > 0;
     if (sweeps_of(t) == 0)
         return;
-    out->operations[QP_WORK_GEMM] += qp_site_loss_operations(s.rows, s.cols) + product;
-    out->operations[QP_WORK_GEMM] += param_number(t, "pull", 0) > 0 ? product : 0;
-    out->operations[QP_WORK_SOLVE] += (is_on(t, "refit") ? 2 : 1) * qp_polish_operations(s.rows, s.cols, 0);
+    out->operations[QP_WORK_GEMM] += pulled ? 4 * judged + product : judged;
+    out->operations[QP_WORK_SOLVE] +=
+        (pulled ? 2 : 1) * (is_on(t, "refit") ? 2 : 1) * qp_polish_operations(s.rows, s.cols, 0);
 }
 
 static void add_linear(const struct qp_task *t, const struct qp_quant_spec *spec, struct shape s, struct qp_work *out)
@@ -332,7 +337,8 @@ static bool quantize(const struct qp_task *t, struct qp_work *out)
         for (int site = 0; site < QP_SITES; site++) {
             if (!quantizes_site(t, layer, site))
                 continue;
-            out->bytes_read += (param_number(t, "pull", 0) > 0 ? 2 : 1) * moment_bytes(t, site); /* and the drift */
+            out->bytes_read +=
+                (param_number(t, "pull", 0) > 0 ? 4 : 1) * moment_bytes(t, site); /* drift, what is held out */
             if (param_is(t, "method", "gptq"))
                 out->operations[QP_WORK_SOLVE] += qp_factor_operations(qp_arch_dim(a, a->family->sites[site].dim));
         }

@@ -191,7 +191,7 @@ bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const ch
     return qp_block_find(block, block->arch->family->sites[site].name, stat) != NULL;
 }
 
-static int get_moment(const struct qp_block *block, enum qp_site site, const char *stat, float *h, struct qp_error *err)
+int qp_block_moment(const struct qp_block *block, enum qp_site site, const char *stat, float *h, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
     const float *fold = NULL;
@@ -212,12 +212,7 @@ static int get_moment(const struct qp_block *block, enum qp_site site, const cha
 
 int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err)
 {
-    return get_moment(block, site, "second_moment", h, err);
-}
-
-int qp_block_drift(const struct qp_block *block, enum qp_site site, float *d, struct qp_error *err)
-{
-    return get_moment(block, site, "drift", d, err);
+    return qp_block_moment(block, site, "second_moment", h, err);
 }
 
 int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err)

@@ -4,7 +4,9 @@
  *   B.M.weight, B.M.bias, B.NORM.weight    the checkpoint's own tensors, never changed on the way
  *   B.S.second_moment F32 [in, in]         sum of xᵀx over the tokens that calibrate saw, both triangles
  *   B.S.absmax, .min, .max F32 [in]; .absmean F32 [in]  mean of |x|;  attribute `tokens`: how many tokens
- *   B.S.drift F32 [in, in]                 sum of (x_original - x)ᵀ x, where x is the input behind quantized blocks
+ *   B.S.drift F32 [in, in]                 sum of (x_original - x)ᵀ x, where x is the input behind quantized blocks,
+ *       over part of the windows, as large as all would make it
+ *   B.S.held_drift, .held_moment F32 [in, in]    the same and sum of xᵀx over the other windows
  *   B.S.samples F32 [n, in]                n of the tokens' inputs, evenly spread over the text
  *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
  *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
@@ -22,7 +24,7 @@
  *   B.S.input_scale F32 [1]                static activations; B.S.input_global_scale F32 [1]: NVFP4's
  *   B.kv.key_scale, B.kv.value_scale F32 [1]      of a quantized KV cache
  * Statistics are those of the untransformed network; the accessors below apply the folds, exactly:
- *   weights W' = D_out⁻¹ W D_in, norm gain g' = g / d, H' = D⁻¹ H D⁻¹ (drift alike), absmax' = absmax / d.
+ *   weights W' = D_out⁻¹ W D_in, norm gain g' = g / d, H' = D⁻¹ H D⁻¹ (drift and held_ alike), absmax' = absmax / d.
  * Embedding unit: E.weight. Head unit: final norm and HEAD.weight. */
 #ifndef QUANTPIPE_MODEL_BLOCK_H
 #define QUANTPIPE_MODEL_BLOCK_H
@@ -75,8 +77,8 @@ bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const ch
 /* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
 int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err);
 
-/* The same for d[in, in], the drift, which is not symmetric. */
-int qp_block_drift(const struct qp_block *block, enum qp_site site, float *d, struct qp_error *err);
+/* The same for another stat: "drift", which is not symmetric, "held_drift" and "held_moment". */
+int qp_block_moment(const struct qp_block *block, enum qp_site site, const char *stat, float *h, struct qp_error *err);
 
 /* stat: "absmax", "absmean", "min", "max"; v[in], with the folds (all positive, so min stays min). */
 int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err);

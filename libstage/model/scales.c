@@ -14,6 +14,17 @@ static bool coarse_scales(const struct qp_grid *grid)
     return grid->scale_dtype == QP_F8_E4M3 || grid->scale_dtype == QP_F8_E8M0;
 }
 
+/* The widest range to try, as a share of a group's own. Symmetric integers reach one step farther below zero than above
+ * it, and the scale of their range cuts half a step off the largest if that is above: a scale that holds it there is
+ * the last one worth a try. */
+static float widest(const struct qp_grid *grid)
+{
+    if (coarse_scales(grid))
+        return 2.0f;
+    bool cuts = grid->codes == QP_I8 && grid->symmetric && !grid->narrow;
+    return cuts ? (qp_grid_max(grid) + 0.5f) / qp_grid_max(grid) : 1.0f;
+}
+
 /* "Four over six" for itself tries two scales: that of the range, and that which maps the largest to 4. */
 static struct qp_scale_search search_of(const struct qp_grid *grid, const struct qp_scale_choice *choice,
                                         const float *importance)
@@ -25,8 +36,8 @@ static struct qp_scale_search search_of(const struct qp_grid *grid, const struct
                                     .importance = importance,
                                     .norm = choice->method != QP_SCALES_MSE ? 2.0
                                             : choice->norm > 0.0            ? choice->norm
-                                                                            : 2.4,
-                                    .first = sweep ? 2.0f : 1.0f,
+                                                                            : 3.0,
+                                    .first = widest(grid),
                                     .last = choice->shrink,
                                     .steps = choice->steps,
                                     .sweep = sweep};

@@ -19,7 +19,7 @@ struct qp_scale_choice {
     const float *h;        /* [cols, cols] second moment; of WEIGHTED and HESSIAN */
     float shrink;          /* smallest share of the range that is tried: 0.4, say */
     int steps;             /* candidates: 40, say */
-    double norm;           /* of MSE; 0 for 2.4 (GPTQ's reference, llm-compressor), modelopt has 2 */
+    double norm;           /* of MSE; 0 for 3; GPTQ's reference and llm-compressor have 2.4, modelopt has 2 */
     const float *diagonal; /* [cols], that of h, when it is at hand; WEIGHTED then needs no h */
 };
 

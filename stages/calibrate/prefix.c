@@ -173,7 +173,7 @@ int qp_prefix_collect(struct qp_prefix *p, struct qp_stage *stage, struct qp_blo
     if (r == 0)
         r = load_layers(p, block, &pass, err);
     if (r == 0 && p->original.x)
-        r = qp_drift_open(stage, block, p->windows * p->text->windows->length, &pass.drift, err);
+        r = qp_drift_open(stage, block, p->text->windows, p->windows * p->text->windows->length, &pass.drift, err);
     if (r == 0)
         r = collect_parts(p, stage, &pass, err);
     if (r == 0 && pass.drift)

@@ -17,10 +17,10 @@ struct polisher {
 };
 
 /* p = a D^T w for each row, so a W D. */
-static void set_pull(struct polisher *p, const float *drift, double amount)
+static void set_pull(const struct polisher *p, const float *drift, double amount, float *pull)
 {
-    p->kernels->gemm(false, false, p->m->q.rows, p->in, p->in, (float)amount, p->m->w, p->in, drift, p->in, 0.0f,
-                     p->pull, p->in);
+    p->kernels->gemm(false, false, p->m->q.rows, p->in, p->in, (float)amount, p->m->w, p->in, drift, p->in, 0.0f, pull,
+                     p->in);
 }
 
 /* delta = w - q of these codes. */
@@ -129,6 +129,7 @@ static int polish(const struct qp_quantize_options *o, struct polisher *p, struc
                   struct qp_error *err)
 {
     int64_t sweeps = qp_polish_sweeps(o);
+    *out = (struct qp_polished){.pulled = p->pull != NULL};
     double *rows = qp_new_array(p->m->q.rows, sizeof *rows, "losses of rows", err);
     int r = rows ? choose_start(p, rows, err) : QP_ERR_ROOM;
     if (r == 0) {
@@ -141,6 +142,89 @@ static int polish(const struct qp_quantize_options *o, struct polisher *p, struc
         }
     }
     free(rows);
+    return r;
+}
+
+/* ---- with a pull, and without ---- */
+
+/* Codes and scales of a member. */
+struct outcome {
+    uint8_t *codes;
+    float *scale;
+};
+
+static int64_t scales_of(const struct qp_quantized *q)
+{
+    return qp_scale_count(q->rows, q->cols, q->group);
+}
+
+static void copy_outcome(const struct qp_quantized *q, struct outcome to, struct outcome from)
+{
+    memcpy(to.codes, from.codes, (size_t)(q->rows * q->cols));
+    memcpy(to.scale, from.scale, (size_t)scales_of(q) * sizeof *to.scale);
+}
+
+/* ||X0 w - X q||² less a constant, over the windows that were held out. */
+static int judge_held(struct polisher *p, const struct qp_site_work *work, double *loss, struct qp_error *err)
+{
+    int64_t rows = p->m->q.rows;
+    double *losses = qp_new_array(rows, sizeof *losses, "losses of rows", err);
+    if (!losses)
+        return QP_ERR_ROOM;
+    set_delta(p, p->m->codes);
+    qp_row_losses(p->kernels, rows, p->in, p->delta, work->held_moment, p->gradient, losses);
+    set_pull(p, work->held_drift, 1.0, p->gradient);
+    *loss = 2.0 * qp_dot(rows * p->in, p->gradient, p->delta);
+    for (int64_t r = 0; r < rows; r++)
+        *loss += losses[r];
+    free(losses);
+    return 0;
+}
+
+/* Polishes and judges. */
+static int attempt(const struct qp_quantize_options *o, const struct qp_site_work *work, struct polisher *p,
+                   struct qp_polished *out, double *held, struct qp_error *err)
+{
+    int r = polish(o, p, out, err);
+    return r == 0 ? judge_held(p, work, held, err) : r;
+}
+
+/* `start` and `plain` have room for an outcome each. */
+static int choose_pull(const struct qp_quantize_options *o, const struct qp_site_work *work, struct polisher *p,
+                       struct outcome start, struct outcome plain, struct qp_polished *out, struct qp_error *err)
+{
+    const struct outcome now = {p->m->codes, p->m->scale};
+    float *pull = p->pull;
+    struct qp_polished pulled;
+    double held_plain, held_pulled;
+    copy_outcome(&p->m->q, start, now);
+    p->pull = NULL;
+    int r = attempt(o, work, p, out, &held_plain, err);
+    p->pull = pull;
+    if (r < 0)
+        return r;
+    copy_outcome(&p->m->q, plain, now);
+    copy_outcome(&p->m->q, now, start);
+    set_pull(p, work->drift, o->pull, p->pull);
+    r = attempt(o, work, p, &pulled, &held_pulled, err);
+    if (r == 0 && held_pulled < held_plain)
+        *out = pulled;
+    else
+        copy_outcome(&p->m->q, now, plain);
+    return r;
+}
+
+static int polish_pulled(const struct qp_quantize_options *o, const struct qp_site_work *work, struct polisher *p,
+                         struct qp_polished *out, struct qp_error *err)
+{
+    int64_t codes = p->m->q.rows * p->m->q.cols, scales = scales_of(&p->m->q);
+    uint8_t *bytes = qp_new_array(2 * codes, 1, "codes", err);
+    float *floats = qp_new_floats(2 * scales, "scales", err);
+    int r = bytes && floats ? choose_pull(o, work, p, (struct outcome){bytes, floats},
+                                          (struct outcome){bytes + codes, floats + scales}, out, err)
+                            : QP_ERR_ROOM;
+    free(bytes);
+    free(floats);
     return r;
 }
 
@@ -157,11 +241,8 @@ int qp_polish_member(const struct qp_quantize_options *options, const struct qp_
                          .delta = qp_new_floats(count, "errors of weights", err),
                          .in = work->in};
     int r = p.gradient && p.delta && (p.pull || !pulled) ? 0 : QP_ERR_ROOM;
-    *out = (struct qp_polished){0};
-    if (r == 0 && pulled)
-        set_pull(&p, work->drift, options->pull);
     if (r == 0)
-        r = polish(options, &p, out, err);
+        r = pulled ? polish_pulled(options, work, &p, out, err) : polish(options, &p, out, err);
     free(p.pull);
     free(p.gradient);
     free(p.delta);

@@ -8,6 +8,7 @@
 struct qp_polished {
     int64_t steps;
     double before, after;
+    bool pulled; /* with a pull */
 };
 
 /* Coordinate descent on a member's codes (kernels/polish.h) in options->polish sweeps, each row from the better of its
@@ -15,7 +16,9 @@ struct qp_polished {
  * descend as well, each to the best value that its dtype can hold, and the codes once more.
  * pull = a adds 2 a wᵀ D (w - q) to the loss, D the drift: with H and D of the tokens x that come out of quantized
  * blocks, x0 the original network's, at a = 1 it is ||X0 w - X q||² less a constant (GPTAQ's asymmetric objective).
- * The pulled loss falls, so that the loss in the metric of H rises by no more than the pull gives. */
+ * The pulled loss falls, so that the loss in the metric of H rises by no more than the pull gives. As D is learned from
+ * few tokens, the outcome is kept only where ||X0 w - X q||² over the windows that D has not seen is lower than without
+ * a pull. */
 int qp_polish_member(const struct qp_quantize_options *options, const struct qp_site_work *work, struct qp_member *m,
                      struct qp_polished *out, struct qp_error *err);
 

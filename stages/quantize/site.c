@@ -56,20 +56,25 @@ static bool wants_moment(const struct qp_quantize_options *o, const struct qp_si
     return qp_quantize_learns(o) || optional;
 }
 
+static int load_moment(const struct qp_site_work *work, const char *stat, float **out, struct qp_error *err)
+{
+    *out = qp_new_floats(work->in * work->in, "a second moment", err);
+    return *out ? qp_block_moment(work->block, work->site, stat, *out, err) : QP_ERR_ROOM;
+}
+
 static int load_statistics(const struct qp_quantize_options *o, struct qp_site_work *work, struct qp_error *err)
 {
     int r = 0;
-    if (wants_moment(o, work)) {
-        work->h = qp_new_floats(work->in * work->in, "a second moment", err);
-        r = work->h ? qp_block_second_moment(work->block, work->site, work->h, err) : QP_ERR_ROOM;
-    }
+    if (wants_moment(o, work))
+        r = load_moment(work, "second_moment", &work->h, err);
     for (int i = 0; i < work->count; i++)
         work->members[i].h = work->h;
-    if (r == 0 && o->pull > 0.0 && qp_polish_sweeps(o) > 0) {
-        work->drift = qp_new_floats(work->in * work->in, "a drift", err);
-        r = work->drift ? qp_block_drift(work->block, work->site, work->drift, err) : QP_ERR_ROOM;
-    }
-    return r;
+    if (r < 0 || o->pull <= 0.0 || qp_polish_sweeps(o) == 0)
+        return r;
+    r = load_moment(work, "drift", &work->drift, err);
+    if (r == 0)
+        r = load_moment(work, "held_drift", &work->held_drift, err);
+    return r == 0 ? load_moment(work, "held_moment", &work->held_moment, err) : r;
 }
 
 int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
@@ -102,4 +107,6 @@ void qp_site_close(struct qp_site_work *work)
     }
     free(work->h);
     free(work->drift);
+    free(work->held_drift);
+    free(work->held_moment);
 }

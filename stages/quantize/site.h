@@ -46,7 +46,8 @@ struct qp_site_work {
     struct qp_member members[QP_LINEARS];
     int count;
     float *h;     /* [in, in] second moment; NULL when no part of the method asks for it */
-    float *drift; /* [in, in]; NULL likewise */
+    float *drift; /* [in, in], with what judges it; NULL likewise */
+    float *held_drift, *held_moment;
 };
 
 /* Whether a parameter's text is this word. */
