@@ -7,16 +7,22 @@
 
 static struct qp_kernels inner; /* what does the work */
 
+static void count(enum qp_work_kind kind, double operations)
+{
+    qp_kernels_take_threads();
+    qp_work_add(kind, operations);
+}
+
 static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
 {
-    qp_work_add(QP_WORK_GEMM, qp_gemm_operations(m, n, k));
+    count(QP_WORK_GEMM, qp_gemm_operations(m, n, k));
     inner.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 static void linear_bf16(int64_t m, int64_t n, int64_t k, const uint16_t *x, const uint16_t *w, bool add, float *y)
 {
-    qp_work_add(QP_WORK_GEMM_BF16, qp_gemm_operations(m, n, k));
+    count(QP_WORK_GEMM_BF16, qp_gemm_operations(m, n, k));
     inner.linear_bf16(m, n, k, x, w, add, y);
 }
 
@@ -28,42 +34,43 @@ static void linear_int8(const struct qp_linear_int8 *l)
 
 static void attention(const struct qp_attention *a)
 {
-    qp_work_add(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
+    count(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
     inner.attention(a);
 }
 
 static void attention_bf16(const struct qp_attention *a, uint16_t *out)
 {
-    qp_work_add(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
+    count(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
     inner.attention_bf16(a, out);
 }
 
 static void second_moment(int64_t rows, int64_t n, const float *x, float *h)
 {
-    qp_work_add(QP_WORK_MOMENT, qp_moment_operations(rows, n));
+    count(QP_WORK_MOMENT, qp_moment_operations(rows, n));
     inner.second_moment(rows, n, x, h);
 }
 
 static void second_moment_bf16(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
-    qp_work_add(QP_WORK_MOMENT_BF16, qp_moment_operations(rows, n));
+    count(QP_WORK_MOMENT_BF16, qp_moment_operations(rows, n));
     inner.second_moment_bf16(rows, n, x, h);
 }
 
 static int64_t inverse_factor(int64_t n, float *h)
 {
-    qp_work_add(QP_WORK_SOLVE, qp_factor_operations(n));
+    count(QP_WORK_SOLVE, qp_factor_operations(n));
     return inner.inverse_factor(n, h);
 }
 
 static void gptq_block(const struct qp_gptq_block *b)
 {
-    qp_work_add(QP_WORK_SOLVE, qp_gptq_block_operations(b->rows, b->count));
+    count(QP_WORK_SOLVE, qp_gptq_block_operations(b->rows, b->count));
     inner.gptq_block(b);
 }
 
 static int64_t polish(const struct qp_polish *p)
 {
+    qp_kernels_take_threads();
     int64_t steps = inner.polish(p);
     qp_work_add(QP_WORK_SOLVE, qp_polish_operations(p->rows, p->cols, steps));
     return steps;
@@ -82,12 +89,13 @@ static int64_t candidates(const struct qp_scale_search *s)
 static void scale_search(const struct qp_scale_search *s)
 {
     int64_t group = s->moment == NULL ? 0 : s->group;
-    qp_work_add(QP_WORK_SEARCH, qp_search_operations(s->rows * s->cols, candidates(s), group));
+    count(QP_WORK_SEARCH, qp_search_operations(s->rows * s->cols, candidates(s), group));
     inner.scale_search(s);
 }
 
 static void rtn(const struct qp_rtn *job)
 {
+    qp_kernels_take_threads();
     qp_work_add_read((double)job->rows * (double)job->cols * qp_dtype_bits(job->dtype) / 8);
     inner.rtn(job);
 }

@@ -7,4 +7,7 @@
 /* From here on calls of the table are counted and then done as before. For one table only. */
 void qp_kernels_count(struct qp_kernels *table);
 
+/* Between two operations: takes over the number of threads that was asked for, if this thread may. */
+void qp_kernels_take_threads(void);
+
 #endif

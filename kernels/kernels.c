@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -109,6 +110,20 @@ const struct qp_kernels *qp_kernels_open(const char *backend)
 void qp_kernels_set_threads(int threads)
 {
     omp_set_num_threads(threads < 1 ? 1 : threads);
+}
+
+static atomic_int asked; /* 0: nothing */
+
+void qp_kernels_ask_threads(int threads)
+{
+    atomic_store(&asked, threads < 1 ? 1 : threads);
+}
+
+void qp_kernels_take_threads(void)
+{
+    int threads = atomic_load_explicit(&asked, memory_order_relaxed);
+    if (threads > 0 && !omp_in_parallel() && threads != omp_get_max_threads())
+        omp_set_num_threads(threads);
 }
 
 bool qp_kernels_share_threads(void)

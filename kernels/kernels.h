@@ -70,6 +70,10 @@ const struct qp_kernels *qp_kernels_open(const char *backend);
 /* Threads that one operation called by this thread may use from now on; at least 1. */
 void qp_kernels_set_threads(int threads);
 
+/* The same from another thread, while operations run: what computes takes it over between two of the large ones, which
+ * are those that are counted (work.h). Scratch for threads of one's own is sized after the last of these. */
+void qp_kernels_ask_threads(int threads);
+
 /* Whether OpenBLAS runs on OpenMP's threads, as all else does; with a pool of its own it fights for the cores. */
 bool qp_kernels_share_threads(void);
 

@@ -5,6 +5,8 @@
 #include "libstage/base/cleanup.h"
 #include "runner/progress.h"
 #include "runner/supervise.h"
+#include "runner/threads.h"
+#include "runner/timeline.h"
 
 static const char *text_of(const json_t *body, const char *key)
 {
@@ -34,6 +36,17 @@ static void hear_progress(struct qp_supervisor *s, struct qp_child *c, const jso
     (void)s;
     c->units_done = json_integer_value(json_object_get(body, "done"));
     c->units_total = json_integer_value(json_object_get(body, "total"));
+}
+
+static void hear_busy(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    const json_t *unit = json_object_get(body, "unit");
+    qp_timeline_note(s, c);
+    c->busy = !json_is_null(unit);
+    c->unit = json_integer_value(unit);
+    c->busy_since = qp_now();
+    c->cpu_seconds = json_number_value(json_object_get(body, "cpu_seconds"));
+    qp_arrange_threads(s);
 }
 
 /* The same key again replaces, or appends when both are arrays. */
@@ -104,8 +117,9 @@ void qp_supervisor_hear(struct qp_supervisor *s, struct qp_control_message *mess
     static const struct {
         const char *kind;
         void (*hear)(struct qp_supervisor *, struct qp_child *, const json_t *);
-    } kinds[] = {{"hello", hear_hello}, {"ready", hear_ready},     {"progress", hear_progress}, {"report", hear_report},
-                 {"log", hear_log},     {"warning", hear_warning}, {"failed", hear_failed},     {"done", hear_done}};
+    } kinds[] = {{"hello", hear_hello},     {"ready", hear_ready},   {"progress", hear_progress},
+                 {"report", hear_report},   {"busy", hear_busy},     {"log", hear_log},
+                 {"warning", hear_warning}, {"failed", hear_failed}, {"done", hear_done}};
     qp_auto_json json_t *body = message->body;
     struct qp_child *child = find_child(s, message);
     if (!child)

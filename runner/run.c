@@ -11,6 +11,7 @@
 #include "runner/report.h"
 #include "runner/run.h"
 #include "runner/supervise.h"
+#include "runner/timeline.h"
 
 static const struct qp_option options[] = {
     {"progress", "MODE", "bar, plain, json or none (default: bar on a terminal, plain lines elsewhere)"}, {0}};
@@ -38,6 +39,7 @@ static int conclude(struct qp_supervisor *s, const struct qp_args *args, int res
         *err = write_error;
         result = r;
     }
+    qp_timeline_write(s);
     qp_progress_event(s->progress, "end",
                       json_pack("{s:s, s:i, s:s, s:s?}", "status", qp_report_status(result), "code", -result, "message",
                                 result < 0 ? err->message : "", "report", r == 0 ? path : NULL));

@@ -150,6 +150,7 @@ static void judge_end(struct qp_supervisor *s, struct qp_child *c)
     char why[64], tail[1024];
     qp_status_text(c->status, why, sizeof why);
     c->over = true;
+    c->busy = false;
     if (c->done && c->status != 0)
         json_array_append_new(
             s->warnings, json_pack("{s:s, s:s, s:o, s:s}", "code", "exit", "where", c->instance->name, "message",
@@ -290,8 +291,8 @@ static int open_all(struct qp_supervisor *s, struct qp_error *err)
         return qp_fail_memory(err, 0, "the supervisor");
     s->count = p->count;
     for (size_t i = 0; i < p->count; i++)
-        s->children[i] =
-            (struct qp_child){.instance = &p->instances[i], .pidfd = -1, .log = -1, .report = json_object()};
+        s->children[i] = (struct qp_child){
+            .instance = &p->instances[i], .pidfd = -1, .log = -1, .report = json_object(), .spans = json_array()};
     int r = open_signals(s, err);
     return r < 0 ? r : qp_control_open(endpoint, &s->control, err);
 }
@@ -331,6 +332,7 @@ void qp_supervisor_free(struct qp_supervisor *supervisor)
         struct qp_child *c = &supervisor->children[i];
         json_decref(c->endpoints);
         json_decref(c->report);
+        json_decref(c->spans);
         json_decref(c->stage);
         json_decref(c->edges);
         free(c->log_path);

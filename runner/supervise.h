@@ -27,9 +27,15 @@ struct qp_child {
     char hostname[256];
     json_t *endpoints; /* of its output ports, from hello */
     int64_t units_done, units_total;
-    json_t *report; /* object: key -> value */
-    json_t *stage;  /* of its `done`: times, memory, units; NULL before */
-    json_t *edges;  /* of its `done`; NULL before */
+    bool busy;          /* at work on `unit` since `busy_since` */
+    int64_t unit;       /* its seq */
+    double busy_since;  /* qp_now */
+    double cpu_seconds; /* so far */
+    int threads;        /* that it was told to compute with last; 0: those of its config */
+    json_t *spans;      /* of the timeline (runner/timeline.h) */
+    json_t *report;     /* object: key -> value */
+    json_t *stage;      /* of its `done`: times, memory, units; NULL before */
+    json_t *edges;      /* of its `done`; NULL before */
 };
 
 /* The early end of a branch whose gate failed: its stages are stopped, the other branches go on. */

@@ -19,6 +19,43 @@
 #define CONFIG_SECONDS 60 /* a runner that refuses us is silent */
 #define BYE_SECONDS 60
 
+/* Takes `body` over. */
+static int pack(const char *kind, json_t *body, struct outgoing **out, struct qp_error *err)
+{
+    qp_auto_json json_t *owned = body;
+    struct outgoing *message = calloc(1, sizeof *message);
+    if (!owned || !message) {
+        free(message);
+        return qp_fail_memory(err, sizeof *message, "a message");
+    }
+    int r = qp_message_pack(kind, owned, &message->data, err);
+    if (r < 0) {
+        msgpack_sbuffer_destroy(&message->data);
+        free(message);
+        return r;
+    }
+    *out = message;
+    return 0;
+}
+
+/* The lock is held. */
+static void queue(struct link *link, struct outgoing *message)
+{
+    *link->last = message;
+    link->last = &message->next;
+}
+
+/* The same; without memory the runner arranges by what it knows. */
+static void queue_busy(struct link *link, int64_t unit)
+{
+    struct outgoing *message;
+    json_t *body =
+        json_pack("{s:o, s:f}", "unit", unit < 0 ? json_null() : json_integer(unit), "cpu_seconds", qp_cpu_seconds());
+    link->unit = unit;
+    if (pack("busy", body, &message, NULL) == 0)
+        queue(link, message);
+}
+
 /* Beside the control socket where that is a file; else on the interface that reaches the runner. */
 static char *port_endpoint(const struct link *link, const char *control, const char *port, struct qp_error *err)
 {
@@ -279,14 +316,25 @@ static bool has_room(const struct link *link, size_t port)
     return qp_out_sent(link->outs[port]) && (qp_pool_in_use(link->pool) <= link->own_budget || all_acknowledged(link));
 }
 
-int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
+/* Waits for room; the lock is held. Meanwhile the stage is not busy. */
+static void wait_for_room(struct link *link, size_t port)
 {
     double start = qp_wall_seconds();
-    pthread_mutex_lock(&link->lock);
+    int64_t unit = link->unit;
+    queue_busy(link, -1);
+    link_wake(link);
     while (link->error.code == 0 && !has_room(link, port))
         wait_until(link, 0);
-    link_sample(link);
+    queue_busy(link, unit);
     link->waited += qp_wall_seconds() - start;
+}
+
+int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
+{
+    pthread_mutex_lock(&link->lock);
+    if (link->error.code == 0 && !has_room(link, port))
+        wait_for_room(link, port);
+    link_sample(link);
     int r = failure(link, err);
     if (r == 0 && link->ended[port])
         r = qp_fail(err, QP_ERR_STAGE, "unit %lld emitted after the end unit", (long long)unit->seq);
@@ -328,24 +376,23 @@ void link_wait_bye(struct link *link)
 
 int link_say(struct link *link, const char *kind, json_t *body, struct qp_error *err)
 {
-    qp_auto_json json_t *owned = body;
-    struct outgoing *message = calloc(1, sizeof *message);
-    if (!owned || !message) {
-        free(message);
-        return qp_fail_memory(err, sizeof *message, "a message");
-    }
-    int r = qp_message_pack(kind, owned, &message->data, err);
-    if (r < 0) {
-        msgpack_sbuffer_destroy(&message->data);
-        free(message);
+    struct outgoing *message;
+    int r = pack(kind, body, &message, err);
+    if (r < 0)
         return r;
-    }
     pthread_mutex_lock(&link->lock);
-    *link->last = message;
-    link->last = &message->next;
+    queue(link, message);
     pthread_mutex_unlock(&link->lock);
     link_wake(link);
     return 0;
+}
+
+void link_say_busy(struct link *link, int64_t unit)
+{
+    pthread_mutex_lock(&link->lock);
+    queue_busy(link, unit);
+    pthread_mutex_unlock(&link->lock);
+    link_wake(link);
 }
 
 bool link_cancelled(const struct link *link)

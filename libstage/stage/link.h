@@ -59,6 +59,9 @@ void link_wait_bye(struct link *link);
 /* Sends a message to the runner; takes `body` over. */
 int link_say(struct link *link, const char *kind, json_t *body, struct qp_error *err);
 
+/* Tells the runner that the stage works on a unit, or that it waits (-1). */
+void link_say_busy(struct link *link, int64_t unit);
+
 bool link_cancelled(const struct link *link);
 
 /* Records of all edges, as `done` carries them; a new reference. */

@@ -47,6 +47,7 @@ struct link {
     struct qp_pool *pool;
     size_t own_budget; /* bytes of its own shared memory that may be unacknowledged */
     double waited;
+    int64_t unit; /* that the stage said it works on; -1: none */
     int64_t peak_anonymous;
 };
 

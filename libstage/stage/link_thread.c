@@ -50,6 +50,8 @@ static void obey(struct link *link, const char *kind, json_t *body)
         interrupt(link, "stopped by the runner");
     else if (strcmp(kind, "bye") == 0)
         link->bye = true;
+    else if (strcmp(kind, "threads") == 0)
+        qp_kernels_ask_threads((int)json_integer_value(json_object_get(body, "threads")));
     else if (!link->config)
         link->config = json_incref(body);
 }

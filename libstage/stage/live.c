@@ -126,7 +126,9 @@ static int prepare(struct life *life, const json_t *config, struct qp_error *err
 static int process(struct life *life, struct qp_unit *unit, struct qp_error *err)
 {
     double start = qp_wall_seconds(), waited = link_waited(life->link);
+    link_say_busy(life->link, unit ? unit->seq : 0);
     int r = qp_stage_process(&life->stage, unit, err);
+    link_say_busy(life->link, -1);
     life->busy += qp_wall_seconds() - start - (link_waited(life->link) - waited);
     return r;
 }

@@ -57,7 +57,7 @@ static void compare(int64_t n)
 
 Test(inverse_factor, agrees_with_the_reference)
 {
-    static const int64_t sizes[] = {0, 1, 2, 3, 17, 64, 100, 129, 260};
+    static const int64_t sizes[] = {0, 1, 2, 3, 17, 64, 100, 129, 260, 700};
 
     for (int s = 0; s < COUNT(sizes); s++)
         compare(sizes[s]);
@@ -94,4 +94,24 @@ Test(inverse_factor, names_the_minor_that_is_not_positive_definite)
             }
             free(copy);
         }
+}
+
+/* A bit of the factor is a code elsewhere: the sums may not follow the number of threads. */
+Test(inverse_factor, does_not_depend_on_threads)
+{
+    int64_t n = 900;
+    float *h = damped(n, 0.05f), *want = copy_of(h, n * n, 4);
+    const struct qp_kernels *k = qp_kernels_open("cpu");
+
+    qp_kernels_set_threads(1);
+    cr_assert_eq(k->inverse_factor(n, want), 0);
+    for (int threads = 2; threads <= 5; threads++) {
+        float *got = copy_of(h, n * n, 4);
+        qp_kernels_set_threads(threads);
+        cr_assert_eq(k->inverse_factor(n, got), 0);
+        cr_expect(memcmp(got, want, (size_t)(n * n) * sizeof *got) == 0, "with %d threads", threads);
+        free(got);
+    }
+    free(h);
+    free(want);
 }
