@@ -48,7 +48,7 @@ static void queue(struct link *link, struct outgoing *message)
 /* The same; without memory the runner arranges by what it knows. */
 static void queue_busy(struct link *link, int64_t unit)
 {
-    struct outgoing *message;
+    struct outgoing *message = NULL;
     json_t *body =
         json_pack("{s:o, s:f}", "unit", unit < 0 ? json_null() : json_integer(unit), "cpu_seconds", qp_cpu_seconds());
     link->unit = unit;
@@ -376,7 +376,7 @@ void link_wait_bye(struct link *link)
 
 int link_say(struct link *link, const char *kind, json_t *body, struct qp_error *err)
 {
-    struct outgoing *message;
+    struct outgoing *message = NULL;
     int r = pack(kind, body, &message, err);
     if (r < 0)
         return r;
