@@ -28,7 +28,7 @@ static void linear_bf16(int64_t m, int64_t n, int64_t k, const uint16_t *x, cons
 
 static void linear_int8(const struct qp_linear_int8 *l)
 {
-    qp_work_add(QP_WORK_GEMM_INT8, qp_gemm_operations(l->m, l->n, l->k));
+    count(QP_WORK_GEMM_INT8, qp_gemm_operations(l->m, l->n, l->k));
     inner.linear_int8(l);
 }
 
