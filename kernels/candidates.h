@@ -43,15 +43,11 @@ static inline __attribute__((always_inline)) void qp_ranges(const struct qp_scal
     }
 }
 
-static inline void qp_all_ranges(const struct qp_scale_search *s, float min, float max, float *scale, int8_t *zero)
+static inline __attribute__((always_inline)) void qp_integer_ranges(const struct qp_scale_search *s,
+                                                                    struct qp_grid grid, float min, float max,
+                                                                    float *scale, int8_t *zero)
 {
-    struct qp_grid grid = *s->grid;
-
-    if (grid.codes != QP_I8 || grid.scale_dtype != QP_BF16 || grid.narrow) {
-        qp_ranges(s, grid, min, max, scale, zero);
-        return;
-    }
-    grid.codes = QP_I8, grid.scale_dtype = QP_BF16, grid.narrow = false;
+    grid.codes = QP_I8, grid.narrow = false;
     if (grid.symmetric) {
         grid.symmetric = true;
         qp_ranges(s, grid, min, max, scale, zero);
@@ -59,6 +55,25 @@ static inline void qp_all_ranges(const struct qp_scale_search *s, float min, flo
         grid.symmetric = false;
         qp_ranges(s, grid, min, max, scale, zero);
     }
+}
+
+static inline void qp_all_ranges(const struct qp_scale_search *s, float min, float max, float *scale, int8_t *zero)
+{
+    struct qp_grid grid = *s->grid;
+
+    if (grid.codes != QP_I8 || grid.narrow)
+        qp_ranges(s, grid, min, max, scale, zero);
+    else if (grid.scale_dtype == QP_BF16) {
+        grid.scale_dtype = QP_BF16;
+        qp_integer_ranges(s, grid, min, max, scale, zero);
+    } else if (grid.scale_dtype == QP_F16) {
+        grid.scale_dtype = QP_F16;
+        qp_integer_ranges(s, grid, min, max, scale, zero);
+    } else if (grid.scale_dtype == QP_F32) {
+        grid.scale_dtype = QP_F32;
+        qp_integer_ranges(s, grid, min, max, scale, zero);
+    } else
+        qp_ranges(s, grid, min, max, scale, zero);
 }
 
 /* The candidates of a group with range [min, max], in the order in which they are tried; one that equals the one before
