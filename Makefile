@@ -1,5 +1,5 @@
 # A thin front door: CMake does the work (CMakePresets.json).
-.PHONY: demo test build bench asan tsan format format-check tidy install interop clean deps
+.PHONY: demo test build bench bench-gate asan tsan format format-check tidy install interop clean deps
 .DEFAULT_GOAL := build
 
 PREFIX ?= /usr/local
@@ -34,6 +34,11 @@ bench: build
 	cmake --build --preset release --target bench_kernels
 	build/tests/bench_kernels
 	tests/bench/speed/run.sh
+
+# Counts instructions of kernels under valgrind, against tests/bench/gate/counts.txt; UPDATE=1 writes that file.
+bench-gate: build
+	cmake --build --preset release --target bench_gate
+	UPDATE=$(UPDATE) tests/bench/gate/run.sh
 
 format:
 	clang-format -i $(SOURCES)
