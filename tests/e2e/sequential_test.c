@@ -112,7 +112,7 @@ Test(sequential, a_dead_member_ends_the_run)
     const char *output = scratch("out");
     char script[512], set[512];
     snprintf(script, sizeof script,
-             "#!/bin/sh\n[ \"$1\" = --describe ] || (sleep 2; kill -9 $$) &\nexec %s/libexec/quantpipe/smooth \"$@\"\n",
+             "#!/bin/sh\n[ \"$1\" = --describe ] || (sleep 0.3; kill -9 $$) &\nexec %s/libexec/quantpipe/smooth \"$@\"\n",
              BUILD_DIR);
     const char *path = scratch_text("mortal", script);
     cr_assert_eq(chmod(path, 0700), 0);
