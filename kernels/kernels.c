@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/counted.h"
@@ -35,22 +36,48 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable[TABLES];
 static const char *extensions = "portable";
 
+/* What the dispatch may use: QUANTPIPE_CPU. oneDNN is held to the same (cpu/libraries.c). */
+static enum qp_cpu_level level = QP_CPU_BEST;
+
+static const char *const level_names[] = {"portable", "avx2", "avx512", "avx512_bf16"};
+
+bool qp_cpu_level_parse(const char *name, enum qp_cpu_level *found)
+{
+    for (int i = 0; i < QP_CPU_BEST; i++)
+        if (strcmp(name, level_names[i]) == 0) {
+            *found = (enum qp_cpu_level)i;
+            return true;
+        }
+    return false;
+}
+
+static void read_level(void)
+{
+    const char *name = getenv("QUANTPIPE_CPU");
+    if (name != NULL)
+        qp_cpu_level_parse(name, &level);
+}
+
 #ifdef __x86_64__
 /* F16C is not asked for: every processor with AVX2 has it, and clang 14 does not know the word. */
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return level >= QP_CPU_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 static bool has_avx512(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    return level >= QP_CPU_AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+/* oneDNN computes these products, and may be held back by a setting of its own. */
 static bool has_bf16(void)
 {
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+    const char *limit = getenv("DNNL_MAX_CPU_ISA");
+    bool limited = limit != NULL && strcmp(limit, "ALL") != 0 && strcmp(limit, "DEFAULT") != 0 &&
+                   strstr(limit, "BF16") == NULL && strstr(limit, "AMX") == NULL && strstr(limit, "FP16") == NULL;
+    return level >= QP_CPU_AVX512_BF16 && !limited && has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
 static bool has_int8(void)
@@ -72,6 +99,7 @@ static void use_libraries(struct qp_kernels *table)
 
 static void fill(void)
 {
+    read_level();
     usable[REF] = usable[CPU] = true;
     for (int i = CPU; i < TABLES; i++)
         use_libraries(&tables[i]);
@@ -129,6 +157,12 @@ void qp_kernels_take_threads(void)
 bool qp_kernels_share_threads(void)
 {
     return openblas_get_parallel() == OPENBLAS_OPENMP;
+}
+
+const char *qp_kernels_extensions(void)
+{
+    pthread_once(&once, fill);
+    return extensions;
 }
 
 static pthread_once_t described = PTHREAD_ONCE_INIT;

@@ -63,8 +63,15 @@ struct qp_kernels {
     qp_low_rank_fn *low_rank;
 };
 
+/* The instruction sets that the environment variable QUANTPIPE_CPU can hold this process to, lowest first: "portable",
+ * "avx2", "avx512" (with VNNI where the CPU has it) and "avx512_bf16" (no AMX). Without it, all that the CPU has. */
+enum qp_cpu_level { QP_CPU_PORTABLE, QP_CPU_AVX2, QP_CPU_AVX512, QP_CPU_AVX512_BF16, QP_CPU_BEST };
+
+/* Whether that is a level's name, which *found gets then. */
+bool qp_cpu_level_parse(const char *name, enum qp_cpu_level *found);
+
 /* The table of a backend: "ref", "cpu" for the best that this CPU has, or "avx2" or "avx512" by name. NULL for an
- * unknown name and for what this CPU lacks. The table is static; the first call decides by CPUID. */
+ * unknown name and for what this CPU lacks. The table is static; the first call decides by CPUID and QUANTPIPE_CPU. */
 const struct qp_kernels *qp_kernels_open(const char *backend);
 
 /* Threads that one operation called by this thread may use from now on; at least 1. */
@@ -76,6 +83,9 @@ void qp_kernels_ask_threads(int threads);
 
 /* Whether OpenBLAS runs on OpenMP's threads, as all else does; with a pool of its own it fights for the cores. */
 bool qp_kernels_share_threads(void);
+
+/* The vector extensions that table "cpu" uses: "portable", "AVX2", "AVX-512" or "AVX-512 with BF16". Static. */
+const char *qp_kernels_extensions(void);
 
 /* One line for logs: the vector extensions and libraries in use, with the kernel that OpenBLAS chose. Static. */
 const char *qp_kernels_description(void);

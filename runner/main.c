@@ -1,8 +1,10 @@
 /* The `quantpipe` command: finds the verb, runs it, prints what went wrong. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/kernels.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/words.h"
 #include "runner/verb.h"
@@ -86,6 +88,18 @@ static int report(int r, bool json, const struct qp_error *err)
     return -r;
 }
 
+/* A name that no process would heed must not pass for a limit. */
+static int check_cpu_level(struct qp_error *err)
+{
+    enum qp_cpu_level level;
+    const char *name = getenv("QUANTPIPE_CPU");
+    if (!name || qp_cpu_level_parse(name, &level))
+        return 0;
+    return qp_fail(err, QP_ERR_USAGE,
+                   "environment variable QUANTPIPE_CPU: found `%s`, expected portable, avx2, avx512 or avx512_bf16",
+                   name);
+}
+
 int main(int argc, char **argv)
 {
     struct qp_error err = {0};
@@ -100,5 +114,6 @@ int main(int argc, char **argv)
         return report(unknown_verb(strcmp(name, "help") == 0 ? argv[2] : name, &err), false, &err);
     if (strcmp(name, "help") == 0 || asks_help(argc, argv))
         return help_verb(verb);
-    return report(run_verb(verb, argc, argv, &json, &err), json, &err);
+    int r = check_cpu_level(&err);
+    return report(r < 0 ? r : run_verb(verb, argc, argv, &json, &err), json, &err);
 }

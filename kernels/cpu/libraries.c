@@ -26,8 +26,19 @@ static void *open_library(const char *name, const char *path)
 
 static void *dnnl, *openblas;
 
+/* oneDNN reads its limit from the environment when it is first called; one that the user set stays. */
+static void limit_dnnl(void)
+{
+    static const char *const limits[] = {"SSE41", "AVX2", "AVX512_CORE_VNNI", "AVX512_CORE_BF16"};
+    const char *name = getenv("QUANTPIPE_CPU");
+    enum qp_cpu_level level;
+    if (name != NULL && qp_cpu_level_parse(name, &level))
+        setenv("DNNL_MAX_CPU_ISA", limits[level], 0);
+}
+
 static void open_dnnl(void)
 {
+    limit_dnnl();
     dnnl = open_library(QP_DNNL_NAME, QP_DNNL_PATH);
 }
 

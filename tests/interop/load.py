@@ -3,7 +3,7 @@
 For each OUTPUT, with its run folder OUTPUT.run: it loads with no missing, unexpected or mismatched tensor, both
 compressed and dequantized; as loaded compressed it continues the prompt with the expected word (with corrections of
 low rank beside it, which PEFT adds to linears that have a weight only, as dequantized); dequantized, its perplexity on the windows that validate used is within 0.5 % of what report.json says. Quantized activations are
-simulated by compressed-tensors in both, as the checkpoint's config asks. The original's perplexity is compared as well;
+simulated by compressed-tensors in both, as the checkpoint's config asks; with fewer than 8 bits the bound is 2 %. The original's perplexity is compared as well;
 --original names it as a Hugging Face folder where the pipeline read something else. Prints one PASS or FAIL line a
 check.
 """
@@ -24,6 +24,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 TOLERANCE = 0.005
+# A last bit that moves a 4-bit activation across a rounding boundary is amplified by all that follows: our own program
+# with w4a4 differs by 1.3 % between instruction sets on the windows used here.
+COARSE_TOLERANCE = 0.02
 PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors")
 
 failures = 0
@@ -128,10 +131,16 @@ def original_perplexity(path, rows, measured={}):
     return measured[key]
 
 
-def compare(found, rows, name, what, reported):
+def tolerance(config):
+    """How far two programs may lie apart on the perplexity of a network with that quantization_config."""
+    inputs = [group.get("input_activations") for group in config["quantization_config"]["config_groups"].values()]
+    return COARSE_TOLERANCE if any(q and q["num_bits"] < 8 for q in inputs) else TOLERANCE
+
+
+def compare(found, rows, name, what, reported, bound=TOLERANCE):
     difference = found / reported - 1
     check(
-        abs(difference) <= TOLERANCE,
+        abs(difference) <= bound,
         name,
         f"perplexity {what} {found:.4f} here, {reported:.4f} reported "
         f"({difference:+.4%}), {rows.shape[0]} windows of {rows.shape[1]}",
@@ -157,7 +166,7 @@ def inspect(output, prompt, expected, original):
     config = json.loads((output / "config.json").read_text())
     activations(model, config, name)
     cache(model, config, name)
-    compare(perplexity(model, rows), rows, name, "quantized", entry["quantized"])
+    compare(perplexity(model, rows), rows, name, "quantized", entry["quantized"], tolerance(config))
     compare(original_perplexity(original or pipeline["model"], rows), rows, name, "original", entry["original"])
 
 

@@ -20,13 +20,27 @@ struct run {
     char name[32];
 };
 
-/* The i-th way to run the fast kernels on this CPU, k NULL behind the last one; sets the threads. */
+/* Says once which backends this program runs: a CPU or QUANTPIPE_CPU may leave some out. */
+static inline void print_backends(int count, const char *const backends[])
+{
+    static bool printed;
+    if (printed)
+        return;
+    printed = true;
+    fprintf(stderr, "backends: cpu is %s;", qp_kernels_extensions());
+    for (int b = 0; b < count; b++)
+        fprintf(stderr, " %s %s%s", backends[b], qp_kernels_open(backends[b]) ? "runs" : "is not available",
+                b + 1 < count ? "," : "\n");
+}
+
+/* The i-th way to run the fast kernels on this CPU, k NULL after the last one; sets the threads. */
 static inline struct run nth_run(int i)
 {
     static const char *const backends[] = {"cpu", "avx2", "avx512"};
     static const int threads[] = {1, 3};
     struct run run = {.index = i};
 
+    print_backends(COUNT(backends), backends);
     for (int b = 0; b < COUNT(backends); b++) {
         run.k = qp_kernels_open(backends[b]);
         for (int t = 0; run.k != NULL && t < COUNT(threads); t++)
