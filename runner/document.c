@@ -15,21 +15,25 @@ int qp_document_load(const char *path, struct qp_document **out, struct qp_error
     qp_auto_free char *text = NULL;
     size_t size = 0;
     int r = qp_read_file(path, QP_YAML_LIMIT, &text, &size, err);
-    if (r < 0)
-        return r;
+    return r < 0 ? r : qp_document_parse(text, size, path, out, err);
+}
+
+int qp_document_parse(const char *text, size_t size, const char *file, struct qp_document **out, struct qp_error *err)
+{
     struct qp_document *d = calloc(1, sizeof *d);
+    int r = 0;
     if (!d)
-        return qp_fail_memory(err, sizeof *d, path);
-    d->file = strdup(path);
-    d->folder = qp_folder_of(path);
+        return qp_fail_memory(err, sizeof *d, file);
+    d->file = strdup(file);
+    d->folder = qp_folder_of(file);
     d->marks = json_object();
     if (!d->file || !d->folder || !d->marks)
-        r = qp_fail_memory(err, size, path);
+        r = qp_fail_memory(err, size, file);
     else
-        r = qp_yaml_parse(text, size, path, true, "", d->marks, &d->root, err);
+        r = qp_yaml_parse(text, size, file, true, "", d->marks, &d->root, err);
     if (r == 0 && !json_is_object(d->root)) {
         char found[80];
-        r = qp_fail(err, QP_ERR_INPUT, "%s:1:1: found %s; expected a mapping that begins with `quantpipe: 1`", path,
+        r = qp_fail(err, QP_ERR_INPUT, "%s:1:1: found %s; expected a mapping that begins with `quantpipe: 1`", file,
                     qp_json_found(d->root, found, sizeof found));
     }
     if (r < 0)
@@ -181,16 +185,35 @@ int qp_document_set(struct qp_document *document, const char *assignment, struct
     return r < 0 ? r : set_value(document, path, option, value, err);
 }
 
-int qp_document_set_text(struct qp_document *document, const char *key, const char *option, const char *value,
+int qp_document_set_text(struct qp_document *document, const char *path, const char *option, const char *value,
                          struct qp_error *err)
 {
     qp_auto_json json_t *text = json_string(value);
+    qp_auto_free char *copy = strdup(path);
     if (!text)
         return qp_fail(err, QP_ERR_USAGE, "%s: the value is not valid UTF-8", option);
-    if (json_object_set(document->root, key, text) < 0 ||
-        json_object_set_new(document->marks, key, json_string(option)) < 0)
-        return qp_fail_memory(err, 0, option);
-    return 0;
+    int r = copy ? set_value(document, copy, option, text, err) : qp_fail_memory(err, strlen(path), option);
+    if (r == 0 && json_object_set_new(document->marks, path, json_string(option)) < 0)
+        r = qp_fail_memory(err, 0, option);
+    return r;
+}
+
+void qp_document_remove(struct qp_document *document, const char *path)
+{
+    const char *dot = strrchr(path, '.'), *key;
+    qp_auto_free char *above = strndup(path, dot ? (size_t)(dot - path) : 0);
+    if (!above)
+        return;
+    json_object_del(qp_document_get(document, above), dot ? dot + 1 : path);
+    size_t n = strlen(path);
+    void *next;
+    json_t *mark;
+    json_object_foreach_safe(document->marks, next, key, mark)
+    {
+        const char *at = key + (key[0] == QP_YAML_KEY_MARK[0]);
+        if (strncmp(at, path, n) == 0 && (at[n] == '\0' || at[n] == '.'))
+            json_object_del(document->marks, key);
+    }
 }
 
 json_t *qp_document_get(const struct qp_document *document, const char *path)

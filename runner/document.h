@@ -14,6 +14,10 @@ struct qp_document {
 };
 
 int qp_document_load(const char *path, struct qp_document **out, struct qp_error *err);
+
+/* The same from a text of `size` bytes; `file` stands for it in messages, and its folder part is the folder. */
+int qp_document_parse(const char *text, size_t size, const char *file, struct qp_document **out, struct qp_error *err);
+
 void qp_document_free(struct qp_document *document); /* NULL is accepted */
 
 /* Lays profiles.NAME over the document: mappings are merged, anything else is replaced. */
@@ -22,9 +26,12 @@ int qp_document_profile(struct qp_document *document, const char *name, struct q
 /* "a.b.c=VALUE": VALUE is YAML; missing mappings on the way are made. */
 int qp_document_set(struct qp_document *document, const char *assignment, struct qp_error *err);
 
-/* Sets a top key to text, as `--model` does; `option` stands for its position. */
-int qp_document_set_text(struct qp_document *document, const char *key, const char *option, const char *value,
+/* Sets the key at `path` to text, as `--model` does; `option` stands for its position; missing mappings are made. */
+int qp_document_set_text(struct qp_document *document, const char *path, const char *option, const char *value,
                          struct qp_error *err);
+
+/* Removes the key at `path` with all below it and their positions. A missing one is no error. */
+void qp_document_remove(struct qp_document *document, const char *path);
 
 /* The value at a path, or NULL. Borrowed. Indexes of lists are numbers. */
 json_t *qp_document_get(const struct qp_document *document, const char *path);

@@ -11,19 +11,29 @@
 #include "runner/verb.h"
 
 static const struct qp_option options[] = {
-    {"data", "FILE", "text to predict: .txt, .jsonl (field `text`) or .npy of token ids"},
+    {"text", "FILE", "text to predict: .txt, .jsonl (field `text`) or .npy of token ids"},
+    {"data", "FILE", "another name of --text"},
     {"length", "TOKENS", "tokens of a window (512)"},
     {"samples", "N", "windows, at most (all)"},
     {"seed", "SEED", "choose the windows by this seed (0: the first ones)"},
     {"threads", "N", "threads to compute with (all cores)"},
     {0}};
 
+/* The text to predict, by either name; NULL where neither was given. */
+static const char *text_of(const struct qp_args *args)
+{
+    const char *text = qp_arg(args, "text");
+    return text ? text : qp_arg(args, "data");
+}
+
 static int read_spec(const struct qp_args *args, json_t **out, struct qp_error *err)
 {
     long long length, samples, seed;
-    const char *text = qp_arg(args, "data");
+    const char *text = text_of(args);
     if (!text)
-        return qp_fail(err, QP_ERR_USAGE, "evaluate: --data is missing; name a text to predict");
+        return qp_fail(err, QP_ERR_USAGE, "evaluate: --text is missing; name a text to predict");
+    if (qp_arg(args, "text") && qp_arg(args, "data"))
+        return qp_fail(err, QP_ERR_USAGE, "evaluate: --text and --data are two names of one option; keep one of them");
     int r = qp_arg_integer(args, "length", 2, 1 << 24, 512, &length, err);
     if (r == 0)
         r = qp_arg_integer(args, "samples", 1, 1 << 30, 0, &samples, err);
@@ -35,14 +45,14 @@ static int read_spec(const struct qp_args *args, json_t **out, struct qp_error *
     if (*out && samples > 0)
         json_object_set_new(*out, "samples", json_integer(samples));
     if (!*out)
-        return qp_fail(err, QP_ERR_USAGE, "--data: not valid UTF-8");
+        return qp_fail(err, QP_ERR_USAGE, "--text: not valid UTF-8");
     return 0;
 }
 
 static int load_windows(const struct qp_checkpoint *c, const json_t *spec, struct qp_windows *out, struct qp_error *err)
 {
     qp_auto_free char *tokenizer = NULL;
-    int r = qp_windows_check(spec, "--data", err);
+    int r = qp_windows_check(spec, "--text", err);
     if (r == 0)
         r = qp_checkpoint_tokenizer(c, &tokenizer, err);
     return r < 0 ? r : qp_windows_open(spec, tokenizer, c->arch.vocab, out, err);
@@ -59,7 +69,7 @@ static int answer(const struct qp_args *args, const struct qp_checkpoint *c, con
                   const struct qp_metrics *m, struct qp_error *err)
 {
     if (qp_arg(args, "json"))
-        return qp_print_json(json_pack("{s:s, s:s, s:f, s:I, s:I, s:I}", "model", c->path, "data", qp_arg(args, "data"),
+        return qp_print_json(json_pack("{s:s, s:s, s:f, s:I, s:I, s:I}", "model", c->path, "data", text_of(args),
                                        "perplexity", m->perplexity, "tokens", (json_int_t)m->tokens, "windows",
                                        (json_int_t)windows->count, "length", (json_int_t)windows->length),
                              err);
@@ -108,7 +118,7 @@ static int evaluate(const struct qp_args *args, struct qp_error *err)
 const struct qp_verb qp_verb_evaluate = {
     .name = "evaluate",
     .summary = "measure the perplexity of a model, quantized or not",
-    .usage = "MODEL --data FILE",
+    .usage = "MODEL --text FILE",
     .min_words = 1,
     .max_words = 1,
     .options = {options, qp_json_option},

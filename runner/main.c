@@ -9,9 +9,9 @@
 #include "libstage/base/words.h"
 #include "runner/verb.h"
 
-static const struct qp_verb *const verbs[] = {&qp_verb_run,      &qp_verb_check,   &qp_verb_plan,
-                                              &qp_verb_stages,   &qp_verb_schemes, &qp_verb_inspect,
-                                              &qp_verb_evaluate, &qp_verb_advise,  &qp_verb_doctor};
+static const struct qp_verb *const verbs[] = {&qp_verb_run,     &qp_verb_check,   &qp_verb_plan,     &qp_verb_stages,
+                                              &qp_verb_schemes, &qp_verb_inspect, &qp_verb_evaluate, &qp_verb_advise,
+                                              &qp_verb_doctor,  &qp_verb_init};
 #define VERBS (sizeof verbs / sizeof *verbs)
 
 static int help(void)

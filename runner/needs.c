@@ -144,8 +144,8 @@ static int check_data(const struct qp_pipeline *p, const struct qp_instance *in,
         return 0;
     return qp_document_fail_key(p->document, in->path, err,
                                 "%s needs data, which stage `%s` reads from `data.%s`, and that is not there; add "
-                                "data: {%s: {text: FILE}} (or {synthetic: true})",
-                                why, in->name, entry, entry);
+                                "data: {%s: {text: FILE}} (or {synthetic: true}), or --%s FILE to the command",
+                                why, in->name, entry, entry, entry);
 }
 
 static int no_collector(const struct qp_pipeline *p, size_t index, const char *what, const char *why,

@@ -9,50 +9,79 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/model/data.h"
+#include "runner/default.h"
 
 const struct qp_option qp_pipeline_options[] = {
     {"model", "PATH", "quantize this model instead of the pipeline's"},
     {"scheme", "NAME", "use this preset instead of the pipeline's scheme"},
     {"output", "FOLDER", "write here instead; {scheme} stands for the scheme's name"},
+    {"calibration", "TEXT", "learn from this text: .txt, .jsonl (field `text`) or .npy of token ids"},
+    {"evaluation", "TEXT", "measure the perplexity on this one"},
+    {"default", NULL, "the default pipeline, even where there is a pipeline.yaml"},
     {"strict", NULL, "take any warning for a failed gate (exit 5)"},
     {"set", "KEY.KEY=VALUE", "override any key, as in stages.quantize.with.damping=0.05; may be repeated"},
     {"profile", "NAME", "lay the pipeline's profiles.NAME over it; may be repeated"},
     {"run-dir", "FOLDER", "keep the run's files here instead of OUTPUT.run"},
     {0}};
 
+/* A text that is named takes the place of random ids. */
+static int set_text_of(struct qp_document *d, const char *name, const char *option, const char *text,
+                       struct qp_error *err)
+{
+    qp_auto_free char *path = qp_format("data.%s.text", name), *random = qp_format("data.%s.synthetic", name);
+    if (!path || !random)
+        return qp_fail_memory(err, 0, name);
+    qp_document_remove(d, random);
+    return qp_document_set_text(d, path, option, text, err);
+}
+
+static int lay_option(struct qp_document *d, const char *name, const char *value, struct qp_error *err)
+{
+    qp_auto_free char *option = qp_format("--%s %s", name, value);
+    if (!option)
+        return qp_fail_memory(err, 0, name);
+    if (strcmp(name, "profile") == 0)
+        return qp_document_profile(d, value, err);
+    if (strcmp(name, "set") == 0)
+        return qp_document_set(d, value, err);
+    if (strcmp(name, "strict") == 0)
+        return qp_document_set(d, "strict=true", err);
+    if (strcmp(name, "calibration") == 0 || strcmp(name, "evaluation") == 0)
+        return set_text_of(d, name, option, value, err);
+    return qp_document_set_text(d, name, option, value, err);
+}
+
 /* Profiles first, then --set, then the shortcuts: the more special wins whatever the order on the command line. */
 static int overlay(const struct qp_args *args, struct qp_document *d, struct qp_error *err)
 {
-    static const char *const order[] = {"profile", "set", "model", "scheme", "output", "strict"};
+    static const char *const order[] = {"profile", "set",         "model",      "scheme",
+                                        "output",  "calibration", "evaluation", "strict"};
     int r = 0;
     for (size_t o = 0; o < sizeof order / sizeof *order; o++)
-        for (size_t i = 0; r == 0 && i < args->given_count; i++) {
-            const char *name = args->given[i].option->name, *value = args->given[i].value;
-            if (strcmp(name, order[o]) != 0)
-                continue;
-            qp_auto_free char *option = qp_format("--%s %s", name, value);
-            if (!option)
-                return qp_fail_memory(err, 0, name);
-            if (strcmp(name, "profile") == 0)
-                r = qp_document_profile(d, value, err);
-            else if (strcmp(name, "set") == 0)
-                r = qp_document_set(d, value, err);
-            else if (strcmp(name, "strict") == 0)
-                r = qp_document_set(d, "strict=true", err);
-            else
-                r = qp_document_set_text(d, name, option, value, err);
-        }
+        for (size_t i = 0; r == 0 && i < args->given_count; i++)
+            if (strcmp(args->given[i].option->name, order[o]) == 0)
+                r = lay_option(d, order[o], args->given[i].value, err);
     return r;
+}
+
+/* The pipeline that is named, else the working directory's pipeline.yaml, else the default. */
+static int load_document(const struct qp_args *args, struct qp_document **out, struct qp_error *err)
+{
+    const char *path = args->word_count ? args->words[0] : QP_PIPELINE_FILE;
+    if (args->word_count && qp_arg(args, "default"))
+        return qp_fail(err, QP_ERR_USAGE, "%s: --default and the pipeline %s are both there; keep one of them",
+                       args->argv[1], path);
+    if (!qp_exists(path) && args->word_count)
+        return qp_fail(err, QP_ERR_INPUT, "%s: there is no such file", path);
+    if (!qp_exists(path) || qp_arg(args, "default"))
+        return qp_default_document(args, out, err);
+    return qp_document_load(path, out, err);
 }
 
 static int load(const struct qp_args *args, struct qp_pipeline **out, struct qp_error *err)
 {
-    const char *path = args->word_count ? args->words[0] : "pipeline.yaml";
-    if (!qp_exists(path))
-        return qp_fail(err, QP_ERR_INPUT, "%s: there is no such file%s", path,
-                       args->word_count ? "" : "; name a pipeline: quantpipe VERB PIPELINE");
     struct qp_document *d = NULL;
-    int r = qp_document_load(path, &d, err);
+    int r = load_document(args, &d, err);
     if (r < 0)
         return r;
     r = overlay(args, d, err);

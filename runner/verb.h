@@ -38,7 +38,7 @@ struct qp_verb {
 };
 
 extern const struct qp_verb qp_verb_run, qp_verb_check, qp_verb_plan, qp_verb_stages, qp_verb_schemes, qp_verb_inspect,
-    qp_verb_evaluate, qp_verb_advise, qp_verb_doctor;
+    qp_verb_evaluate, qp_verb_advise, qp_verb_doctor, qp_verb_init;
 
 /* `--json`, for verbs whose answer a program may read. */
 extern const struct qp_option qp_json_option[];
