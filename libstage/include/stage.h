@@ -1,8 +1,9 @@
 /* All that a stage's author needs.
  *
  * A stage is one executable: callbacks, a parameter table, port tables and, last in its file, one
- * `const struct qp_stage_desc qp_stage_desc`. Linked with quantpipe_stage_main it gets main(), --help, --describe,
- * parameters, sockets, credit, acknowledgement, signals, logs and exit codes.
+ * `const struct qp_stage_desc qp_stage_desc`. Linked with libquantpipe-stage (pkg-config quantpipe-stage, once quantpipe
+ * is installed) it gets main(), --help, --describe, parameters, sockets, credit, acknowledgement, signals, logs and exit
+ * codes.
  *
  * Order of calls: open once, with the parameters in the state; process once for each unit, in order of seq (a stage
  * without input ports is called once with NULL, and emits everything), and for unit n of a feedback port after unit n,

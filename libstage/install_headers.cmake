@@ -1,0 +1,15 @@
+# Installs the headers that authors of stages include, and those that these include. `headers`: where to, in the prefix;
+# `root`: the source tree.
+file(GLOB todo RELATIVE ${root} ${root}/libstage/include/*.h ${root}/libstage/base/*.h)
+set(done "")
+while(todo)
+    list(POP_FRONT todo header)
+    list(APPEND done ${header})
+    file(STRINGS ${root}/${header} lines REGEX "^#include \"")
+    list(TRANSFORM lines REPLACE "#include \"([^\"]+)\".*" "\\1")
+    list(APPEND todo ${lines})
+    list(REMOVE_DUPLICATES todo)
+    list(REMOVE_ITEM todo ${done})
+    cmake_path(GET header PARENT_PATH folder)
+    file(INSTALL ${root}/${header} DESTINATION ${CMAKE_INSTALL_PREFIX}/${headers}/${folder})
+endwhile()
