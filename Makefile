@@ -6,15 +6,19 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' '*.cu' '*.cuh')
 
-demo: build
+demo: deps
+	@$(MAKE) --no-print-directory build
 	rm -rf build/tiny-int4 build/tiny-int4.run
 	build/bin/quantpipe run
 
-test: build
+test: deps
+	@$(MAKE) --no-print-directory build
 	ctest --preset release --output-on-failure
 
-build: deps
-	cmake --preset release
+# Installs nothing: what is missing is named.
+build:
+	@[ -f build/build.ninja ] || scripts/deps --check
+	@cmake --preset release || { scripts/deps --check; exit 1; }
 	cmake --build --preset release --parallel $(JOBS)
 
 deps:
@@ -25,7 +29,7 @@ interop: build
 	tests/interop/run.sh
 
 asan tsan: deps
-	cmake --preset $@
+	@cmake --preset $@ || { scripts/deps --check; exit 1; }
 	cmake --build --preset $@ --parallel $(JOBS)
 	ctest --preset $@ --output-on-failure
 
@@ -49,8 +53,9 @@ format-check:
 tidy: build
 	clang-tidy -p build --quiet $(shell git ls-files 'libstage/*.c' 'runner/*.c' 'stages/*.c' 'kernels/*.c')
 
+# The program, its stages, and headers, library and pkg-config file for authors of stages. DESTDIR=FOLDER goes before PREFIX.
 install: build
-	cmake --install build --prefix $(PREFIX)
+	DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
 
 clean:
 	rm -rf build build-dev build-asan build-tsan build-cuda
