@@ -39,7 +39,7 @@ void qp_attention_ref(const struct qp_attention *a)
     int share = a->heads / a->kv_heads;
     double *p = qp_scratch((size_t)a->length, sizeof *p);
 
-    for (int64_t t = 0; t < a->sequences * a->length; t++) {
+    for (int64_t t = 0; t < a->sequences * a->length && p != NULL; t++) {
         int64_t first = t - t % a->length;
         for (int h = 0; h < a->heads; h++) {
             int64_t q = (int64_t)h * a->dim, kv = (int64_t)(h / share) * a->dim;
@@ -57,6 +57,8 @@ void qp_attention_bf16_ref(const struct qp_attention *a, uint16_t *out)
 
     wide.out = qp_scratch((size_t)(tokens * width), sizeof *wide.out);
     wide.out_stride = width;
+    if (wide.out == NULL)
+        return;
     qp_attention_ref(&wide);
     for (int64_t i = 0; i < tokens * width; i++)
         out[i] = qp_f32_to_bf16(wide.out[i]);

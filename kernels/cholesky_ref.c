@@ -37,7 +37,7 @@ static void invert_column(int64_t n, int64_t j, const double *r, double *column,
 int64_t qp_inverse_factor_ref(int64_t n, float *h)
 {
     double *r = qp_scratch((size_t)(n * n + n), sizeof *r);
-    int64_t failed = factor(n, h, r);
+    int64_t failed = r == NULL ? -1 : factor(n, h, r);
 
     for (int64_t j = 0; failed == 0 && j < n; j++)
         invert_column(n, j, r, r + n * n, h);

@@ -1,8 +1,6 @@
 #include "kernels/kernels.h"
 
-#include <cblas.h>
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,6 +9,7 @@
 
 #include "kernels/counted.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/libraries.h"
 
 #define REFERENCE                                                                                                     \
     .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref, \
@@ -36,7 +35,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable[TABLES];
 static const char *extensions = "portable";
 
-/* What the dispatch may use: QUANTPIPE_CPU. oneDNN is held to the same (cpu/libraries.c). */
+/* What the dispatch may use: QUANTPIPE_CPU. oneDNN is held to the same (cpu/dnnl.c). */
 static enum qp_cpu_level level = QP_CPU_BEST;
 
 static const char *const level_names[] = {"portable", "avx2", "avx512", "avx512_bf16"};
@@ -154,11 +153,6 @@ void qp_kernels_take_threads(void)
         omp_set_num_threads(threads);
 }
 
-bool qp_kernels_share_threads(void)
-{
-    return openblas_get_parallel() == OPENBLAS_OPENMP;
-}
-
 const char *qp_kernels_extensions(void)
 {
     pthread_once(&once, fill);
@@ -171,9 +165,8 @@ static char description[160];
 /* By itself, for it opens the libraries. */
 static void describe(void)
 {
-    const dnnl_version_t *dnnl = dnnl_version();
-    snprintf(description, sizeof description, "%s, oneDNN %d.%d.%d, OpenBLAS %s", extensions, dnnl->major, dnnl->minor,
-             dnnl->patch, openblas_get_corename());
+    snprintf(description, sizeof description, "%s, %s, %s", extensions, qp_library_version(QP_ONEDNN),
+             qp_library_version(QP_OPENBLAS));
 }
 
 const char *qp_kernels_description(void)

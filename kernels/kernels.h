@@ -3,7 +3,8 @@
  *
  * qp_kernels_open fills a table with the reference functions (NAME_ref.c, the definition of right) and overwrites what
  * the backend has fast versions of, so no entry is ever NULL. All functions are thread-safe, allocate nothing that
- * outlives them and assume arguments that their contract allows; matrices are row-major. Fast CPU functions spread
+ * outlives them and assume arguments that their contract allows; what can go wrong all the same, memory and libraries,
+ * is kept for whoever passes results on (kernels/failure.h); matrices are row-major. Fast CPU functions spread
  * over the threads that qp_kernels_set_threads allows; their results do not depend on how many those are,
  * inverse_factor aside. Calls of table "cpu" are counted (kernels/work.h). */
 #ifndef QUANTPIPE_KERNELS_KERNELS_H

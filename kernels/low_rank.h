@@ -11,7 +11,8 @@
  * no longer knows of F; and the best a for orthonormal b is bᵀ e. So H has to be neither factored nor inverted (LQER,
  * Zhang et al. 2024, and QERA, Zhang et al. 2025, write the same optimum with H^(1/2) and its inverse).
  * Columns of b are orthonormal, by falling eigenvalue, their signs open; those of eigenvalues below QP_LOW_RANK_NOTHING
- * of the trace are 0. Returns 0, or -1 for numbers that are not finite. The reference works in float64 by Jacobi's
+ * of the trace are 0. Returns 0, or -1 for numbers that are not finite and
+ * when the operation failed (kernels/failure.h). The reference works in float64 by Jacobi's
  * rotations; tolerance 1e-4 of tr(e H eᵀ) in the loss, 1e-5 in the products of the columns of b. */
 #define QP_LOW_RANK_NOTHING 1e-13
 typedef int qp_low_rank_fn(int64_t rows, int64_t cols, int64_t rank, const float *e, const float *h, float *b,

@@ -1,6 +1,7 @@
 #include "kernels/low_rank.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "kernels/scratch.h"
@@ -90,14 +91,17 @@ int qp_low_rank_ref(int64_t rows, int64_t cols, int64_t rank, const float *e, co
 {
     double *g = qp_scratch((size_t)(rows * rows), sizeof *g), *v = qp_scratch((size_t)(rows * rows), sizeof *v);
     double *eh = qp_scratch((size_t)(rows * cols), sizeof *eh), finite = 0.0, trace = 0.0;
-    gram(rows, cols, e, h, eh, g);
-    for (int64_t i = 0; i < rows * rows; i++)
+    bool good = g != NULL && v != NULL && eh != NULL;
+    if (good)
+        gram(rows, cols, e, h, eh, g);
+    for (int64_t i = 0; i < rows * rows && good; i++)
         finite += 0.0 * g[i];
-    for (int64_t i = 0; i < rows; i++)
+    good = good && finite == 0.0;
+    for (int64_t i = 0; i < rows && good; i++)
         trace += g[i * rows + i];
-    if (finite == 0.0)
+    if (good)
         diagonalize(rows, g, v);
-    for (int64_t k = 0; k < rank && finite == 0.0; k++) {
+    for (int64_t k = 0; k < rank && good; k++) {
         int64_t place;
         double value = take_largest(rows, g, &place);
         set_factor(rows, cols, rank, k, e, value > QP_LOW_RANK_NOTHING * trace ? v + place * rows : NULL, b, a);
@@ -105,5 +109,5 @@ int qp_low_rank_ref(int64_t rows, int64_t cols, int64_t rank, const float *e, co
     free(g);
     free(v);
     free(eh);
-    return finite == 0.0 ? 0 : -1;
+    return good ? 0 : -1;
 }

@@ -42,7 +42,7 @@ int64_t qp_polish_ref(const struct qp_polish *p)
     float *q = qp_scratch((size_t)p->cols, sizeof *q);
     int64_t steps = 0;
 
-    for (int64_t r = 0; r < p->rows; r++) {
+    for (int64_t r = 0; r < p->rows && q != NULL; r++) {
         double gain = 0;
         int64_t before = -1;
         for (int64_t k = 0; k < p->cols; k++)

@@ -14,12 +14,14 @@ void qp_rtn_ref(const struct qp_rtn *job)
     float *w = qp_scratch((size_t)count, sizeof *w);
     int8_t *codes = job->packed ? qp_scratch((size_t)count, 1) : job->codes;
 
-    qp_to_f32_ref(job->dtype, count, job->w, w);
-    qp_qparams_ref(grid, job->rows, job->cols, job->group, w, job->scale, job->zero);
-    qp_quantize_ref(grid, job->rows, job->cols, job->group, w, job->scale, job->zero, (uint8_t *)codes);
-    if (job->packed) {
-        qp_pack_ref(grid->bits, job->rows, job->cols, codes, job->codes);
-        free(codes);
+    if (w != NULL && codes != NULL) {
+        qp_to_f32_ref(job->dtype, count, job->w, w);
+        qp_qparams_ref(grid, job->rows, job->cols, job->group, w, job->scale, job->zero);
+        qp_quantize_ref(grid, job->rows, job->cols, job->group, w, job->scale, job->zero, (uint8_t *)codes);
+        if (job->packed)
+            qp_pack_ref(grid->bits, job->rows, job->cols, codes, job->codes);
     }
+    if (job->packed)
+        free(codes);
     free(w);
 }

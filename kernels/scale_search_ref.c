@@ -105,9 +105,10 @@ void qp_scale_search_ref(const struct qp_scale_search *s)
     float *scale = qp_scratch((size_t)room, sizeof *scale);
     int8_t *zero = qp_scratch((size_t)room, sizeof *zero);
 
-    if (s->group == 0)
+    bool good = d != NULL && scale != NULL && zero != NULL;
+    if (s->group == 0 && good)
         search(s, (struct piece){s->w, 0, s->cols, d}, s->rows, scale, zero, 0);
-    for (int64_t r = 0; r < s->rows && s->group != 0; r++)
+    for (int64_t r = 0; r < s->rows && s->group != 0 && good; r++)
         for (int64_t g = 0; g < groups; g++) {
             int64_t first = g * width, count = s->cols - first < width ? s->cols - first : width;
             search(s, (struct piece){s->w + r * s->cols + first, first, count, d}, 1, scale, zero, r * groups + g);

@@ -1,11 +1,16 @@
-/* Scratch memory of one call. */
+/* Workspace of one call. */
 #ifndef QUANTPIPE_KERNELS_SCRATCH_H
 #define QUANTPIPE_KERNELS_SCRATCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
-/* `count` elements of `size` bytes, aligned to 64 bytes, to be given to free(). Kernels have no way to report an error,
- * so without memory this ends the process with a message; what they ask for is small beside their arguments. */
+/* `count` elements of `size` bytes, aligned to 64 bytes, to be given to free(). NULL without memory, which is then the
+ * failure of the operation (kernels/failure.h): it returns without finishing. */
 void *qp_scratch(size_t count, size_t size);
+
+/* For tests: the next `count` allocations are made, the one after them fails, and those after that are made again;
+ * below 0, none fails. */
+void qp_scratch_fail_after(long long count);
 
 #endif

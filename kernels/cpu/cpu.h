@@ -31,4 +31,10 @@ void qp_kernels_fill_avx512(struct qp_kernels *table);
 /* The same for bf16/, which needs AVX-512 with BF16. */
 void qp_kernels_fill_bf16(struct qp_kernels *table);
 
+/* kernels/libraries.h, one library each. */
+const char *qp_dnnl_problem(void);
+const char *qp_dnnl_version(void);
+const char *qp_openblas_problem(void);
+const char *qp_openblas_version(void);
+
 #endif

@@ -4,6 +4,7 @@
 
 #include "libstage/base/file.h"
 #include "libstage/model/block_internal.h"
+#include "libstage/tensor/operations.h"
 
 /* What stays the same from block to block. */
 struct evaluation {
@@ -95,5 +96,5 @@ int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windo
     }
     qp_stream_close(&e.stream);
     qp_text_close(&e.text);
-    return r;
+    return qp_operations_check(r, err);
 }

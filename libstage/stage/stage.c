@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "libstage/stage/internal.h"
+#include "libstage/tensor/operations.h"
 
 size_t qp_port_count(const struct qp_port *ports)
 {
@@ -51,7 +52,7 @@ int qp_stage_begin(struct qp_stage *stage, const json_t *params, struct qp_error
         return r;
     }
     stage->state = state;
-    return stage->desc->open ? stage->desc->open(stage, state, err) : 0;
+    return stage->desc->open ? qp_operations_check(stage->desc->open(stage, state, err), err) : 0;
 }
 
 int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_error *err)
@@ -62,7 +63,7 @@ int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_err
         qp_unit_free(unit);
         return qp_fail_memory(err, 0, "a scheme");
     }
-    return stage->desc->process(stage, stage->state, unit, err);
+    return qp_operations_check(stage->desc->process(stage, stage->state, unit, err), err);
 }
 
 void qp_stage_end(struct qp_stage *stage)
@@ -78,7 +79,11 @@ void qp_stage_end(struct qp_stage *stage)
 
 int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err)
 {
-    int index = qp_port_index(stage->desc->outputs, port);
+    int index = qp_port_index(stage->desc->outputs, port), r = qp_operations_check(0, err);
+    if (r < 0) {
+        qp_unit_free(unit);
+        return r;
+    }
     if (index < 0) {
         qp_unit_free(unit);
         return qp_fail(err, QP_ERR_STAGE, "stage %s has no output port %s", stage->desc->name,

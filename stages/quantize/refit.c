@@ -66,6 +66,11 @@ double qp_refit_scales(const struct qp_quantized *q, const float *h, float *grad
         float *v = qp_scratch((size_t)n, 2 * sizeof *v);
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < q->rows; r++) {
+            if (gains == NULL)
+                continue;
+            gains[r] = 0.0;
+            if (v == NULL)
+                continue;
             struct row row = {.q = q,
                               .h = h,
                               .codes = q->codes + r * n,
@@ -74,13 +79,12 @@ double qp_refit_scales(const struct qp_quantized *q, const float *h, float *grad
                               .gradient = gradient + r * n,
                               .v = v,
                               .hv = v + n};
-            gains[r] = 0.0;
             for (int64_t g = 0; g < groups; g++)
                 gains[r] += refit_group(&row, g);
         }
         free(v);
     }
-    for (int64_t r = 0; r < q->rows; r++)
+    for (int64_t r = 0; r < q->rows && gains != NULL; r++)
         gain += gains[r];
     free(gains);
     return gain;

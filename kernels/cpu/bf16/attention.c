@@ -59,6 +59,7 @@ static __attribute__((noinline)) void product(int64_t n, int64_t k, const uint32
 struct plan {
     const struct qp_attention *a;
     uint16_t *out;
+    int64_t out_stride; /* numbers between rows of out */
     int64_t pairs, padded, key_tiles, query_tiles;
     uint32_t *keys, *values; /* [sequence, head, tile] of [pairs, KEYS] and [KEYS / 2, padded] */
 };
@@ -147,7 +148,7 @@ static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t
     }
     for (int64_t i = 0; i < count; i++)
         for (int64_t d = 0; d < a->dim; d++)
-            p->out[((token + i) * a->heads + head) * a->dim + d] =
+            p->out[(token + i) * p->out_stride + head * a->dim + d] =
                 qp_f32_to_bf16(t->out[i * p->padded + d] / t->soft.sum[i]);
 }
 
@@ -157,7 +158,7 @@ static void run(const struct plan *p)
     struct tile t;
 
     t.q = qp_scratch((size_t)(QUERIES * (p->pairs + p->padded)), sizeof *t.q);
-    t.out = (float *)(t.q + QUERIES * p->pairs);
+    t.out = t.q == NULL ? NULL : (float *)(t.q + QUERIES * p->pairs);
 #pragma omp for collapse(2)
     for (int64_t head = 0; head < a->sequences * a->kv_heads; head++)
         for (int64_t tile = 0; tile < p->key_tiles; tile++)
@@ -167,14 +168,16 @@ static void run(const struct plan *p)
     for (int64_t tile = p->query_tiles - 1; tile >= 0; tile--)
         for (int64_t sequence = 0; sequence < a->sequences; sequence++)
             for (int64_t head = 0; head < a->heads; head++)
-                attend(p, sequence, head, tile, &t);
+                if (t.q != NULL)
+                    attend(p, sequence, head, tile, &t);
     free(t.q);
 }
 
-void qp_attention_bf16_pairs(const struct qp_attention *a, uint16_t *out)
+static void attend_part(const struct qp_attention *a, uint16_t *out, int64_t out_stride)
 {
     struct plan p = {.a = a,
                      .out = out,
+                     .out_stride = out_stride,
                      .pairs = (a->dim + 1) / 2,
                      .padded = (a->dim + LANES - 1) / LANES * LANES,
                      .key_tiles = (a->length + KEYS - 1) / KEYS,
@@ -182,8 +185,24 @@ void qp_attention_bf16_pairs(const struct qp_attention *a, uint16_t *out)
     int64_t packed = a->sequences * a->kv_heads * p.key_tiles * KEYS;
 
     p.keys = qp_scratch((size_t)(packed * (p.pairs + p.padded / 2)), sizeof *p.keys);
+    if (p.keys == NULL)
+        return;
     p.values = p.keys + packed * p.pairs;
 #pragma omp parallel if (a->sequences * a->length * a->heads * a->dim >= QP_PARALLEL_ELEMENTS)
     run(&p);
     free(p.keys);
+}
+
+void qp_attention_bf16_pairs(const struct qp_attention *a, uint16_t *out)
+{
+    int64_t pairs = (a->dim + 1) / 2, padded = (a->dim + LANES - 1) / LANES * LANES;
+    int64_t tiles = (a->length + KEYS - 1) / KEYS, width = (int64_t)a->heads * a->dim;
+    struct portion portion = portion_of(a, tiles * KEYS * (pairs + padded / 2) * (int64_t)sizeof(uint32_t));
+
+    for (int64_t sequence = 0; sequence < a->sequences; sequence += portion.sequences)
+        for (int head = 0; head < a->kv_heads; head += portion.heads) {
+            struct qp_attention part = attention_part(a, portion, sequence, head);
+            attend_part(&part, out + sequence * a->length * width + (int64_t)head * (a->heads / a->kv_heads) * a->dim,
+                        width);
+        }
 }

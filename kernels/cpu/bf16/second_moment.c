@@ -8,6 +8,9 @@
  * in registers before it is added to h. */
 enum { VECTORS = 3, PANEL = VECTORS * LANES, ROWS = 8 };
 
+/* Rows of x that are packed at once, which takes as much memory as they do. */
+enum { MOST_ROWS = 4096 };
+
 /* Pairs of rows of panel j; without a second row, and behind the last column, there are zeros. */
 static void pack(int64_t rows, int64_t n, int64_t j, const uint16_t *x, uint32_t *panel)
 {
@@ -61,14 +64,14 @@ static void add_tile(int64_t n, int64_t row, int64_t column, int64_t pairs, cons
     }
 }
 
-void qp_second_moment_bf16_pairs(int64_t rows, int64_t n, const uint16_t *x, float *h)
+static void add_rows(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
     int64_t panels = (n + PANEL - 1) / PANEL, pairs = (rows + 1) / 2, size = pairs * PANEL;
     uint32_t *packed;
 
-    if (rows == 0 || n == 0)
-        return;
     packed = qp_scratch((size_t)(panels * size), sizeof *packed);
+    if (packed == NULL)
+        return;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
@@ -81,4 +84,10 @@ void qp_second_moment_bf16_pairs(int64_t rows, int64_t n, const uint16_t *x, flo
                 add_tile(n, i * PANEL, j * PANEL, pairs, packed + i * size, packed + j * size, h);
     }
     free(packed);
+}
+
+void qp_second_moment_bf16_pairs(int64_t rows, int64_t n, const uint16_t *x, float *h)
+{
+    for (int64_t r = 0; r < rows && n > 0; r += MOST_ROWS)
+        add_rows(rows - r < MOST_ROWS ? rows - r : MOST_ROWS, n, x + r * n, h);
 }

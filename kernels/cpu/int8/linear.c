@@ -15,6 +15,8 @@ static int64_t *sums_of_rows(bool needed, int64_t rows, int64_t k, const int8_t 
     if (!needed)
         return NULL;
     int64_t *sums = qp_scratch((size_t)rows, sizeof *sums);
+    if (sums == NULL)
+        return NULL;
 #pragma omp parallel for if (rows * k >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
         int32_t sum = 0;
@@ -85,7 +87,7 @@ void qp_linear_int8_cpu(const struct qp_linear_int8 *l)
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < tiles; t++) {
             int64_t i = t / across * ROWS, j = t % across * columns;
-            if (j < l->n)
+            if (j < l->n && sums != NULL)
                 add_tile(l, &z, i, j, l->m - i < ROWS ? l->m - i : ROWS, l->n - j < columns ? l->n - j : columns, sums);
         }
         omp_set_num_threads(threads);

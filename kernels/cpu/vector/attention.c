@@ -126,7 +126,7 @@ static void run(const struct plan *p)
     struct tile t;
 
     t.q = qp_scratch((size_t)(QUERIES * (a->dim + p->padded)), sizeof *t.q);
-    t.out = t.q + QUERIES * a->dim;
+    t.out = t.q == NULL ? NULL : t.q + QUERIES * a->dim;
 #pragma omp for collapse(2)
     for (int64_t head = 0; head < a->sequences * a->kv_heads; head++)
         for (int64_t tile = 0; tile < p->key_tiles; tile++)
@@ -136,11 +136,12 @@ static void run(const struct plan *p)
     for (int64_t tile = p->query_tiles - 1; tile >= 0; tile--)
         for (int64_t sequence = 0; sequence < a->sequences; sequence++)
             for (int64_t head = 0; head < a->heads; head++)
-                attend(p, sequence, head, tile, &t);
+                if (t.q != NULL)
+                    attend(p, sequence, head, tile, &t);
     free(t.q);
 }
 
-void QP_NAME(qp_attention)(const struct qp_attention *a)
+static void attend_part(const struct qp_attention *a)
 {
     struct plan p = {.a = a,
                      .padded = (a->dim + LANES - 1) / LANES * LANES,
@@ -149,20 +150,41 @@ void QP_NAME(qp_attention)(const struct qp_attention *a)
     int64_t packed = a->sequences * a->kv_heads * p.key_tiles * KEYS;
 
     p.keys = qp_scratch((size_t)(packed * (a->dim + p.padded)), sizeof *p.keys);
+    if (p.keys == NULL)
+        return;
     p.values = p.keys + packed * a->dim;
 #pragma omp parallel if (a->sequences * a->length * a->heads * a->dim >= QP_PARALLEL_ELEMENTS)
     run(&p);
     free(p.keys);
 }
 
+void QP_NAME(qp_attention)(const struct qp_attention *a)
+{
+    int64_t padded = (a->dim + LANES - 1) / LANES * LANES, tiles = (a->length + KEYS - 1) / KEYS;
+    struct portion portion = portion_of(a, tiles * KEYS * (a->dim + padded) * (int64_t)sizeof(float));
+
+    for (int64_t sequence = 0; sequence < a->sequences; sequence += portion.sequences)
+        for (int head = 0; head < a->kv_heads; head += portion.heads) {
+            struct qp_attention part = attention_part(a, portion, sequence, head);
+            part.out += sequence * a->length * a->out_stride + (int64_t)head * (a->heads / a->kv_heads) * a->dim;
+            attend_part(&part);
+        }
+}
+
+/* A few sequences at a time: they are held in float32 before they are rounded. */
 void QP_NAME(qp_attention_bf16)(const struct qp_attention *a, uint16_t *out)
 {
-    struct qp_attention wide = *a;
-    int64_t width = (int64_t)a->heads * a->dim, count = a->sequences * a->length * width;
+    int64_t width = (int64_t)a->heads * a->dim, bytes = a->length * width * (int64_t)sizeof(float);
+    struct portion portion = {bytes > 0 && bytes < PACKED_BYTES ? PACKED_BYTES / bytes : 1, a->kv_heads};
+    int64_t most = portion.sequences < a->sequences ? portion.sequences : a->sequences;
+    float *wide = qp_scratch((size_t)(most * a->length * width), sizeof *wide);
 
-    wide.out = qp_scratch((size_t)count, sizeof *wide.out);
-    wide.out_stride = width;
-    QP_NAME(qp_attention)(&wide);
-    QP_NAME(qp_from_f32)(QP_BF16, count, wide.out, out);
-    free(wide.out);
+    for (int64_t sequence = 0; sequence < a->sequences && wide != NULL; sequence += portion.sequences) {
+        struct qp_attention part = attention_part(a, portion, sequence, 0);
+        part.out = wide;
+        part.out_stride = width;
+        QP_NAME(qp_attention)(&part);
+        QP_NAME(qp_from_f32)(QP_BF16, part.sequences * a->length * width, wide, out + sequence * a->length * width);
+    }
+    free(wide);
 }

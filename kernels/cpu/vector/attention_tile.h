@@ -10,6 +10,41 @@
 /* Rows and columns of a tile; the rows are a multiple of LANES. */
 enum { QUERIES = 48, KEYS = 64 };
 
+/* Packed keys and values held at once, unless one head of one sequence takes more. */
+#define PACKED_BYTES ((int64_t)32 << 20)
+
+/* As many sequences and key/value heads as are computed at once. */
+struct portion {
+    int64_t sequences;
+    int heads;
+};
+
+static inline struct portion portion_of(const struct qp_attention *a, int64_t bytes_of_head)
+{
+    int64_t heads = bytes_of_head > 0 ? PACKED_BYTES / bytes_of_head : a->kv_heads;
+    struct portion p = {1, heads < 1 ? 1 : heads < a->kv_heads ? (int)heads : a->kv_heads};
+    if (heads >= a->kv_heads && a->kv_heads > 0)
+        p.sequences = heads / a->kv_heads;
+    return p;
+}
+
+/* The portion that starts at a sequence and a key/value head. */
+static inline struct qp_attention attention_part(const struct qp_attention *a, struct portion p, int64_t sequence,
+                                                 int head)
+{
+    int64_t row = sequence * a->length, column = (int64_t)head * a->dim;
+    struct qp_attention part = *a;
+    int share = a->heads / a->kv_heads;
+
+    part.sequences = a->sequences - sequence < p.sequences ? a->sequences - sequence : p.sequences;
+    part.kv_heads = a->kv_heads - head < p.heads ? a->kv_heads - head : p.heads;
+    part.heads = part.kv_heads * share;
+    part.q += row * a->q_stride + column * share;
+    part.k += row * a->k_stride + column;
+    part.v += row * a->v_stride + column;
+    return part;
+}
+
 /* One tile of queries against one of keys after another. */
 struct softmax {
     float scores[QUERIES * KEYS], max[QUERIES], sum[QUERIES], keep[QUERIES];

@@ -107,11 +107,16 @@ void QP_NAME(qp_gptq_block)(const struct qp_gptq_block *b)
 #pragma omp parallel if (b->rows * b->count >= QP_PARALLEL_ELEMENTS / 4)
     {
         float *w = qp_scratch((size_t)(b->count * LANES), 2 * sizeof(float) + 1);
-        struct tile t = {w, w + b->count * LANES, (uint8_t *)(w + 2 * b->count * LANES)};
+        struct tile t = {0};
+
+        if (w != NULL)
+            t = (struct tile){w, w + b->count * LANES, (uint8_t *)(w + 2 * b->count * LANES)};
 
 #pragma omp for
         for (int64_t row = 0; row < b->rows; row += LANES) {
             int64_t rows = b->rows - row < LANES ? b->rows - row : LANES;
+            if (w == NULL)
+                continue;
             load_tile(b, row, rows, t.w);
             quantize_tile(b, row, rows, &t);
             store_tile(b, row, rows, &t);

@@ -187,7 +187,7 @@ static void load(const struct chunk *c)
         float *value = qp_scratch((size_t)c->p->cols, sizeof *value);
 #pragma omp for
         for (int64_t row = 0; row < c->rows; row += LANES)
-            for (int64_t lane = 0; lane < LANES; lane++)
+            for (int64_t lane = 0; lane < LANES && value != NULL; lane++)
                 load_row(c, row, lane, value);
         free(value);
     }
@@ -229,8 +229,9 @@ int64_t QP_NAME(qp_polish)(const struct qp_polish *p)
                       .codes = qp_scratch((size_t)size, 1),
                       .gain = qp_scratch(CHUNK, sizeof(double))};
 
-    c.g = c.q + size;
-    for (; c.first < p->rows; c.first += CHUNK) {
+    bool good = c.q != NULL && c.codes != NULL && c.gain != NULL;
+    c.g = good ? c.q + size : NULL;
+    for (; c.first < p->rows && good; c.first += CHUNK) {
         c.rows = p->rows - c.first < CHUNK ? p->rows - c.first : CHUNK;
         steps += polish_chunk(&c);
     }

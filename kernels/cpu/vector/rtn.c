@@ -257,6 +257,8 @@ void QP_NAME(qp_rtn)(const struct qp_rtn *job)
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < job->rows; first += step) {
             int64_t rows = job->rows - first < step ? job->rows - first : step;
+            if (w == NULL || codes == NULL)
+                continue;
             if (!fast)
                 round_slowly(job, first, rows, w, codes);
             for (int64_t r = first; fast && r < first + rows; r++)

@@ -60,6 +60,8 @@ static struct workbench workbench_of(const struct search *t)
     size_t width = (size_t)t->width, room = (size_t)t->room, block = t->s->moment == NULL ? 0 : width * width;
     struct workbench b = {.memory = qp_scratch((2 + BATCH) * width + 3 * room + block, sizeof(float))};
 
+    if (b.memory == NULL)
+        return b;
     b.w = b.memory;
     b.measure = b.w + width;
     b.d = b.measure + width;
@@ -232,11 +234,12 @@ static void search_groups(const struct search *t)
         struct workbench b = workbench_of(t);
 
         for (int64_t g = 0; g < t->groups; g++) {
-            if (s->moment != NULL)
+            if (s->moment != NULL && b.memory != NULL)
                 take_block(t, &b, g);
 #pragma omp for nowait
             for (int64_t r = 0; r < s->rows; r++)
-                search_group(t, &b, r, g);
+                if (b.memory != NULL)
+                    search_group(t, &b, r, g);
         }
         free(b.memory);
     }
@@ -249,44 +252,66 @@ static void range_of_all(const struct search *t, struct workbench *b, float *min
         take(b, t, t->s->w + r * t->s->cols, t->s->cols, min, max);
 }
 
-/* One scale for all: errors of every row and candidate, added up in order of the rows. */
-static void search_all(const struct search *t)
+/* error[rows, candidates], each thread with a workspace of its own. */
+static void errors_of_rows(const struct search *t, const struct workbench *all, float *error)
 {
     const struct qp_scale_search *s = t->s;
-    struct workbench all = workbench_of(t);
-    float min, max;
-    double least = INFINITY;
-    int best = 0;
 
-    range_of_all(t, &all, &min, &max);
-    all.count = qp_candidates(s, min, max, all.scale, all.zero);
-    float *error = qp_scratch((size_t)(s->rows * all.count), sizeof *error);
 #pragma omp parallel if (s->rows * s->cols >= QP_PARALLEL_ELEMENTS / 16)
     {
         struct workbench b = workbench_of(t);
         float ignored[2] = {0, 0};
 
-        b.count = all.count;
-        memcpy(b.scale, all.scale, (size_t)b.count * sizeof *b.scale);
-        memcpy(b.zero, all.zero, (size_t)b.count);
+        if (b.memory != NULL) {
+            b.count = all->count;
+            memcpy(b.scale, all->scale, (size_t)b.count * sizeof *b.scale);
+            memcpy(b.zero, all->zero, (size_t)b.count);
+        }
 #pragma omp for
         for (int64_t r = 0; r < s->rows; r++) {
+            if (b.memory == NULL)
+                continue;
             take(&b, t, s->w + r * s->cols, s->cols, &ignored[0], &ignored[1]);
             errors(t, &b, 0);
             memcpy(error + r * b.count, b.error, (size_t)b.count * sizeof *error);
         }
         free(b.memory);
     }
-    for (int c = 0; c < all.count; c++) {
+}
+
+/* The candidate whose errors, added up in order of the rows, are least. */
+static int least_candidate(int64_t rows, int count, const float *error)
+{
+    double least = INFINITY;
+    int best = 0;
+
+    for (int c = 0; c < count; c++) {
         double sum = 0;
-        for (int64_t r = 0; r < s->rows; r++)
-            sum += (double)error[r * all.count + c];
+        for (int64_t r = 0; r < rows; r++)
+            sum += (double)error[r * count + c];
         if (sum < least) {
             least = sum;
             best = c;
         }
     }
-    keep(s, &all, best, 0);
+    return best;
+}
+
+/* One scale for all. */
+static void search_all(const struct search *t)
+{
+    struct workbench all = workbench_of(t);
+    float min, max;
+
+    if (all.memory == NULL)
+        return;
+    range_of_all(t, &all, &min, &max);
+    all.count = qp_candidates(t->s, min, max, all.scale, all.zero);
+    float *error = qp_scratch((size_t)(t->s->rows * all.count), sizeof *error);
+    if (error != NULL) {
+        errors_of_rows(t, &all, error);
+        keep(t->s, &all, least_candidate(t->s->rows, all.count, error), 0);
+    }
     free(error);
     free(all.memory);
 }
@@ -295,6 +320,8 @@ static float *filled_importance(const struct search *t)
 {
     float *importance = qp_scratch((size_t)(t->groups * t->width), sizeof *importance);
 
+    if (importance == NULL)
+        return NULL;
     memset(importance, 0, (size_t)(t->groups * t->width) * sizeof *importance);
     for (int64_t g = 0; g < t->groups; g++)
         for (int64_t j = 0; j < columns_of(t, g); j++)
@@ -313,6 +340,8 @@ void QP_NAME(qp_scale_search)(const struct qp_scale_search *s)
                        .room = qp_candidate_room(s)};
 
     t.importance = filled_importance(&t);
+    if (t.importance == NULL)
+        return;
     if (s->group == 0)
         search_all(&t);
     else
