@@ -7,6 +7,11 @@ const char *qp_library_name(enum qp_library library)
     return library == QP_ONEDNN ? "oneDNN" : "OpenBLAS";
 }
 
+const char *qp_library_file(enum qp_library library)
+{
+    return library == QP_ONEDNN ? QP_DNNL_NAME : QP_OPENBLAS_NAME;
+}
+
 const char *qp_library_problem(enum qp_library library)
 {
     return library == QP_ONEDNN ? qp_dnnl_problem() : qp_openblas_problem();

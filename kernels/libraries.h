@@ -10,6 +10,9 @@ enum qp_library { QP_ONEDNN, QP_OPENBLAS, QP_LIBRARIES };
 /* The library's name. */
 const char *qp_library_name(enum qp_library library);
 
+/* The name of its file, by which it is looked for. */
+const char *qp_library_file(enum qp_library library);
+
 /* Opens a library and finds every function that is called. NULL when it can be used; else what is wrong with which
  * file, and what to do. Static; thread-safe. Operations that need a library which cannot be used fail
  * (kernels/failure.h). */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/libraries.h"
 #include "kernels/peak.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
@@ -85,6 +86,17 @@ static int measure(const char *folder, json_t **out, struct qp_error *err)
     return r < 0 ? r : qp_machine_save(*out, err);
 }
 
+/* Nothing that computes would work; what was found has been printed. */
+static int judge(bool printed, struct qp_error *err)
+{
+    for (int i = 0; i < QP_LIBRARIES; i++) {
+        const char *problem = qp_library_problem((enum qp_library)i);
+        if (problem)
+            return qp_fail(err, QP_ERR_STAGE, "%s", printed ? "" : problem);
+    }
+    return 0;
+}
+
 static int doctor(const struct qp_args *args, struct qp_error *err)
 {
     const char *given = qp_arg(args, "folder");
@@ -95,15 +107,17 @@ static int doctor(const struct qp_args *args, struct qp_error *err)
     if (r < 0)
         return r;
     qp_auto_json json_t *findings = qp_doctor_look(folder);
-    if (qp_arg(args, "json"))
-        return qp_print_json(json_pack("{s:i, s:O, s:O?}", "quantpipe", 1, "findings", findings, "measured", measured),
-                             err);
+    if (qp_arg(args, "json")) {
+        r = qp_print_json(json_pack("{s:i, s:O, s:O?}", "quantpipe", 1, "findings", findings, "measured", measured),
+                          err);
+        return r < 0 ? r : judge(true, err);
+    }
     print_findings(findings);
     if (measured) {
         print_measured(measured);
         printf("\nkept in %s\n", path);
     }
-    return 0;
+    return judge(false, err);
 }
 
 const struct qp_verb qp_verb_doctor = {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "kernels/kernels.h"
+#include "kernels/libraries.h"
 #include "kernels/peak.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
@@ -111,17 +112,41 @@ static void look_at_gpu(json_t *findings)
     add(findings, "gpu", GOOD, NULL, *line ? line : "none found; stages compute on the CPU");
 }
 
+/* Whether a library can be used at all, and whether OpenBLAS runs code as new as the processor. */
+static void look_at_library(json_t *findings, enum qp_library library)
+{
+    const char *problem = qp_library_problem(library), *better = qp_blas_better_core();
+    char advice[256];
+    if (problem) {
+        add(findings, qp_library_name(library), PROBLEM, problem, "cannot be used");
+    } else if (library == QP_OPENBLAS && better) {
+        snprintf(advice, sizeof advice, "it runs code for an older processor, and this one could run %s: %s", better,
+                 getenv("OPENBLAS_CORETYPE") ? "unset OPENBLAS_CORETYPE"
+                                             : "install a release that was built for all processors (DYNAMIC_ARCH)");
+        add(findings, "core of OpenBLAS", ADVICE, advice, qp_blas_core());
+    }
+}
+
+static void look_at_threads_of_openblas(json_t *findings)
+{
+    if (qp_library_problem(QP_OPENBLAS))
+        return;
+    add(findings, "threads of OpenBLAS", qp_kernels_share_threads() ? GOOD : ADVICE,
+        qp_kernels_share_threads() ? NULL
+                                   : "it has a pool of its own, which fights with ours for the cores; install its "
+                                     "OpenMP build (libopenblas0-openmp)",
+        qp_kernels_share_threads() ? "those of OpenMP, shared" : "its own");
+}
+
 /* A variable that makes libraries choose slower code than the processor could run. */
 static void look_at_libraries(json_t *findings)
 {
     static const char *const limits[] = {"OPENBLAS_CORETYPE", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA"};
     char text[160];
     add(findings, "libraries", GOOD, NULL, qp_kernels_description());
-    add(findings, "threads of OpenBLAS", qp_kernels_share_threads() ? GOOD : ADVICE,
-        qp_kernels_share_threads() ? NULL
-                                   : "it has a pool of its own, which fights with ours for the cores; install its "
-                                     "OpenMP build (libopenblas0-openmp)",
-        qp_kernels_share_threads() ? "those of OpenMP, shared" : "its own");
+    for (int i = 0; i < QP_LIBRARIES; i++)
+        look_at_library(findings, (enum qp_library)i);
+    look_at_threads_of_openblas(findings);
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
         if (getenv(limits[i])) {
             snprintf(text, sizeof text, "%s", getenv(limits[i]));

@@ -45,6 +45,9 @@ void qp_peaks_of(const json_t *entry, struct qp_peaks *out);
 /* Replaces this machine's entry; those of others stay. */
 int qp_machine_save(const json_t *entry, struct qp_error *err);
 
+/* Whether a stage of the plan reads text, so that the network is computed. */
+bool qp_plan_reads_text(const struct qp_plan *plan);
+
 /* What each stage of a plan will have to do, by its index; `known` tells where a formula is. Texts are tokenized to
  * know how long they are. */
 int qp_plan_work(const struct qp_plan *plan, struct qp_work *work, bool *known, struct qp_error *err);

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/words.h"
+#include "libstage/tensor/operations.h"
 #include "runner/verb.h"
 
 static const struct qp_verb *const verbs[] = {&qp_verb_run,     &qp_verb_check,   &qp_verb_plan,     &qp_verb_stages,
@@ -72,12 +73,14 @@ static int run_verb(const struct qp_verb *verb, int argc, char **argv, bool *jso
     if (r < 0)
         return r;
     *json = qp_arg(&args, "json") != NULL;
-    return verb->run(&args, err);
+    return qp_operations_check(verb->run(&args, err), err);
 }
 
-/* The one place that prints errors. */
+/* The one place that prints errors; one without a message is in what was printed already. */
 static int report(int r, bool json, const struct qp_error *err)
 {
+    if (r < 0 && !*err->message)
+        return -r;
     if (r < 0 && json) {
         struct qp_error ignored;
         qp_print_json(json_pack("{s:{s:i, s:s}}", "error", "code", -r, "message", err->message), &ignored);

@@ -22,6 +22,14 @@ static bool reads_text(const struct qp_plan *plan, const struct qp_instance *in)
     return json_is_object(entry_of(plan, in)) && (!collects || json_array_size(in->wants) > 0);
 }
 
+bool qp_plan_reads_text(const struct qp_plan *plan)
+{
+    for (size_t i = 0; i < plan->pipeline->count; i++)
+        if (reads_text(plan, &plan->pipeline->instances[i]))
+            return true;
+    return false;
+}
+
 static int count_windows(const struct qp_plan *plan, const json_t *entry, struct qp_task *task, struct qp_error *err)
 {
     struct qp_windows windows;

@@ -4,10 +4,10 @@
 
 #include "libstage/base/error.h"
 
-/* 0 when all operations of this process went well since the last call; else the first failure (kernels/failure.h), which
- * is forgotten then: QP_ERR_ROOM for memory, QP_ERR_STAGE for a library that cannot be used. To be asked before results
- * of operations leave the process. `r`: an error that is described in `err` already, or 0; a failure replaces it, for it
- * is the cause. Returns r without one. */
+/* 0 when all operations of this process went well since the last call; else the first failure (kernels/failure.h),
+ * which is forgotten then: QP_ERR_ROOM for memory, QP_ERR_STAGE for a library that cannot be used. To be asked before
+ * results of operations leave the process. `r`: an error that is described in `err` already, or 0; a failure replaces
+ * it, for it is the cause. Returns r without one. */
 int qp_operations_check(int r, struct qp_error *err);
 
 #endif

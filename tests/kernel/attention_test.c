@@ -128,3 +128,40 @@ Test(attention, does_not_see_the_future)
     free(before);
     release(&a);
 }
+
+/* More keys and values than are packed at once, in sequences and in heads: the bits are those of parts by themselves.
+ */
+static void compare_with_parts(struct qp_attention a)
+{
+    int share = a.heads / a.kv_heads;
+    float *want = fresh(a.sequences * a.length * a.out_stride, sizeof *want);
+
+    EACH_RUN(run)
+    {
+        run.k->attention(&a);
+        for (int64_t s = 0; s < a.sequences; s++)
+            for (int head = 0; head < a.kv_heads; head++) {
+                struct qp_attention one = a;
+                one.sequences = one.kv_heads = 1;
+                one.heads = share;
+                one.q += s * a.length * a.q_stride + head * share * a.dim;
+                one.k += s * a.length * a.k_stride + head * a.dim;
+                one.v += s * a.length * a.v_stride + head * a.dim;
+                one.out = want + s * a.length * a.out_stride + head * share * a.dim;
+                run.k->attention(&one);
+            }
+        EXPECT_SAME_FLOATS(a.out, want, a.sequences * a.length * a.out_stride, "%s", run.name);
+    }
+    free(want);
+    release(&a);
+}
+
+Test(attention, takes_many_sequences_in_parts, .timeout = 120)
+{
+    compare_with_parts(inputs(600, 64, 8, 4, 32, 0));
+}
+
+Test(attention, takes_many_heads_in_parts, .timeout = 120)
+{
+    compare_with_parts(inputs(2, 64, 150, 75, 1024, 0));
+}
