@@ -153,9 +153,9 @@ static json_t *context_of(const struct qp_run *run, size_t index)
     const struct qp_branch *b = &p->branches[in->branch == QP_SHARED ? 0 : in->branch];
     const char *entry = json_string_value(json_object_get(in->descriptor, "data"));
     json_t *data = entry ? json_object_get(p->data, entry) : NULL;
-    qp_auto_free char *output = qp_run_output(run, b);
-    json_t *context = json_pack("{s:s, s:O, s:s, s:O?}", "model", p->model, "scheme", b->scheme->source, "output",
-                                output, "data", data);
+    const struct qp_output *output = &run->outputs[b - p->branches];
+    json_t *context = json_pack("{s:s, s:O, s:s, s:s, s:O?}", "model", p->model, "scheme", b->scheme->source, "output",
+                                output->written, "destination", b->output, "data", data);
     if (context && begins_branch(p, index))
         json_object_set_new(context, "replaces_scheme", json_true());
     return context;

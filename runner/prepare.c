@@ -197,6 +197,8 @@ static int run_folder(const struct qp_args *args, struct qp_plan *plan, struct q
     const struct qp_pipeline *p = plan->pipeline;
     qp_auto_free char *all = qp_has_branches(p) ? qp_output_of(p->output, "all", false) : strdup(p->branches[0].output);
     plan->folder = given ? qp_join(here, given) : all ? qp_format("%s.run", all) : NULL;
+    for (size_t n = plan->folder ? strlen(plan->folder) : 0; n > 1 && plan->folder[n - 1] == '/'; n--)
+        plan->folder[n - 1] = '\0';
     return plan->folder ? 0 : qp_fail_memory(err, 0, "the run folder");
 }
 

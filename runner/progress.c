@@ -170,6 +170,17 @@ void qp_progress_stage(struct qp_progress *progress, const char *stage, const ch
     qp_progress_event(progress, "stage", json_pack("{s:s, s:s}", "stage", stage, "state", state));
 }
 
+void qp_progress_note(struct qp_progress *progress, const char *message)
+{
+    if (progress->mode == JSON) {
+        qp_progress_event(progress, "log",
+                          json_pack("{s:s, s:s, s:s}", "stage", "run", "level", "info", "message", message));
+    } else if (progress->mode != NONE) {
+        clear_bar(progress);
+        fprintf(stderr, "quantpipe: note: %s\n", message);
+    }
+}
+
 void qp_progress_say(struct qp_progress *progress, const char *stage, const char *kind, const json_t *body)
 {
     const char *level = json_string_value(json_object_get(body, "level"));

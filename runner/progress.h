@@ -21,6 +21,9 @@ void qp_progress_tick(struct qp_progress *progress, const struct qp_supervisor *
 /* Passes on what a stage said: kind "log" {level, message} or "warning" {code, where, message}. */
 void qp_progress_say(struct qp_progress *progress, const char *stage, const char *kind, const json_t *body);
 
+/* Something about the run itself that its user should know and that is no warning. */
+void qp_progress_note(struct qp_progress *progress, const char *message);
+
 /* A stage is "ready", "done" or "failed". */
 void qp_progress_stage(struct qp_progress *progress, const char *stage, const char *state);
 

@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "libstage/base/cleanup.h"
-#include "libstage/base/file.h"
 #include "libstage/model/arch.h"
 #include "runner/floor.h"
 
@@ -85,13 +83,16 @@ static json_t *gate_of(const struct qp_supervisor *s, int branch, int result)
     return judged && qp_branch_refused(s, branch, why, sizeof why) ? json_string(why) : json_null();
 }
 
-/* Where a strict run wrote is not where the output is now. */
-static void set_path(const struct qp_supervisor *s, const struct qp_branch *b, json_t *output)
+/* Where a stage wrote is not where the output is now. A stage of the user's may have written elsewhere, on its own. */
+static void set_path(const struct qp_supervisor *s, int branch, json_t *output)
 {
-    qp_auto_free char *written = qp_run_output(s->run, b);
+    const struct qp_output *o = &s->run->outputs[branch];
     const char *said = json_string_value(json_object_get(output, "path"));
-    if (said && written && strcmp(said, written) == 0)
-        json_object_set_new(output, "path", qp_exists(b->output) ? json_string(b->output) : json_null());
+    bool ours = said && o->written && strcmp(said, o->written) == 0;
+    if (ours)
+        json_object_set_new(output, "path",
+                            o->published ? json_string(s->run->plan->pipeline->branches[branch].output) : json_null());
+    json_object_set_new(output, "published", json_boolean(ours && o->published));
 }
 
 /* An output has every key whatever the pipeline measured: null where nothing was. `written` is what stage `index` said
@@ -115,7 +116,7 @@ static json_t *output_of(const struct qp_supervisor *s, int branch, size_t index
         json_object_set(output, "allocation", allocation);
     if (qp_has_branches(p))
         json_object_set_new(output, "scheme", json_string(b->name));
-    set_path(s, b, output);
+    set_path(s, branch, output);
     return output;
 }
 

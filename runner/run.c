@@ -28,21 +28,47 @@ static void announce(struct qp_progress *progress, const struct qp_run *run)
                                 stages));
 }
 
+/* File systems without locks (some network ones) are no reason to refuse a run, but its user may have to take care. */
+static void note_locks(struct qp_progress *progress, const struct qp_run *run)
+{
+    bool unsupported = run->lock.unsupported;
+    for (size_t i = 0; i < run->plan->pipeline->branch_count; i++)
+        unsupported |= run->outputs[i].lock.unsupported;
+    if (unsupported)
+        qp_progress_note(progress, "the file system of the output has no locks: another run on the same output is seen "
+                                   "by its lock file alone, so do not start two at once");
+}
+
+/* A run that fails although outputs stand says so; that a gate withholds one of several is no failure of the others. */
+static void add_published(const struct qp_run *run, struct qp_error *err)
+{
+    qp_auto_json json_t *published = qp_outputs_published(run);
+    size_t i;
+    json_t *path;
+    json_array_foreach(published, i, path)
+        qp_fail(err, err->code, "%s%s%s", err->message,
+                i ? ", " : "; the output is complete and published: ", json_string_value(path));
+}
+
 /* Writes report.json whatever came of the run, and shows it: a table for people, an event for programs. */
 static int conclude(struct qp_supervisor *s, const struct qp_args *args, int result, struct qp_error *err)
 {
     struct qp_error write_error = {0};
+    if (result < 0 && result != QP_ERR_GATE)
+        add_published(s->run, err);
     qp_auto_json json_t *report = qp_report(s, args, result, err);
     qp_auto_free char *path = qp_run_path(s->run, "report.json");
     int r = report && path ? qp_write_json(path, report, &write_error) : qp_fail_memory(&write_error, 0, "report.json");
     if (r < 0 && result == 0) {
         *err = write_error;
+        add_published(s->run, err);
         result = r;
     }
     qp_timeline_write(s);
     qp_progress_event(s->progress, "end",
-                      json_pack("{s:s, s:i, s:s, s:s?}", "status", qp_report_status(result), "code", -result, "message",
-                                result < 0 ? err->message : "", "report", r == 0 ? path : NULL));
+                      json_pack("{s:s, s:i, s:s, s:s?, s:o}", "status", qp_report_status(result), "code", -result,
+                                "message", result < 0 ? err->message : "", "report", r == 0 ? path : NULL, "published",
+                                qp_outputs_published(s->run)));
     if (r == 0 && (result == 0 || result == QP_ERR_GATE) && !qp_progress_is_json(s->progress)) {
         qp_print_table(report, path);
         fflush(stdout);
@@ -55,6 +81,7 @@ static int run_stages(struct qp_run *run, struct qp_progress *progress, const st
 {
     struct qp_supervisor supervisor;
     announce(progress, run);
+    note_locks(progress, run);
     int r = qp_supervise(run, progress, &supervisor, err);
     r = conclude(&supervisor, args, r, err);
     qp_supervisor_free(&supervisor);

@@ -1,11 +1,9 @@
-#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -13,6 +11,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/publish.h"
 #include "runner/run.h"
 
 #define MARKER "run.json"
@@ -57,25 +56,6 @@ static void remove_shared_memory(const char *id)
     globfree(&found);
 }
 
-/* What a branch's output is called before it may appear. */
-#define HELD ".held"
-
-char *qp_run_output(const struct qp_run *run, const struct qp_branch *branch)
-{
-    return run->plan->pipeline->strict ? qp_format("%s" HELD, branch->output) : strdup(branch->output);
-}
-
-static void remove_unpublished(const char *output)
-{
-    static const char *const endings[] = {".partial", HELD, HELD ".partial"};
-    struct qp_error ignored;
-    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-        qp_auto_free char *path = qp_format("%s%s", output, endings[i]);
-        if (path)
-            qp_remove_tree(path, &ignored);
-    }
-}
-
 /* `marker` comes from a file: nothing is removed that has not the form of a run's own. */
 static void remove_leftovers(const json_t *marker)
 {
@@ -91,56 +71,95 @@ static void remove_leftovers(const json_t *marker)
     json_t *output;
     json_array_foreach(json_object_get(marker, "outputs"), i, output)
         if (json_is_string(output) && json_string_value(output)[0] == '/')
-            remove_unpublished(json_string_value(output));
+            qp_temporary_clean(json_string_value(output));
 }
 
 /* ---- the folder ---- */
 
-static int refuse_live(const char *folder, struct qp_error *err)
+/* Whether a file is one that runs write, or what is left of writing it (qp_write_file). */
+static bool is_run_file(const char *name)
 {
-    qp_auto_free char *path = qp_join(folder, "lock");
-    qp_auto_close int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
-        return qp_fail(err, QP_ERR_INPUT,
-                       "%s: a run is going on there; wait for it or stop it, or choose another --output or --run-dir",
-                       folder);
-    return 0;
+    static const char *const files[] = {MARKER, "pipeline.json", "report.json", "timeline.json"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        size_t n = strlen(files[i]);
+        if (strncmp(name, files[i], n) == 0 && (!name[n] || strncmp(name + n, ".tmp", 4) == 0))
+            return true;
+    }
+    return false;
 }
 
-static int replace_old(const char *folder, struct qp_error *err)
+static bool is_log(const char *name)
 {
-    if (!qp_exists(folder) || rmdir(folder) == 0)
-        return 0;
+    size_t n = strlen(name);
+    return n > 4 && strcmp(name + n - 4, ".log") == 0;
+}
+
+/* Whether a folder holds nothing but files whose names are `ours`; removes these files if `clear`. */
+static bool holds_only(const char *folder, bool (*ours)(const char *name), bool clear)
+{
+    DIR *dir = opendir(folder);
+    const struct dirent *entry;
+    bool all = dir != NULL;
+    while (dir && (entry = readdir(dir))) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        all &= ours(entry->d_name) && (!clear || unlinkat(dirfd(dir), entry->d_name, 0) == 0);
+    }
+    if (dir)
+        closedir(dir);
+    return all;
+}
+
+/* Removes from a run folder what runs make there, and leaves what somebody else put beside it. */
+static void clear_folder(const char *folder)
+{
+    struct qp_error ignored;
+    qp_auto_free char *scratch = qp_join(folder, "scratch"), *logs = qp_join(folder, "logs");
+    if (scratch)
+        qp_remove_tree(scratch, &ignored);
+    if (logs && holds_only(logs, is_log, true))
+        rmdir(logs);
+    holds_only(folder, is_run_file, true);
+}
+
+/* What a run that was killed before its marker stood has begun to write. */
+static bool is_marker_part(const char *name)
+{
+    return strncmp(name, MARKER ".tmp", strlen(MARKER ".tmp")) == 0;
+}
+
+/* Takes a folder that is there: an empty one, or a run's. The lock is held, so that run is over. */
+static int take_folder(const char *folder, struct qp_error *err)
+{
     qp_auto_free char *path = qp_join(folder, MARKER);
     qp_auto_json json_t *marker = NULL;
     struct qp_error ignored;
     if (!path)
         return qp_fail_memory(err, 0, folder);
+    if (holds_only(folder, is_marker_part, false) && holds_only(folder, is_marker_part, true))
+        return 0;
     if (qp_read_json(path, 1 << 20, &marker, &ignored) < 0 || !json_object_get(marker, "quantpipe"))
         return qp_fail(err, QP_ERR_INPUT,
                        "%s: exists and is not the folder of a run; remove it, or choose another --run-dir", folder);
-    int r = refuse_live(folder, err);
-    if (r < 0)
-        return r;
     remove_leftovers(marker);
-    return qp_remove_tree(folder, err);
+    clear_folder(folder);
+    return 0;
 }
 
 static int make_folder(struct qp_run *run, struct qp_error *err)
 {
-    qp_auto_free char *above = qp_folder_of(run->folder);
-    int r = above ? qp_make_folders(above, err) : qp_fail_memory(err, 0, run->folder);
+    qp_auto_free char *above = qp_folder_of(run->folder), *lock = qp_lock_path(run->folder);
+    int r = above && lock ? qp_make_folders(above, err) : qp_fail_memory(err, 0, run->folder);
     if (r == 0)
-        r = replace_old(run->folder, err);
+        r = qp_lock_take(lock, run->id, &run->lock, err);
     if (r < 0)
-        return r;
-    if (mkdir(run->folder, 0700) < 0)
-        return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot make the run folder", run->folder);
-    qp_auto_free char *lock = qp_run_path(run, "lock");
-    run->lock = lock ? open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-    if (run->lock < 0 || flock(run->lock, LOCK_EX | LOCK_NB) < 0)
-        return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot lock the run folder", run->folder);
-    return 0;
+        return qp_wrap(err, "the run folder %s", run->folder);
+    run->made = mkdir(run->folder, 0700) == 0;
+    if (run->made)
+        return 0;
+    if (errno == EEXIST)
+        return take_folder(run->folder, err);
+    return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot make the run folder", run->folder);
 }
 
 static int make_sockets(struct qp_run *run, struct qp_error *err)
@@ -193,45 +212,54 @@ static int write_papers(const struct qp_run *run, struct qp_error *err)
     return r < 0 ? r : qp_write_json(resolved_path, resolved, err);
 }
 
+static int open_parts(struct qp_run *run, struct qp_error *err)
+{
+    int r = qp_outputs_open(run, err);
+    if (r == 0)
+        r = make_sockets(run, err);
+    if (r == 0)
+        r = write_papers(run, err);
+    if (r == 0)
+        r = make_parts(run, err);
+    if (r < 0) {
+        clear_folder(run->folder);
+        if (run->made)
+            rmdir(run->folder);
+    }
+    return r;
+}
+
 int qp_run_open(const struct qp_plan *plan, struct qp_run *out, struct qp_error *err)
 {
-    *out = (struct qp_run){.plan = plan, .lock = -1, .started = qp_now()};
+    *out = (struct qp_run){.plan = plan, .started = qp_now()};
     uint64_t random = 0;
     if (getrandom(&random, sizeof random, 0) != sizeof random)
         return qp_fail_errno(err, QP_ERR_STAGE, "getrandom");
     snprintf(out->id, sizeof out->id, "%016llx", (unsigned long long)random);
     out->folder = strdup(plan->folder);
-    int r = out->folder ? make_folder(out, err) : qp_fail_memory(err, 0, "the run folder");
+    int r = out->folder ? qp_outputs_lock(out, err) : qp_fail_memory(err, 0, "the run folder");
     if (r == 0)
-        r = make_sockets(out, err);
+        r = make_folder(out, err);
     if (r == 0)
-        r = write_papers(out, err);
-    if (r == 0)
-        r = make_parts(out, err);
-    if (r < 0) {
-        struct qp_error ignored;
-        if (out->lock >= 0)
-            qp_remove_tree(out->folder, &ignored);
+        r = open_parts(out, err);
+    if (r < 0)
         qp_run_close(out);
-    }
     return r;
 }
 
 void qp_run_close(struct qp_run *run)
 {
     struct qp_error ignored;
-    qp_auto_free char *scratch = run->lock >= 0 ? qp_run_path(run, "scratch") : NULL;
-    if (scratch)
-        qp_remove_tree(scratch, &ignored);
     if (run->sockets) {
+        qp_auto_free char *scratch = qp_run_path(run, "scratch");
+        if (scratch)
+            qp_remove_tree(scratch, &ignored);
         remove_shared_memory(run->id);
         qp_remove_tree(run->sockets, &ignored);
-        for (size_t i = 0; i < run->plan->pipeline->branch_count; i++)
-            remove_unpublished(run->plan->pipeline->branches[i].output);
     }
-    if (run->lock >= 0)
-        close(run->lock);
+    qp_lock_release(&run->lock);
+    qp_outputs_close(run);
     free(run->sockets);
     free(run->folder);
-    *run = (struct qp_run){.lock = -1};
+    *run = (struct qp_run){0};
 }

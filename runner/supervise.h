@@ -100,8 +100,8 @@ size_t qp_branch_warnings(const struct qp_supervisor *s, int branch, const json_
 /* Whether a branch whose stages are over failed a gate, or has warnings in a strict run; `why` says it. */
 bool qp_branch_refused(const struct qp_supervisor *s, int branch, char *why, size_t size);
 
-/* After the stages' end: QP_ERR_GATE when a branch failed a gate, or, in a strict run, has warnings. The
- * outputs of a strict run that have passed get their names here. */
+/* After the stages' end: QP_ERR_GATE when a branch failed a gate, or, in a strict run, has warnings. The outputs that
+ * have passed are published here. */
 int qp_verdict(const struct qp_supervisor *s, struct qp_error *err);
 
 /* Notes the first cause and begins to stop everything; later ones are consequences. */

@@ -1,10 +1,7 @@
 /* The verdict on a run whose stages are over: gates of branches, and, for a strict run, warnings. */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "libstage/base/cleanup.h"
-#include "libstage/base/file.h"
 #include "runner/supervise.h"
 
 /* Whether a warning is about this branch: of one of its stages, of a stage that all share, or of its scheme. */
@@ -45,22 +42,6 @@ bool qp_branch_refused(const struct qp_supervisor *s, int branch, char *why, siz
     return cause->code || warnings > 0;
 }
 
-/* Gives the output of a strict run its name; a branch that wrote none has nothing to name. */
-static int publish(const struct qp_supervisor *s, const struct qp_branch *b, struct qp_error *err)
-{
-    qp_auto_free char *held = qp_run_output(s->run, b);
-    qp_auto_free char *folder = qp_folder_of(b->output);
-    if (!held || !folder)
-        return qp_fail_memory(err, 0, "a path");
-    if (strcmp(held, b->output) == 0 || !qp_exists(held))
-        return 0;
-    if (qp_exists(b->output))
-        return qp_fail(err, QP_ERR_INPUT, "%s: was made by somebody else meanwhile; nothing was replaced", b->output);
-    if (rename(held, b->output) < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot rename to %s", held, b->output);
-    return qp_sync_folder(folder, err);
-}
-
 int qp_verdict(const struct qp_supervisor *s, struct qp_error *err)
 {
     const struct qp_pipeline *p = s->run->plan->pipeline;
@@ -69,7 +50,7 @@ int qp_verdict(const struct qp_supervisor *s, struct qp_error *err)
     for (size_t i = 0; r == 0 && i < p->branch_count; i++) {
         size_t used = strlen(text);
         if (!qp_branch_refused(s, (int)i, why, sizeof why))
-            r = publish(s, &p->branches[i], err);
+            r = qp_output_publish(s->run, i, err);
         else if (qp_has_branches(p))
             snprintf(text + used, sizeof text - used, "%sscheme `%s`: %s", used ? "\n" : "", p->branches[i].name, why);
         else

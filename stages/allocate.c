@@ -212,7 +212,10 @@ static int take_block(struct qp_stage *stage, struct state *s, struct qp_unit *u
 
 static int write_losses(struct qp_stage *stage, const struct state *s, struct qp_error *err)
 {
-    const char *output = json_string_value(json_object_get(qp_stage_context(stage), "output"));
+    const json_t *context = qp_stage_context(stage);
+    const char *output = json_string_value(json_object_get(context, "destination"));
+    if (!output)
+        output = json_string_value(json_object_get(context, "output"));
     qp_auto_free char *path = qp_format("%s.losses.json", output ? output : "allocate");
     qp_auto_json json_t *losses = qp_table_json(&s->table);
     if (!path || !losses)

@@ -1,10 +1,10 @@
 /* export: writes the quantized checkpoint as a Hugging Face folder.
  *
- * In: validated or quantized blocks. Tensors are written as blocks arrive, into a folder beside the output; config.json
- * with quantization_config, the tokenizer's and generation files follow at the end; then one rename makes the output
- * appear whole. Low-rank corrections lie in its folder low_rank, as a LoRA adapter (stages/export/adapter.h). A block
- * is acknowledged when its tensors are written. Memory: one block's packed tensors. */
-#include <errno.h>
+ * In: validated or quantized blocks. Tensors are written as blocks arrive, into a new folder beside the output;
+ * config.json with quantization_config, the tokenizer's and generation files follow at the end; then one rename makes
+ * the output appear whole. Low-rank corrections lie in its folder low_rank, as a LoRA adapter
+ * (stages/export/adapter.h). A block is acknowledged when its tensors are written. Memory: one block's packed tensors.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/memory.h"
+#include "libstage/base/publish.h"
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/formats/safetensors.h"
 #include "libstage/include/stage.h"
@@ -26,7 +27,9 @@ struct state {
     const char *format;
     int64_t shard;
     struct qp_model model;
-    char *output, *partial;
+    char *output;
+    char *temporary; /* a folder of this process's own beside the output */
+    char *partial;   /* in it: what becomes the output */
     struct qp_safetensors_writer *writer;
     struct qp_digest *digest;
     struct qp_adapter *adapter;
@@ -57,12 +60,14 @@ static int open_output(struct state *s, struct qp_error *err)
 {
     if (qp_exists(s->output))
         return qp_fail(err, QP_ERR_INPUT, "%s: exists already; remove it, or name another output", s->output);
-    s->partial = qp_format("%s.partial", s->output);
-    if (!s->partial)
-        return qp_fail_memory(err, strlen(s->output), "a path");
-    int r = qp_remove_tree(s->partial, err);
+    qp_auto_free char *folder = qp_folder_of(s->output);
+    int r = folder ? qp_make_folders(folder, err) : qp_fail_memory(err, 0, "a path");
     if (r == 0)
-        r = qp_make_folders(s->partial, err);
+        r = qp_temporary_new(s->output, &s->temporary, err);
+    if (r < 0)
+        return r;
+    s->partial = qp_join(s->temporary, "output");
+    r = s->partial ? qp_make_folders(s->partial, err) : qp_fail_memory(err, 0, "a path");
     if (r == 0)
         r = qp_safetensors_create(s->partial, (uint64_t)s->shard, qp_quantized_parts_most(&s->model.arch), &s->writer,
                                   err);
@@ -323,15 +328,8 @@ static int write_config(const struct state *s, struct qp_error *err)
 /* Makes the finished folder the output: it and its name are durable before this returns. */
 static int publish(const struct state *s, struct qp_error *err)
 {
-    qp_auto_free char *parent = qp_folder_of(s->output);
     int r = qp_sync_folder(s->partial, err);
-    if (r < 0)
-        return r;
-    if (qp_exists(s->output))
-        return qp_fail(err, QP_ERR_INPUT, "%s: was made by somebody else meanwhile; nothing was replaced", s->output);
-    if (rename(s->partial, s->output) < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot rename to %s", s->partial, s->output);
-    return parent ? qp_sync_folder(parent, err) : qp_fail_memory(err, 0, "a path");
+    return r < 0 ? r : qp_publish(s->partial, s->output, NULL, err);
 }
 
 static void report_output(struct qp_stage *stage, const struct state *s, uint64_t bytes, int64_t rank, uint64_t low)
@@ -388,13 +386,14 @@ static void close_(struct qp_stage *stage, void *state)
     (void)stage;
     struct state *s = state;
     qp_safetensors_abandon(s->writer);
-    if (s->partial)
-        qp_remove_tree(s->partial, NULL);
+    if (s->temporary)
+        qp_remove_tree(s->temporary, NULL);
     qp_adapter_free(s->adapter);
     qp_digest_free(s->digest);
     json_decref(s->ignore);
     qp_model_close(&s->model);
     free(s->output);
+    free(s->temporary);
     free(s->partial);
 }
 

@@ -111,7 +111,8 @@ int qp_stage_threads(const struct qp_stage *stage);
 bool qp_stage_wants(const struct qp_stage *stage, const char *what);
 
 /* The run's context (borrowed): model, scheme (of this stage's branch; the first one where all schemes share the
- * stage), output, data (this stage's entry or null). */
+ * stage), output (where to write it: a name in a private folder), destination (the name that it gets when all went
+ * well), data (this stage's entry or null). */
 const json_t *qp_stage_context(const struct qp_stage *stage);
 
 /* A folder of this stage's own in the run folder, for files that may be large. */

@@ -1,18 +1,17 @@
 /* Whole runs of the built programs on the embedded model. */
 #include <criterion/criterion.h>
-#include <fcntl.h>
 #include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/lock.h"
 #include "tests/support/runs.h"
 
 TestSuite(run, .init = runs_make, .fini = scratch_drop);
@@ -32,8 +31,10 @@ static void expect_nothing_left(const char *output)
     char path[512];
     qp_auto_json json_t *marker = NULL;
     cr_expect(is_empty(runs_sockets()), "sockets are left");
-    snprintf(path, sizeof path, "%s.partial", output);
-    cr_expect_not(qp_exists(path), "%s", path);
+    snprintf(path, sizeof path, "ls -d $(dirname %s)/.*quantpipe-*", output);
+    struct command parts = command_run(10, WORDS("sh", "-c", path));
+    cr_expect_str_eq(parts.output, "", "a temporary folder or a lock is left");
+    command_free(&parts);
     snprintf(path, sizeof path, "%s.run/run.json", output);
     cr_assert_eq(qp_read_json(path, 1 << 20, &marker, &err), 0, "%s", err.message);
     snprintf(path, sizeof path, "ls /dev/shm/qp-%s-*", text(marker, "run"));
@@ -350,14 +351,16 @@ Test(run, folders_of_runs_are_replaced_and_others_kept, .timeout = 300)
     cr_assert_eq(qp_make_folders(folder, &err), 0);
     run_well(argv); /* an empty folder is taken */
     cr_assert_eq(qp_remove_tree(output, &err), 0);
-    scratch_text("out.run/old", "x");
-    run_well(argv); /* a finished run's is replaced */
-    cr_expect_not(qp_exists(scratch("out.run/old")));
+    scratch_text("out.run/note", "x");
+    scratch_text("out.run/logs/old.0.log", "x");
+    run_well(argv); /* a finished run's is used again: what that run made goes, what the user put there stays */
+    cr_expect_not(qp_exists(scratch("out.run/logs/old.0.log")));
+    cr_expect(qp_exists(scratch("out.run/note")));
     cr_assert_eq(qp_remove_tree(output, &err), 0);
-    qp_auto_close int lock = open(scratch("out.run/lock"), O_RDWR | O_CLOEXEC);
-    cr_assert_eq(flock(lock, LOCK_EX | LOCK_NB), 0);
+    struct qp_lock lock;
+    cr_assert_eq(qp_lock_take(scratch(".out.run.quantpipe-lock"), "0123456789abcdef", &lock, &err), 0);
     run_to(3, "a run is going on there", argv); /* a living run's is left alone */
-    cr_assert_eq(flock(lock, LOCK_UN), 0);
+    qp_lock_release(&lock);
     cr_assert_eq(qp_remove_tree(folder, &err), 0);
     cr_assert_eq(qp_make_folders(folder, &err), 0);
     scratch_text("out.run/mine", "x");

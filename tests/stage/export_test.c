@@ -1,4 +1,5 @@
 /* export: what is written is what came in, whole or not at all. */
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,15 @@ static bool exists(const struct fixture *f, const char *suffix)
     return qp_exists(path);
 }
 
+/* No temporary folder is left beside the output. */
+static void expect_nothing_beside(const struct fixture *f)
+{
+    glob_t found = {0};
+    qp_auto_free char *folder = qp_folder_of(f->output), *pattern = qp_format("%s/.out*", folder);
+    cr_expect_eq(glob(pattern, 0, NULL, &found), GLOB_NOMATCH);
+    globfree(&found);
+}
+
 Test(export, writes_what_came_in)
 {
     struct fixture f;
@@ -60,7 +70,7 @@ Test(export, writes_what_came_in)
     cr_expect_not_null(qp_safetensors_find(file, "model.embed_tokens.weight"));
     cr_expect_not_null(qp_safetensors_find(file, "model.norm.weight"));
     cr_expect_null(qp_safetensors_find(file, "lm_head.weight"), "a tied head was written");
-    cr_expect_not(exists(&f, ".partial"));
+    expect_nothing_beside(&f);
     const json_t *output = json_array_get(json_object_get(report, "outputs"), 0);
     cr_expect_str_eq(json_string_value(json_object_get(output, "path")), f.output);
     cr_expect_eq(strlen(json_string_value(json_object_get(output, "digest"))), 32);
@@ -354,7 +364,7 @@ Test(export, nothing_appears_when_the_run_ends_early)
     qp_unit_free(f.units[TINY_UNITS - 1]);
     free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS - 1, 0, &count, NULL));
     cr_expect_not(exists(&f, ""));
-    cr_expect_not(exists(&f, ".partial"));
+    expect_nothing_beside(&f);
 }
 
 Test(export, an_output_that_exists_is_left_alone)
