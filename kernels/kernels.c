@@ -15,9 +15,9 @@
     .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .second_moment = qp_second_moment_ref, \
     .linear_bf16 = qp_linear_bf16_ref, .linear_int8 = qp_linear_int8_ref,                                             \
     .second_moment_bf16 = qp_second_moment_bf16_ref, .rms_norm_bf16 = qp_rms_norm_bf16_ref,                           \
-    .attention_bf16 = qp_attention_bf16_ref, .swiglu_bf16 = qp_swiglu_bf16_ref, .mirror = qp_mirror_ref,              \
+    .attention_bf16 = qp_attention_bf16_ref, .gated_bf16 = qp_gated_bf16_ref, .mirror = qp_mirror_ref,                \
     .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,                            \
-    .attention = qp_attention_ref, .swiglu = qp_swiglu_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,       \
+    .attention = qp_attention_ref, .gated = qp_gated_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,         \
     .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,              \
     .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,         \
     .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref,                    \

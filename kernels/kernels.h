@@ -14,6 +14,7 @@
 #include "kernels/cholesky.h"
 #include "kernels/column_stats.h"
 #include "kernels/convert.h"
+#include "kernels/gated.h"
 #include "kernels/gemm.h"
 #include "kernels/gptq.h"
 #include "kernels/linear_int8.h"
@@ -27,7 +28,6 @@
 #include "kernels/rtn.h"
 #include "kernels/scale_search.h"
 #include "kernels/second_moment.h"
-#include "kernels/swiglu.h"
 
 struct qp_kernels {
     const char *backend; /* "ref", "cpu", "avx2" or "avx512" */
@@ -47,8 +47,8 @@ struct qp_kernels {
     qp_rope_fn *rope;
     qp_attention_fn *attention;
     qp_attention_bf16_fn *attention_bf16;
-    qp_swiglu_fn *swiglu;
-    qp_swiglu_bf16_fn *swiglu_bf16;
+    qp_gated_fn *gated;
+    qp_gated_bf16_fn *gated_bf16;
     qp_logits_fn *logits;
     qp_qparams_fn *qparams;
     qp_quantize_fn *quantize;

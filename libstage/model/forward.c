@@ -358,10 +358,11 @@ static int forward_mlp(const struct chunk *c, const struct buffers *b, float *x,
         return r;
     apply(c, b, QP_GATE, false, b->normed, b->gate);
     apply(c, b, QP_UP, false, b->normed, b->up);
+    struct qp_gated g = {.act = QP_ACT_SILU, .rows = c->rows, .n = ffn, .stride = ffn, .gate = b->gate, .up = b->up};
     if (layer->compute == QP_BF16)
-        layer->kernels->swiglu_bf16(c->rows * ffn, b->gate, b->up, b->gated);
+        layer->kernels->gated_bf16(&g, b->gated);
     else
-        layer->kernels->swiglu(c->rows * ffn, b->gate, b->up, b->gated);
+        layer->kernels->gated(&g, b->gated);
     r = reach_site(c, b, QP_SITE_MLP_OUT, b->gated, err);
     if (r == 0 && !c->taps->ends)
         apply(c, b, QP_DOWN, true, b->gated, x);

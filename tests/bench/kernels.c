@@ -239,20 +239,20 @@ static void bench_attention(void)
         int heads = shapes[s].heads, kv_heads = shapes[s].kv_heads, dim = shapes[s].dim;
         float *q = numbers(tokens * heads * dim), *keys = numbers(tokens * kv_heads * dim);
         float *v = numbers(tokens * kv_heads * dim), *out = array(tokens * heads * dim, 4);
-        struct qp_attention a = {shapes[s].sequences,
-                                 shapes[s].length,
-                                 heads,
-                                 kv_heads,
-                                 dim,
-                                 1 / sqrtf((float)dim),
-                                 q,
-                                 keys,
-                                 v,
-                                 heads * dim,
-                                 kv_heads * dim,
-                                 kv_heads * dim,
-                                 out,
-                                 heads * dim};
+        struct qp_attention a = {.sequences = shapes[s].sequences,
+                                 .length = shapes[s].length,
+                                 .heads = heads,
+                                 .kv_heads = kv_heads,
+                                 .dim = dim,
+                                 .scale = 1 / sqrtf((float)dim),
+                                 .q = q,
+                                 .k = keys,
+                                 .v = v,
+                                 .q_stride = heads * dim,
+                                 .k_stride = kv_heads * dim,
+                                 .v_stride = kv_heads * dim,
+                                 .out = out,
+                                 .out_stride = heads * dim};
         snprintf(name, sizeof name, "attention %d x %d, %d/%d heads of %d (causal)", (int)a.sequences, (int)a.length,
                  heads, kv_heads, dim);
         FLOPS(name, 2.0 * (double)(tokens * (a.length + 1) * heads * dim), k->attention(&a));
@@ -277,7 +277,12 @@ static void bench_rows(void)
 
     BYTES("rms_norm [2048, 1536]", 2 * bytes, k->rms_norm(rows, n, x, gain, 1e-5f, y));
     BYTES("rope 2048 tokens, 24 heads of 64", 2 * bytes, k->rope(rows, 1024, 24, 64, n, x, y, y));
-    BYTES("swiglu [2048, 1536]", 3 * bytes, k->swiglu(rows * n, x, y, y));
+    struct qp_gated gated = {.rows = rows, .n = n, .stride = n, .gate = x, .up = y};
+    BYTES("gated [2048, 1536], silu", 3 * bytes, k->gated(&gated, y));
+    gated.act = QP_ACT_GELU;
+    BYTES("gated [2048, 1536], gelu", 3 * bytes, k->gated(&gated, y));
+    gated.act = QP_ACT_GELU_TANH;
+    BYTES("gated [2048, 1536], gelu_tanh", 3 * bytes, k->gated(&gated, y));
     BYTES("column_stats [2048, 1536]", bytes, k->column_stats(rows, n, x, absmax, abssum, min, max));
     BYTES("logits [64, 49152]: nll, top", 4.0 * (double)(few * vocab),
           k->logits(

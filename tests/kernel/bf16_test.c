@@ -164,13 +164,14 @@ Test(attention_bf16, agrees_with_the_reference)
     attention(2, 200, 3, 1, 7);
 }
 
-/* One rounding more than the float32 operation: half a unit of BF16's last place, 2^-9. */
-#define EXPECT_ROUNDED(got, want, count, name)                                                     \
-    for (int64_t i_ = 0; i_ < (count); i_++) {                                                     \
-        double g_ = qp_bf16_to_f32((got)[i_]), w_ = qp_bf16_to_f32((want)[i_]);                    \
-        cr_assert(isnan(w_) ? isnan(g_) : g_ == w_ || fabs(g_ - w_) <= 0x1p-7 * fabs(w_) + 1e-35,  \
-                  "%s: element %lld is %g, the reference says %g", (name), (long long)i_, g_, w_); \
-        differing += g_ != w_ && !isnan(w_);                                                       \
+/* One rounding more than the float32 operation: half a unit of BF16's last place, 2^-9; `small`: what may be
+ * lost of a small number. */
+#define EXPECT_ROUNDED(got, want, count, small, name)                                               \
+    for (int64_t i_ = 0; i_ < (count); i_++) {                                                      \
+        double g_ = qp_bf16_to_f32((got)[i_]), w_ = qp_bf16_to_f32((want)[i_]);                     \
+        cr_assert(isnan(w_) ? isnan(g_) : g_ == w_ || fabs(g_ - w_) <= 0x1p-7 * fabs(w_) + (small), \
+                  "%s: element %lld is %g, the reference says %g", (name), (long long)i_, g_, w_);  \
+        differing += g_ != w_ && !isnan(w_);                                                        \
     }
 
 Test(rms_norm_bf16, is_the_rounded_norm)
@@ -187,7 +188,7 @@ Test(rms_norm_bf16, is_the_rounded_norm)
         EACH_RUN(run)
         {
             run.k->rms_norm_bf16(rows, n, x, gain, 1e-5f, got);
-            EXPECT_ROUNDED(got, want, rows * n, run.name);
+            EXPECT_ROUNDED(got, want, rows * n, 1e-35, run.name);
         }
         cr_assert_leq(differing, rows * n / 100, "%lld of %lld round the other way", (long long)differing,
                       (long long)(rows * n));
@@ -198,23 +199,29 @@ Test(rms_norm_bf16, is_the_rounded_norm)
     }
 }
 
-Test(swiglu_bf16, is_the_rounded_unit)
+Test(gated_bf16, is_the_rounded_unit)
 {
-    static const int64_t counts[] = {0, 1, 15, 16, 17, 40000};
+    static const int64_t shapes[][2] = {{0, 4}, {1, 1}, {1, 15}, {2, 16}, {3, 17}, {5, 8000}};
 
-    for (int c = 0; c < COUNT(counts); c++) {
-        int64_t n = counts[c], differing = 0;
-        float *gate = random_floats(n, 5, 1), *up = random_floats(n, 1, 2);
-        uint16_t *want = fresh(n, 2), *got = fresh(n, 2);
+    for (int c = 0; c < COUNT(shapes) * 5; c++) {
+        int64_t rows = shapes[c / 5][0], n = shapes[c / 5][1], stride = c % 2 ? 2 * n : n, differing = 0;
+        float *gate = random_floats(rows * stride, 3, 1), *up = random_floats(rows * stride, 1, 2);
+        uint16_t *want = fresh(rows * n, 2), *got = fresh(rows * n, 2);
+        struct qp_gated g = {(enum qp_act)(c % 5), rows, n, stride, gate, c % 3 ? up : NULL};
 
-        sprinkle(n, gate, 0, 7);
-        reference()->swiglu_bf16(n, gate, up, want);
+        sprinkle(rows * stride, gate, 0, 7);
+        reference()->gated_bf16(&g, want);
         EACH_RUN(run)
         {
-            run.k->swiglu_bf16(n, gate, up, got);
-            EXPECT_ROUNDED(got, want, n, run.name);
+            run.k->gated_bf16(&g, got);
+            for (int64_t i = 0; i < rows * n; i++) {
+                int64_t at = i / n * stride + i % n;
+                double size = 1e-6 * fabs((double)gate[at] * (g.up ? (double)up[at] : 1)) + 1e-35;
+                EXPECT_ROUNDED(got + i, want + i, 1, size, run.name);
+            }
         }
-        cr_assert_leq(differing, n / 100 + 1);
+        if (g.act != QP_ACT_GELU && g.act != QP_ACT_GELU_TANH)
+            cr_assert_leq(differing, rows * n / 100 + 1);
         free(gate);
         free(up);
         free(want);

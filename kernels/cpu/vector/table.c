@@ -10,8 +10,8 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->rope = QP_NAME(qp_rope);
     table->attention = QP_NAME(qp_attention);
     table->attention_bf16 = QP_NAME(qp_attention_bf16);
-    table->swiglu = QP_NAME(qp_swiglu);
-    table->swiglu_bf16 = QP_NAME(qp_swiglu_bf16);
+    table->gated = QP_NAME(qp_gated);
+    table->gated_bf16 = QP_NAME(qp_gated_bf16);
     table->logits = QP_NAME(qp_logits);
     table->qparams = QP_NAME(qp_qparams);
     table->quantize = QP_NAME(qp_quantize);

@@ -21,8 +21,8 @@ qp_rms_norm_bf16_fn QP_NAME(qp_rms_norm_bf16);
 qp_rope_fn QP_NAME(qp_rope);
 qp_attention_fn QP_NAME(qp_attention);
 qp_attention_bf16_fn QP_NAME(qp_attention_bf16);
-qp_swiglu_fn QP_NAME(qp_swiglu);
-qp_swiglu_bf16_fn QP_NAME(qp_swiglu_bf16);
+qp_gated_fn QP_NAME(qp_gated);
+qp_gated_bf16_fn QP_NAME(qp_gated_bf16);
 qp_logits_fn QP_NAME(qp_logits);
 qp_qparams_fn QP_NAME(qp_qparams);
 qp_quantize_fn QP_NAME(qp_quantize);
@@ -255,6 +255,19 @@ static inline vf v_exp(vf x)
     p = v_fma(p, r, v_set(5.0000001201e-1f));
     p = v_fma(p, r * r, r + v_set(1));
     return v_select(v_less(x, v_set(-87.3f)), v_set(0), v_scale(p, n));
+}
+
+/* tanh(x) within 4 units in the last place: near 0 the polynomial of Cephes' tanhf (Moshier), else by e^-2|x|. */
+static inline vf v_tanh(vf x)
+{
+    vf z = x * x, e = v_exp(v_abs(x) * v_set(-2)), far = (v_set(1) - e) / (v_set(1) + e);
+    vf p = v_set(-5.70498872745e-3f);
+    p = v_fma(p, z, v_set(2.06390887954e-2f));
+    p = v_fma(p, z, v_set(-5.37397155531e-2f));
+    p = v_fma(p, z, v_set(1.33314422036e-1f));
+    p = v_fma(p, z, v_set(-3.33332819422e-1f));
+    p = v_fma(p * z, x, x);
+    return v_select(v_less(v_abs(x), v_set(0.625f)), p, v_select(v_less(x, v_set(0)), -far, far));
 }
 
 #endif
