@@ -14,6 +14,12 @@ static double dot(int dim, const float *a, const float *b)
     return sum;
 }
 
+static double score_of(const struct qp_attention *a, const float *q, const float *k)
+{
+    double score = a->scale * dot(a->dim, q, k);
+    return a->cap > 0 ? a->cap * tanh(score / a->cap) : score;
+}
+
 /* One query row against `count` keys; p: scratch for count weights. */
 static void attend(const struct qp_attention *a, const float *q, const float *k, const float *v, int64_t count,
                    double *p, float *out)
@@ -21,7 +27,7 @@ static void attend(const struct qp_attention *a, const float *q, const float *k,
     double max = -INFINITY, sum = 0;
 
     for (int64_t j = 0; j < count; j++) {
-        p[j] = a->scale * dot(a->dim, q, k + j * a->k_stride);
+        p[j] = score_of(a, q, k + j * a->k_stride);
         max = p[j] > max ? p[j] : max;
     }
     for (int64_t j = 0; j < count; j++)
@@ -41,6 +47,8 @@ void qp_attention_ref(const struct qp_attention *a)
 
     for (int64_t t = 0; t < a->sequences * a->length && p != NULL; t++) {
         int64_t first = t - t % a->length;
+        if (a->window > 0 && t - first >= a->window)
+            first = t + 1 - a->window;
         for (int h = 0; h < a->heads; h++) {
             int64_t q = (int64_t)h * a->dim, kv = (int64_t)(h / share) * a->dim;
             attend(a, a->q + t * a->q_stride + q, a->k + first * a->k_stride + kv, a->v + first * a->v_stride + kv,

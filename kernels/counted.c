@@ -34,13 +34,13 @@ static void linear_int8(const struct qp_linear_int8 *l)
 
 static void attention(const struct qp_attention *a)
 {
-    count(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
+    count(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window));
     inner.attention(a);
 }
 
 static void attention_bf16(const struct qp_attention *a, uint16_t *out)
 {
-    count(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim));
+    count(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window));
     inner.attention_bf16(a, out);
 }
 

@@ -29,9 +29,11 @@ double qp_gemm_operations(int64_t m, int64_t n, int64_t k)
     return 2.0 * (double)m * (double)n * (double)k;
 }
 
-double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim)
+double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim, int64_t window)
 {
-    return 2.0 * (double)(sequences * heads) * (double)length * (double)(length + 1) * (double)dim;
+    double seen = (double)(window > 0 && window < length ? window : length);
+    double twice_pairs = seen * (seen + 1) + 2 * ((double)length - seen) * seen;
+    return 2.0 * (double)(sequences * heads) * twice_pairs * (double)dim;
 }
 
 double qp_moment_operations(int64_t rows, int64_t n)

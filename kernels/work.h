@@ -11,7 +11,8 @@ enum qp_work_kind {
     QP_WORK_GEMM,      /* products of float32 matrices: 2 m n k */
     QP_WORK_GEMM_BF16, /* of BF16 matrices, likewise */
     QP_WORK_GEMM_INT8, /* of INT8 matrices, likewise */
-    QP_WORK_ATTENTION, /* q kᵀ and p v below the causal diagonal: 2 length (length + 1) dim a head and sequence */
+    QP_WORK_ATTENTION, /* q kᵀ and p v for the keys that are seen: without a window 2 length (length + 1) dim a head and
+                          sequence */
     QP_WORK_ATTENTION_BF16,
     QP_WORK_MOMENT, /* xᵀx on and above the diagonal: n (n + 1) rows */
     QP_WORK_MOMENT_BF16,
@@ -40,7 +41,10 @@ void qp_work_read(struct qp_work *out);
 /* ---- the formulas ---- */
 
 double qp_gemm_operations(int64_t m, int64_t n, int64_t k);
-double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim);
+
+/* window: how many keys a query sees at most, 0 for all up to itself. */
+double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim, int64_t window);
+
 double qp_moment_operations(int64_t rows, int64_t n);
 
 /* The factor U of H⁻¹: LAPACK's counts of potrf and trtri are n³/3 each (LAWN 41, appendix A, leading terms). */

@@ -162,7 +162,7 @@ static void add_forward(const struct qp_task *t, int64_t layers, int quantized, 
     out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
         (double)layers * qp_layer_gemm_operations(a, t->windows * t->length) - codes;
     out->operations[bf16 ? QP_WORK_ATTENTION_BF16 : QP_WORK_ATTENTION] +=
-        (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim);
+        (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim, 0);
 }
 
 /* Loading the first `layers` layers, in float32 or BF16: of linears that read the first `quantized` sites the weights

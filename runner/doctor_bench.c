@@ -121,7 +121,7 @@ static double moment_operations(const struct shape *s)
 
 static double attention_operations(const struct shape *s)
 {
-    return qp_attention_operations(1, s->rows, s->in / 64, 64);
+    return qp_attention_operations(1, s->rows, s->in / 64, 64, 0);
 }
 
 static double factor_operations(const struct shape *s)

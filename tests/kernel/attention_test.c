@@ -1,3 +1,4 @@
+#include "tests/kernel/golden/network.h"
 #include "tests/kernel/harness.h"
 
 static struct qp_attention inputs(int64_t sequences, int64_t length, int heads, int kv_heads, int dim, int64_t gap)
@@ -47,7 +48,8 @@ static double tolerance(const struct qp_attention *a)
     double q = largest_norm(tokens, a->q_stride, a->heads, a->dim, a->q);
     double k = largest_norm(tokens, a->k_stride, a->kv_heads, a->dim, a->k);
 
-    return 2e-7 * (10 + a->scale * q * k) * largest_norm(tokens, a->v_stride, a->kv_heads * a->dim, 1, a->v);
+    return (a->cap > 0 ? 4e-7 : 2e-7) * (10 + a->scale * q * k) *
+           largest_norm(tokens, a->v_stride, a->kv_heads * a->dim, 1, a->v);
 }
 
 static void compare(struct qp_attention a)
@@ -61,8 +63,9 @@ static void compare(struct qp_attention a)
     {
         a.out = fresh(count, sizeof(float));
         run.k->attention(&a);
-        EXPECT_NEAR(a.out, want, count, bound, "%s: %lld x %lld tokens, %d of %d heads of %d", run.name,
-                    (long long)a.sequences, (long long)a.length, a.kv_heads, a.heads, a.dim);
+        EXPECT_NEAR(a.out, want, count, bound, "%s: %lld x %lld tokens, %d of %d heads of %d, window %lld, cap %g",
+                    run.name, (long long)a.sequences, (long long)a.length, a.kv_heads, a.heads, a.dim,
+                    (long long)a.window, (double)a.cap);
         free(a.out);
     }
     a.out = want;
@@ -81,6 +84,57 @@ Test(attention, agrees_with_the_reference_on_ragged_shapes)
                 inputs(1 + l % 3, lengths[l], shapes[s].heads, shapes[s].kv_heads, shapes[s].dim, l % 2 * 5);
             compare(a);
             release(&a);
+        }
+}
+
+/* Windows within a tile, as wide as one, across several, and wider than the sequence. */
+Test(attention, agrees_with_the_reference_on_windows_and_caps)
+{
+    static const int lengths[] = {1, 48, 65, 130, 257}, windows[] = {0, 1, 2, 17, 48, 63, 64, 65, 100, 256, 300};
+    static const float caps[] = {0, 0.5f, 30};
+
+    for (int l = 0; l < COUNT(lengths); l++)
+        for (int w = 0; w < COUNT(windows); w++)
+            for (int c = 0; c < COUNT(caps); c++) {
+                struct qp_attention a = inputs(1 + w % 2, lengths[l], 4, 2, 20, l % 2 * 5);
+                a.window = windows[w];
+                a.cap = caps[c];
+                compare(a);
+                release(&a);
+            }
+}
+
+Test(attention, by_python)
+{
+    struct qp_attention a = {.sequences = 1,
+                             .length = ATTENTION_LENGTH,
+                             .heads = ATTENTION_HEADS,
+                             .kv_heads = ATTENTION_KV_HEADS,
+                             .dim = ATTENTION_DIM,
+                             .scale = attention_scale,
+                             .q = attention_q,
+                             .k = attention_k,
+                             .v = attention_v,
+                             .q_stride = ATTENTION_HEADS * ATTENTION_DIM,
+                             .k_stride = ATTENTION_KV_HEADS * ATTENTION_DIM,
+                             .v_stride = ATTENTION_KV_HEADS * ATTENTION_DIM,
+                             .out_stride = ATTENTION_HEADS * ATTENTION_DIM};
+    static const float *const want[2][2] = {{attention_neither, attention_cap_alone},
+                                            {attention_window_alone, attention_both}};
+    float out[COUNT(attention_q)];
+
+    a.out = out;
+    for (int w = 0; w < 2; w++)
+        for (int c = 0; c < 2; c++) {
+            a.window = w ? ATTENTION_WINDOW : 0;
+            a.cap = c ? attention_cap : 0;
+            reference()->attention(&a);
+            EXPECT_NEAR(out, want[w][c], COUNT(out), 1e-6, "the reference, window %d, cap %d", w, c);
+            EACH_RUN(run)
+            {
+                run.k->attention(&a);
+                EXPECT_NEAR(out, want[w][c], COUNT(out), tolerance(&a), "%s, window %d, cap %d", run.name, w, c);
+            }
         }
 }
 
@@ -104,6 +158,30 @@ Test(attention, of_one_key_is_its_value)
             for (int i = 0; i < 32; i++)
                 cr_assert_float_eq(a.out[t * 32 + i], a.v[t * 16 + i / 16 * 8 + i % 8], 1e-6);
     }
+    release(&a);
+}
+
+Test(attention, does_not_see_what_is_before_the_window)
+{
+    enum { TOKENS = 300, WINDOW = 70, CHANGED = 150, UNSEEN = CHANGED + WINDOW };
+    struct qp_attention a = inputs(1, TOKENS, 2, 1, 32, 0);
+    float *before = fresh(TOKENS * 64, sizeof *before);
+
+    a.window = WINDOW;
+    EACH_RUN(run)
+    {
+        run.k->attention(&a);
+        memcpy(before, a.out, TOKENS * 64 * sizeof *before);
+        float *k = (float *)a.k, *v = (float *)a.v;
+        for (int i = CHANGED * 32; i < (CHANGED + 1) * 32; i++) {
+            k[i] += 3;
+            v[i] -= 5;
+        }
+        run.k->attention(&a);
+        EXPECT_SAME_FLOATS(a.out + UNSEEN * 64, before + UNSEEN * 64, (TOKENS - UNSEEN) * 64, "%s", run.name);
+        cr_assert_neq(a.out[(UNSEEN - 1) * 64], before[(UNSEEN - 1) * 64]);
+    }
+    free(before);
     release(&a);
 }
 

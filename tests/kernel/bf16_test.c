@@ -122,15 +122,28 @@ static double largest_norm(int64_t rows, int64_t n, const float *x)
     return largest;
 }
 
-static void attention(int64_t sequences, int64_t length, int heads, int kv_heads, int dim)
+static void windowed_attention(int64_t sequences, int64_t length, int heads, int kv_heads, int dim, int64_t window,
+                               float cap)
 {
     int64_t tokens = sequences * length, q_width = (int64_t)heads * dim, kv_width = (int64_t)kv_heads * dim + 3;
     float *q = random_floats(tokens * q_width, 1, 1), *k = random_floats(tokens * kv_width, 1, 2);
     float *v = random_floats(tokens * kv_width, 1, 3), *wide = fresh(tokens * q_width, 4);
     uint16_t *want = fresh(tokens * q_width, 2), *got = fresh(tokens * q_width, 2);
     float *got_wide = fresh(tokens * q_width, 4);
-    struct qp_attention a = {sequences, length,   heads,    kv_heads, dim, (float)(1 / sqrt((double)dim)), q, k, v,
-                             q_width,   kv_width, kv_width, NULL,     0};
+    struct qp_attention a = {.sequences = sequences,
+                             .length = length,
+                             .heads = heads,
+                             .kv_heads = kv_heads,
+                             .dim = dim,
+                             .scale = (float)(1 / sqrt((double)dim)),
+                             .cap = cap,
+                             .window = window,
+                             .q = q,
+                             .k = k,
+                             .v = v,
+                             .q_stride = q_width,
+                             .k_stride = kv_width,
+                             .v_stride = kv_width};
     double bound = 0, spread = 1 + a.scale * largest_norm(tokens * heads, dim, q) * largest_norm(tokens, kv_width, k);
 
     for (int64_t i = 0; i < tokens * kv_width; i++)
@@ -142,8 +155,8 @@ static void attention(int64_t sequences, int64_t length, int heads, int kv_heads
     {
         run.k->attention_bf16(&a, got);
         run.k->to_f32(QP_BF16, tokens * q_width, got, got_wide);
-        EXPECT_NEAR(got_wide, wide, tokens * q_width, bound, "%s: %lld tokens, %d heads of %d", run.name,
-                    (long long)length, heads, dim);
+        EXPECT_NEAR(got_wide, wide, tokens * q_width, bound, "%s: %lld tokens, %d heads of %d, window %lld, cap %g",
+                    run.name, (long long)length, heads, dim, (long long)window, (double)cap);
     }
     free(q);
     free(k);
@@ -152,6 +165,20 @@ static void attention(int64_t sequences, int64_t length, int heads, int kv_heads
     free(want);
     free(got);
     free(got_wide);
+}
+
+static void attention(int64_t sequences, int64_t length, int heads, int kv_heads, int dim)
+{
+    windowed_attention(sequences, length, heads, kv_heads, dim, 0, 0);
+}
+
+Test(attention_bf16, agrees_with_the_reference_on_windows_and_caps)
+{
+    static const int windows[] = {0, 1, 17, 64, 65, 150, 500};
+
+    for (int w = 0; w < COUNT(windows); w++)
+        for (int cap = 0; cap < 3; cap++)
+            windowed_attention(2, 200, 4, 2, 24, windows[w], (float)cap);
 }
 
 Test(attention_bf16, agrees_with_the_reference)

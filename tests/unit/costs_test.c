@@ -57,7 +57,9 @@ static bool cost(const char *stage, json_t *params, json_t *wants, int64_t windo
 Test(costs, primitives)
 {
     cr_expect_eq(qp_gemm_operations(2, 3, 5), 60);
-    cr_expect_eq(qp_attention_operations(1, 2, 1, 1), 12, "3 pairs, q and v, a product and a sum each");
+    cr_expect_eq(qp_attention_operations(1, 2, 1, 1, 0), 12, "3 pairs, q and v, a product and a sum each");
+    cr_expect_eq(qp_attention_operations(1, 2, 1, 1, 9), 12, "a window wider than the sequence");
+    cr_expect_eq(qp_attention_operations(2, 4, 3, 5, 2), 4 * 7 * 2 * 3 * 5, "1 + 2 + 2 + 2 pairs");
     cr_expect_eq(qp_moment_operations(10, 3), 120, "6 pairs of columns, 10 rows, a product and a sum each");
     cr_expect_float_eq(qp_factor_operations(3), 18, 1e-9);
     cr_expect_eq(qp_gptq_block_operations(4, 3), 24, "column 1 reaches 2, column 2 one");

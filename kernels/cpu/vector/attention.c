@@ -110,9 +110,10 @@ static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t
 
     load_queries(a, count, a->q + token * a->q_stride + head * a->dim, t);
     memset(t->out, 0, (size_t)(QUERIES * p->padded) * sizeof *t->out);
-    for (int64_t k = 0; k * KEYS < first + count; k++) {
+    for (int64_t k = first_tile(a, first); k * KEYS < first + count; k++) {
         product(KEYS, a->dim, t->q, a->dim, keys_of(p, kv, k), NULL, t->soft.scores);
-        soften(&t->soft, first + 1 - k * KEYS);
+        cap_scores(&t->soft, a->cap);
+        soften(&t->soft, first + 1 - k * KEYS, a->window);
         product(p->padded, KEYS, t->soft.scores, KEYS, values_of(p, kv, k), t->soft.keep, t->out);
     }
     for (int64_t i = 0; i < count; i++)

@@ -3,6 +3,7 @@
 #ifndef QUANTPIPE_KERNELS_ATTENTION_TILE_H
 #define QUANTPIPE_KERNELS_ATTENTION_TILE_H
 
+#include <float.h>
 #include <math.h>
 
 #include "kernels/cpu/vector/vector.h"
@@ -53,17 +54,32 @@ struct softmax {
 static inline void start(struct softmax *t)
 {
     for (int i = 0; i < QUERIES; i++) {
-        t->max[i] = -INFINITY;
+        t->max[i] = -FLT_MAX; /* finite, for a window may hide all keys of a row's first tile */
         t->sum[i] = 0;
     }
 }
 
-/* Hides what lies behind a row's own token and moves the row's maximum. */
-static inline float raise(float *scores, int64_t visible, float max)
+/* The first tile of keys that one of the queries from `first` on sees. */
+static inline int64_t first_tile(const struct qp_attention *a, int64_t first)
+{
+    return a->window > 0 && first >= a->window ? (first + 1 - a->window) / KEYS : 0;
+}
+
+/* cap * tanh(score / cap) for each score, where there is a cap. */
+static inline void cap_scores(struct softmax *t, float cap)
+{
+    for (int i = 0; cap > 0 && i < QUERIES * KEYS; i += LANES)
+        v_store(t->scores + i, v_set(cap) * v_tanh(v_load(t->scores + i) / v_set(cap)));
+}
+
+/* Hides what comes after a row's own token and the first `hidden` keys, and moves the row's maximum. */
+static inline float raise(float *scores, int64_t hidden, int64_t visible, float max)
 {
     vf most = v_set(max);
 
     for (int64_t j = visible < 0 ? 0 : visible; j < KEYS; j++)
+        scores[j] = -INFINITY;
+    for (int64_t j = 0; j < hidden && j < KEYS; j++)
         scores[j] = -INFINITY;
     for (int j = 0; j < KEYS; j += LANES)
         most = v_max(v_load(scores + j), most);
@@ -71,13 +87,14 @@ static inline float raise(float *scores, int64_t visible, float max)
 }
 
 /* Turns scores into weights relative to the new maxima; keep: what old sums and outputs are worth under them. Row i
- * sees the first `visible` + i keys of the tile. */
-static inline void soften(struct softmax *t, int64_t visible)
+ * sees the first `visible` + i keys of the tile, the last `window` of them if window > 0. */
+static inline void soften(struct softmax *t, int64_t visible, int64_t window)
 {
+    int64_t hidden = window > 0 ? visible - window : -QUERIES;
     float most[QUERIES];
 
     for (int i = 0; i < QUERIES; i++)
-        most[i] = raise(t->scores + i * KEYS, visible + i, t->max[i]);
+        most[i] = raise(t->scores + i * KEYS, hidden + i, visible + i, t->max[i]);
     for (int i = 0; i < QUERIES; i += LANES)
         v_store(t->keep + i, v_exp(v_load(t->max + i) - v_load(most + i)));
     for (int i = 0; i < QUERIES; i++) {
