@@ -21,7 +21,8 @@
     .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,              \
     .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,         \
     .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .polish = qp_polish_ref,                    \
-    .low_rank = qp_low_rank_ref
+    .layer_norm = qp_layer_norm_ref, .layer_norm_bf16 = qp_layer_norm_bf16_ref, .multiply = qp_multiply_ref,          \
+    .add_scaled = qp_add_scaled_ref, .soft_cap = qp_soft_cap_ref, .low_rank = qp_low_rank_ref
 
 static struct qp_kernels tables[] = {
     {.backend = "ref", REFERENCE},

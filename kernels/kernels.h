@@ -14,9 +14,11 @@
 #include "kernels/cholesky.h"
 #include "kernels/column_stats.h"
 #include "kernels/convert.h"
+#include "kernels/elementwise.h"
 #include "kernels/gated.h"
 #include "kernels/gemm.h"
 #include "kernels/gptq.h"
+#include "kernels/layer_norm.h"
 #include "kernels/linear_int8.h"
 #include "kernels/logits.h"
 #include "kernels/low_rank.h"
@@ -44,11 +46,16 @@ struct qp_kernels {
     qp_column_stats_fn *column_stats;
     qp_rms_norm_fn *rms_norm;
     qp_rms_norm_bf16_fn *rms_norm_bf16;
+    qp_layer_norm_fn *layer_norm;
+    qp_layer_norm_bf16_fn *layer_norm_bf16;
     qp_rope_fn *rope;
     qp_attention_fn *attention;
     qp_attention_bf16_fn *attention_bf16;
     qp_gated_fn *gated;
     qp_gated_bf16_fn *gated_bf16;
+    qp_multiply_fn *multiply;
+    qp_add_scaled_fn *add_scaled;
+    qp_soft_cap_fn *soft_cap;
     qp_logits_fn *logits;
     qp_qparams_fn *qparams;
     qp_quantize_fn *quantize;

@@ -226,6 +226,32 @@ Test(rms_norm_bf16, is_the_rounded_norm)
     }
 }
 
+Test(layer_norm_bf16, is_the_rounded_norm)
+{
+    static const int64_t columns[] = {1, 15, 16, 17, 576};
+
+    for (int c = 0; c < COUNT(columns); c++) {
+        int64_t rows = 40, n = columns[c], differing = 0;
+        float *x = random_floats(rows * n, 3, 1), *gain = random_floats(n, 1, 2), *bias = random_floats(n, 1, 3);
+        uint16_t *want = fresh(rows * n, 2), *got = fresh(rows * n, 2);
+
+        sprinkle(n, x, 0, n < 5 ? 1 : 5);
+        reference()->layer_norm_bf16(rows, n, x, gain, bias, 1e-5f, want);
+        EACH_RUN(run)
+        {
+            run.k->layer_norm_bf16(rows, n, x, gain, bias, 1e-5f, got);
+            EXPECT_ROUNDED(got, want, rows * n, 1e-35, run.name);
+        }
+        cr_assert_leq(differing, rows * n / 100, "%lld of %lld round the other way", (long long)differing,
+                      (long long)(rows * n));
+        free(x);
+        free(gain);
+        free(bias);
+        free(want);
+        free(got);
+    }
+}
+
 Test(gated_bf16, is_the_rounded_unit)
 {
     static const int64_t shapes[][2] = {{0, 4}, {1, 1}, {1, 15}, {2, 16}, {3, 17}, {5, 8000}};

@@ -7,6 +7,11 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->column_stats = QP_NAME(qp_column_stats);
     table->rms_norm = QP_NAME(qp_rms_norm);
     table->rms_norm_bf16 = QP_NAME(qp_rms_norm_bf16);
+    table->layer_norm = QP_NAME(qp_layer_norm);
+    table->layer_norm_bf16 = QP_NAME(qp_layer_norm_bf16);
+    table->multiply = QP_NAME(qp_multiply);
+    table->add_scaled = QP_NAME(qp_add_scaled);
+    table->soft_cap = QP_NAME(qp_soft_cap);
     table->rope = QP_NAME(qp_rope);
     table->attention = QP_NAME(qp_attention);
     table->attention_bf16 = QP_NAME(qp_attention_bf16);

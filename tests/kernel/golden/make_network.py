@@ -1,6 +1,6 @@
 """usage: make_network.py | clang-format > network.h   operations of networks by Python's math module
 
-For tests/kernel/{attention,gated}_test.c. Straight from the formulas of the headers, one number at a time.
+For tests/kernel/{attention,elementwise,gated,norm,rope}_test.c. Straight from the formulas of the headers, one number at a time.
 """
 
 import math
@@ -60,3 +60,49 @@ line("act_gate", gate)
 line("act_up", up)
 for name, act in acts.items():
     line(f"act_{name}", [act(g) for g in gate])
+
+cap_of, capped = 2.5, [-40, -7, -2.5, -1, -0.375, -0.0625, 0, 0.03125, 0.5, 1.5625, 1.59375, 3, 100]
+print(f"static const float cap_of = {cap_of}f;")
+line("cap_x", capped)
+line("cap_y", [cap_of * math.tanh(x / cap_of) for x in capped])
+
+ROWS, COLS, EPS = 2, 5, 0.125
+x, gain, bias = numbers(ROWS * COLS, 3), numbers(COLS, 2), numbers(COLS, 2)
+normed = []
+for r in range(ROWS):
+    row = x[r * COLS:(r + 1) * COLS]
+    mean = sum(row) / COLS
+    variance = sum((n - mean) ** 2 for n in row) / COLS
+    normed += [(n - mean) / math.sqrt(variance + EPS) * g for n, g in zip(row, gain)]
+print(f"enum {{ NORM_ROWS = {ROWS}, NORM_COLS = {COLS} }};")
+print(f"static const float norm_eps = {EPS}f;")
+line("norm_x", x)
+line("norm_gain", gain)
+line("norm_bias", bias)
+line("norm_y", normed)
+line("norm_y_biased", [n + bias[i % COLS] for i, n in enumerate(normed)])
+
+TOKENS, DIM, ROTARY = 3, 6, 4
+x, cos, sin = numbers(TOKENS * DIM, 2), [], []
+for t in range(TOKENS):
+    for i in range(ROTARY // 2):
+        cos.append(math.cos(t / 10 ** (2 * i / ROTARY)))
+        sin.append(math.sin(t / 10 ** (2 * i / ROTARY)))
+
+
+def rotated(pairs):
+    y = list(x)
+    for t in range(TOKENS):
+        for i in range(ROTARY // 2):
+            a, b = (2 * i, 2 * i + 1) if pairs else (i, i + ROTARY // 2)
+            z = complex(x[t * DIM + a], x[t * DIM + b]) * complex(cos[t * ROTARY // 2 + i], sin[t * ROTARY // 2 + i])
+            y[t * DIM + a], y[t * DIM + b] = z.real, z.imag
+    return y
+
+
+print(f"enum {{ ROPE_TOKENS = {TOKENS}, ROPE_DIM = {DIM}, ROPE_ROTARY = {ROTARY} }};")
+line("rope_x", x)
+line("rope_cos", cos)
+line("rope_sin", sin)
+line("rope_halves", rotated(False))
+line("rope_pairs", rotated(True))
