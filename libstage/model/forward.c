@@ -324,11 +324,25 @@ static void attend(const struct chunk *c, const struct buffers *b)
     layer->kernels->attention(&a);
 }
 
+static void rotate(const struct chunk *c, int heads, float *x)
+{
+    int dim = c->layer->arch->head_dim;
+    c->layer->kernels->rope(&(struct qp_rope){.tokens = c->rows,
+                                              .length = c->length,
+                                              .heads = heads,
+                                              .dim = dim,
+                                              .rotary = dim,
+                                              .stride = (int64_t)heads * dim,
+                                              .cos = c->cos,
+                                              .sin = c->sin,
+                                              .x = x});
+}
+
 static int forward_attention(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
 {
     const struct qp_layer *layer = c->layer;
     const struct qp_arch *arch = layer->arch;
-    int64_t q_dim = qp_arch_dim(arch, QP_DIM_Q), kv_dim = qp_arch_dim(arch, QP_DIM_KV);
+    int64_t kv_dim = qp_arch_dim(arch, QP_DIM_KV);
     normalize(c, QP_NORM_ATTN, x, b->normed);
     int r = reach_site(c, b, QP_SITE_ATTN_IN, b->normed, err);
     if (r < 0)
@@ -336,8 +350,8 @@ static int forward_attention(const struct chunk *c, const struct buffers *b, flo
     apply(c, b, QP_Q, false, b->normed, b->q);
     apply(c, b, QP_K, false, b->normed, b->k);
     apply(c, b, QP_V, false, b->normed, b->v);
-    layer->kernels->rope(c->rows, c->length, arch->heads, arch->head_dim, q_dim, c->cos, c->sin, b->q);
-    layer->kernels->rope(c->rows, c->length, arch->kv_heads, arch->head_dim, kv_dim, c->cos, c->sin, b->k);
+    rotate(c, arch->heads, b->q);
+    rotate(c, arch->kv_heads, b->k);
     r = reach_cache(c, kv_dim, b->k, b->v, err);
     if (r < 0)
         return r;

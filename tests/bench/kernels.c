@@ -278,7 +278,11 @@ static void bench_rows(void)
     BYTES("rms_norm [2048, 1536]", 2 * bytes, k->rms_norm(rows, n, x, gain, 1e-5f, y));
     BYTES("layer_norm [2048, 1536]", 2 * bytes, k->layer_norm(rows, n, x, gain, gain, 1e-5f, y));
     BYTES("soft_cap [2048, 1536]", 2 * bytes, k->soft_cap(rows * n, 30, y));
-    BYTES("rope 2048 tokens, 24 heads of 64", 2 * bytes, k->rope(rows, 1024, 24, 64, n, x, y, y));
+    struct qp_rope rope = {
+        .tokens = rows, .length = 1024, .heads = 24, .dim = 64, .rotary = 64, .stride = n, .cos = x, .sin = x, .x = y};
+    BYTES("rope 2048 tokens, 24 heads of 64", 2 * bytes, k->rope(&rope));
+    rope.pairs = true;
+    BYTES("rope 2048 tokens, 24 heads of 64, pairs", 2 * bytes, k->rope(&rope));
     struct qp_gated gated = {.rows = rows, .n = n, .stride = n, .gate = x, .up = y};
     BYTES("gated [2048, 1536], silu", 3 * bytes, k->gated(&gated, y));
     gated.act = QP_ACT_GELU;
