@@ -1,10 +1,14 @@
 #include "libstage/tensor/operations.h"
 
 #include "kernels/failure.h"
+#include "libstage/base/mapped.h"
 
 int qp_operations_check(int r, struct qp_error *err)
 {
     char message[512];
+    int lost = qp_mapped_check(err);
+    if (lost < 0)
+        return lost;
     if (!qp_failure_is_set())
         return r;
     enum qp_failure kind = qp_failure_take(message, sizeof message);

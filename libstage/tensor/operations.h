@@ -1,13 +1,14 @@
-/* Failures of the kernels' operations as errors. */
+/* What went wrong where no error could be returned, in operations of the kernels and in reads of mapped files. */
 #ifndef QUANTPIPE_TENSOR_OPERATIONS_H
 #define QUANTPIPE_TENSOR_OPERATIONS_H
 
 #include "libstage/base/error.h"
 
 /* 0 when all operations of this process went well since the last call; else the first failure (kernels/failure.h),
- * which is forgotten then: QP_ERR_ROOM for memory, QP_ERR_STAGE for a library that cannot be used. To be asked before
- * results of operations leave the process. `r`: an error that is described in `err` already, or 0; a failure replaces
- * it, for it is the cause. Returns r without one. */
+ * which is forgotten then: QP_ERR_ROOM for memory, QP_ERR_STAGE for a library that cannot be used; or QP_ERR_INPUT for
+ * a mapped file that has lost its end (libstage/base/mapped.h). To be asked before results of operations leave the
+ * process. `r`: an error that is described in `err` already, or 0; a failure replaces it, for it is the cause. Returns
+ * r without one. */
 int qp_operations_check(int r, struct qp_error *err);
 
 #endif

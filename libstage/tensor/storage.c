@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/mapped.h"
 
 static void release_heap(struct qp_storage *s)
 {
@@ -17,6 +18,8 @@ static void release_heap(struct qp_storage *s)
 
 static void release_mapping(struct qp_storage *s)
 {
+    if (s->base && s->where == QP_WHERE_FILE)
+        qp_mapped_remove(s->base);
     if (s->base)
         munmap(s->base, s->size);
     free(s->path);
@@ -48,7 +51,7 @@ static int new_storage(enum qp_where where, const char *path, void (*release)(st
 
 int qp_storage_new(size_t size, struct qp_storage **out, struct qp_error *err)
 {
-    struct qp_storage *s;
+    struct qp_storage *s = NULL;
     int r = new_storage(QP_WHERE_INLINE, NULL, release_heap, &s, err);
     if (r < 0)
         return r;
@@ -77,6 +80,8 @@ static int map_fd(int fd, int protection, int flags, struct qp_storage *s, struc
     if (base == MAP_FAILED)
         return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot map %zu bytes", s->path, s->size);
     s->base = base;
+    if (s->where == QP_WHERE_FILE)
+        qp_mapped_add(base, &st, s->path);
     return 0;
 }
 
@@ -85,7 +90,7 @@ static int open_mapping(enum qp_where where, int fd, int protection, const char 
 {
     if (fd < 0)
         return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot open", path);
-    struct qp_storage *s;
+    struct qp_storage *s = NULL;
     int r = new_storage(where, path, release_mapping, &s, err);
     if (r < 0)
         return r;
