@@ -11,7 +11,7 @@
 #define FORMAT(bits) "{weights: {format: int" #bits ", group: 32}}"
 #define ANY "choose_from: [" FORMAT(3) ", " FORMAT(4) ", " FORMAT(5) ", " FORMAT(6) ", " FORMAT(8) "]"
 
-TestSuite(budget, .init = scratch_make, .fini = scratch_drop);
+TestSuite(budget, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
 
 /* A pipeline file for a scheme; with `stage`, a line that puts another stage behind calibrate. */
 static const char *pipeline(const char *scheme, const char *stage, const char *name)
@@ -19,8 +19,8 @@ static const char *pipeline(const char *scheme, const char *stage, const char *n
     char yaml[4096];
     snprintf(yaml, sizeof yaml,
              "quantpipe: 1\nmodel: " TINY "\noutput: out\nscheme: %s\n"
-             "data:\n  calibration: {text: " TINY "/train.txt, samples: 32, length: 512}\n"
-             "  evaluation: {text: " TINY "/test.txt, samples: 16, length: 512}\n"
+             "data:\n  calibration: {text: " TINY "/train.txt, samples: 8, length: 512}\n"
+             "  evaluation: {text: " TINY "/test.txt, samples: 2, length: 512}\n"
              "stages:\n  load: {}\n  calibrate: {from: load}\n%s"
              "  quantize: {from: %s, with: {method: rtn, scales: weighted}}\n"
              "  validate: {from: quantize}\n  export: {from: validate}\n",
@@ -39,26 +39,38 @@ static json_t *run(const char *file, const char *output, const char *setting)
 #define ALLOCATE "  allocate: {from: calibrate}\n"
 #define NOTHING "strict=false"
 
-Test(budget, the_same_bits_diverge_less_than_one_format, .timeout = 600)
+/* The choice is the best of all that fit, by its own measure; formats used alone are among these. */
+static void expect_best(const json_t *allocation, double bits)
 {
-    const char *uniform_file = pipeline(FORMAT(4), "", "uniform.yaml");
+    size_t i, fitting = 0;
+    json_t *alone;
+    cr_expect_leq(number(allocation, "bits", NULL), bits);
+    cr_expect_eq(number(allocation, "gap", NULL), 0.0);
+    json_array_foreach(json_object_get(allocation, "uniform"), i, alone) {
+        if (number(alone, "bits", NULL) > bits)
+            continue;
+        fitting++;
+        cr_expect_leq(number(allocation, "predicted_loss", NULL), number(alone, "predicted_loss", NULL) * (1 + 1e-9),
+                      "%s", text(alone, "format"));
+    }
+    cr_expect_gt(fitting, 0);
+}
+
+Test(budget, the_choice_is_the_best_that_fits)
+{
     const char *file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "budget.yaml");
-    qp_auto_json json_t *uniform = run(uniform_file, "uniform", NOTHING);
     qp_auto_json json_t *chosen = run(file, "chosen", NOTHING);
     const json_t *allocation = json_object_get(chosen, "allocation");
     struct stat written;
-    cr_expect_leq(number(allocation, "bits", NULL), 4.6); /* INT4 in groups of 32 takes 4.5, and a little for shapes */
-    cr_expect_eq(number(allocation, "gap", NULL), 0.0);
-    cr_expect_lt(number(chosen, "kl_divergence", NULL), 0.9 * number(uniform, "kl_divergence", NULL));
+    runs_expect_network(chosen);
+    expect_best(allocation, 4.6); /* INT4 in groups of 32 takes 4.5, and a little for shapes */
     cr_assert_eq(stat(scratch("chosen/model.safetensors"), &written), 0);
     double told = number(allocation, "bytes", NULL);
     cr_expect(written.st_size <= told && written.st_size > 0.9 * told, "%.0f bytes were told, %lld are written", told,
               (long long)written.st_size);
-    double predicted = number(allocation, "predicted_loss", NULL), found = number(chosen, "kl_divergence", NULL);
-    cr_expect(found > 0.3 * predicted && found < 3.0 * predicted, "predicted %g, found %g", predicted, found);
 }
 
-Test(budget, the_size_of_the_checkpoint_holds, .timeout = 600)
+Test(budget, the_size_of_the_checkpoint_holds)
 {
     struct stat written;
     const char *file = pipeline("{budget: 1000kB, " ANY "}", ALLOCATE, "budget.yaml");
@@ -68,8 +80,17 @@ Test(budget, the_size_of_the_checkpoint_holds, .timeout = 600)
     cr_expect(written.st_size <= 1000000 && written.st_size > 900000, "%lld bytes", (long long)written.st_size);
 }
 
+static void expect_no_work(const json_t *operations)
+{
+    const char *kind;
+    json_t *count;
+    cr_expect_gt(json_object_size(operations), 0);
+    json_object_foreach((json_t *)operations, kind, count)
+        cr_expect_eq(json_number_value(count), 0, "calibrate had work to do: %s", kind);
+}
+
 /* A further budget is decided from the losses of the first run, and nothing is calibrated. */
-Test(budget, another_budget_needs_no_calibration, .timeout = 600)
+Test(budget, another_budget_needs_no_calibration)
 {
     const char *file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "budget.yaml");
     qp_auto_json json_t *first = run(file, "first", NOTHING);
@@ -82,12 +103,16 @@ Test(budget, another_budget_needs_no_calibration, .timeout = 600)
     run_well(WORDS(QUANTPIPE, "run", again, "--output", scratch("again"), "--set", losses, "--set",
                    "stages.quantize.with.scales=mse"));
     qp_auto_json json_t *report = report_of(scratch("again"));
-    const json_t *output = first_output(report), *stage;
-    cr_expect_lt(number(output, "kl_divergence", NULL), number(first, "kl_divergence", NULL));
+    const json_t *later = json_object_get(first_output(report), "allocation");
+    json_t *stage;
+    expect_best(later, 5.6);
+    cr_expect_leq(number(later, "predicted_loss", NULL),
+                  number(json_object_get(first, "allocation"), "predicted_loss", NULL) * (1 + 1e-9),
+                  "what fitted fits still");
     size_t i;
     json_array_foreach(json_object_get(report, "stages"), i, stage)
         if (strcmp(text(stage, "name"), "calibrate") == 0)
-            cr_expect_lt(number(stage, "busy_seconds", NULL), 0.2, "calibrate had work to do");
+            expect_no_work(json_object_get(json_object_get(stage, "work"), "operations"));
 }
 
 Test(budget, a_budget_that_nobody_resolves_is_refused)

@@ -12,7 +12,7 @@
 
 #define QUANTPIPE BUILD_DIR "/bin/quantpipe"
 #define PIPELINE SOURCE_DIR "/pipeline.yaml"
-#define SHORT "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=4"
+#define SHORT "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=2"
 
 static void make(void)
 {
@@ -23,7 +23,7 @@ static void make(void)
     setenv("XDG_CACHE_HOME", scratch("cache"), 1);
 }
 
-TestSuite(floor, .init = make, .fini = scratch_drop);
+TestSuite(floor, .init = make, .fini = scratch_drop, .timeout = 300);
 
 static json_t *answer(const char *const *argv)
 {
@@ -92,7 +92,7 @@ static void expect_agreement(const json_t *plan, const json_t *report)
                  1e9);
 }
 
-Test(floor, plan_and_report_agree, .timeout = 300)
+Test(floor, plan_and_report_agree)
 {
     const char *output = scratch("out");
     qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--json", SHORT));
@@ -103,7 +103,7 @@ Test(floor, plan_and_report_agree, .timeout = 300)
     cr_expect(json_is_null(json_object_get(report, "floor_seconds")));
 }
 
-Test(floor, plan_and_report_agree_where_blocks_go_round, .timeout = 300)
+Test(floor, plan_and_report_agree_where_blocks_go_round)
 {
     static const char *const profiles[] = {"sequential", "true_sequential"};
     for (int i = 0; i < 2; i++) {
@@ -120,7 +120,7 @@ Test(floor, plan_and_report_agree_where_blocks_go_round, .timeout = 300)
     }
 }
 
-Test(floor, plan_and_report_agree_on_products_of_codes, .timeout = 300)
+Test(floor, plan_and_report_agree_on_products_of_codes)
 {
     const char *output = scratch("out");
     qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--scheme", "int8",
@@ -133,7 +133,7 @@ Test(floor, plan_and_report_agree_on_products_of_codes, .timeout = 300)
     cr_expect_eq(operations(stage_of(report, "calibrate"), "gemm_int8") > 0, faster);
 }
 
-Test(floor, plan_and_report_agree_without_data, .timeout = 300)
+Test(floor, plan_and_report_agree_without_data)
 {
     const char *output = scratch("out");
     const char *const method[] = {"--set", "stages.quantize.with.method=rtn", "--set",
@@ -158,28 +158,36 @@ static void expect_tells(const char *const *argv, const char *words)
     command_free(&c);
 }
 
-Test(floor, measured_once_seen_everywhere, .timeout = 300)
+/* A share is the floor over the busy seconds. Without a known instruction there is neither. */
+static void expect_shares(const json_t *report, bool known)
+{
+    const json_t *calibrate = stage_of(report, "calibrate"), *share = json_object_get(calibrate, "share_of_floor");
+    double floor = json_number_value(json_object_get(calibrate, "floor_seconds"));
+    double busy = json_number_value(json_object_get(calibrate, "busy_seconds"));
+    cr_expect_eq(json_is_number(share), known);
+    cr_expect_eq(floor > 0, known);
+    cr_expect_eq(json_number_value(json_object_get(report, "floor_seconds")) > 0, known);
+    cr_expect_float_eq(json_number_value(share) * busy, floor, 1e-6 * floor);
+}
+
+Test(floor, measured_once_seen_everywhere)
 {
     const char *output = scratch("out");
     expect_tells(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, SHORT), "quantpipe doctor --bench");
     qp_auto_json json_t *doctor = answer(WORDS(QUANTPIPE, "doctor", "--bench", "--json", "--folder", scratch("")));
     const json_t *measured = json_object_get(doctor, "measured");
-    cr_assert_gt(json_number_value(json_object_get(json_object_get(measured, "memory"), "read_bytes_per_second")), 1e8);
+    cr_assert_gt(json_number_value(json_object_get(json_object_get(measured, "memory"), "read_bytes_per_second")), 0);
     cr_expect_gt(json_array_size(json_object_get(measured, "kernels")), 5);
     const json_t *fp32 = json_object_get(json_object_get(measured, "peaks"), "fp32");
-    if (!json_is_string(json_object_get(fp32, "instruction")))
-        cr_skip("no instruction of this processor is known");
-    expect_tells(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, SHORT), "by the measured peaks");
+    bool known = json_is_string(json_object_get(fp32, "instruction"));
+    if (known)
+        expect_tells(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, SHORT), "by the measured peaks");
     qp_auto_json json_t *report =
         report_of(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none", SHORT));
-    const json_t *calibrate = stage_of(report, "calibrate");
-    cr_expect_gt(json_number_value(json_object_get(calibrate, "floor_seconds")), 0);
-    double share = json_number_value(json_object_get(calibrate, "share_of_floor"));
-    cr_expect(share > 0 && share < 1.1, "%g", share);
-    cr_expect_gt(json_number_value(json_object_get(report, "floor_seconds")), 0);
+    expect_shares(report, known);
 }
 
-Test(floor, doctor_looks, .timeout = 60)
+Test(floor, doctor_looks)
 {
     qp_auto_json json_t *doctor = answer(WORDS(QUANTPIPE, "doctor", "--json"));
     const json_t *findings = json_object_get(doctor, "findings");

@@ -1,8 +1,8 @@
 /* Whole runs whose blocks go round: quantized ones come back to calibrate before the next one goes. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/stat.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
@@ -11,20 +11,19 @@
 #define SEQUENTIAL "run", PIPELINE, "--profile", "sequential", "--output"
 #define TRUE_SEQUENTIAL "run", PIPELINE, "--profile", "true_sequential", "--output"
 
+/* Little text. With float32 forwards and without a search a layer's codes depend on its inputs alone. */
+#define QUICK "--progress", "none", "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=2"
+#define PLAIN QUICK, "--set", "stages.calibrate.with.compute=fp32", "--set", "stages.search.with.method=none"
+
 TestSuite(sequential, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
 
 static json_t *run(const char *output, const char *const *argv)
 {
     run_well(argv);
-    return report_of(output);
-}
-
-static double divergence(const json_t *report)
-{
-    const json_t *made = first_output(report);
-    double original = number(made, "perplexity", "original"), quantized = number(made, "perplexity", "quantized");
-    cr_expect(quantized > 0.98 * original && quantized < 1.05 * original, "%g, originally %g", quantized, original);
-    return number(made, "kl_divergence", NULL);
+    qp_auto_json json_t *report = report_of(output);
+    cr_expect_str_eq(text(report, "status"), "done");
+    runs_expect_network(first_output(report));
+    return json_incref(report);
 }
 
 /* The edge forth and the edge back carry every unit once. */
@@ -50,54 +49,23 @@ static void expect_edges(const json_t *report)
 Test(sequential, every_block_comes_back)
 {
     const char *output = scratch("out");
-    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, SEQUENTIAL, output));
-    cr_expect_str_eq(text(report, "status"), "done");
+    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, QUICK));
     expect_edges(report);
-    double loss = divergence(report);
-    cr_expect(loss > 0 && loss < 0.01, "%g", loss);
     cr_expect(qp_exists(output));
-}
-
-/* Nothing that is learned from what comes back may depend on when it comes. */
-Test(sequential, the_same_bytes_come_of_it_again)
-{
-    const char *first = scratch("first"), *second = scratch("second");
-    qp_auto_json json_t *a = run(first, WORDS(QUANTPIPE, SEQUENTIAL, first, "--set", "data.calibration.samples=16"));
-    char resolved[512];
-    snprintf(resolved, sizeof resolved, "%s.run/pipeline.json", first);
-    qp_auto_json json_t *b = run(second, WORDS(QUANTPIPE, "run", resolved, "--output", second));
-    cr_expect_str_eq(text(first_output(a), "digest"), text(first_output(b), "digest"));
-}
-
-/* int3, where blocks change what the next ones see. */
-#define INT3 "--set", "scheme={weights: {format: int3, group: 32}}", "--set", "data.calibration.samples=32"
-
-Test(sequential, later_blocks_make_up_for_earlier_ones)
-{
-    const char *alone = scratch("alone"), *pulled = scratch("pulled");
-    qp_auto_json json_t *a = run(alone, WORDS(QUANTPIPE, SEQUENTIAL, alone, INT3));
-    qp_auto_json json_t *b =
-        run(pulled, WORDS(QUANTPIPE, SEQUENTIAL, pulled, INT3, "--set", "stages.quantize.with.pull=0.5"));
-    cr_expect_lt(divergence(b), 0.95 * divergence(a));
 }
 
 Test(sequential, drift_needs_feedback)
 {
-    const char *output = scratch("out");
     run_to(3, "collects only with something at its input `feedback`: write from: {in: STAGE, feedback: {from: quantize",
-           WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--set", "stages.quantize.with.polish=1", "--set",
-                 "stages.quantize.with.pull=0.25"));
-    qp_auto_json json_t *report =
-        run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "stages.quantize.with.polish=1", "--set",
-                          "stages.quantize.with.pull=0.25", "--set", "data.calibration.samples=32"));
-    cr_expect_lt(divergence(report), 0.01);
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("out"), "--set", "stages.quantize.with.polish=1",
+                 "--set", "stages.quantize.with.pull=0.25"));
 }
 
 Test(sequential, measuring_alone_writes_nothing)
 {
     const char *output = scratch("out");
     qp_auto_json json_t *report =
-        run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "data.calibration.samples=8", "--set",
+        run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, QUICK, "--set",
                           "stages={load: {}, calibrate: {from: {in: load, feedback: {from: quantize, delay: 1}}}, "
                           "quantize: {from: calibrate, with: {method: gptq}}, validate: {from: quantize}}"));
     const json_t *made = first_output(report);
@@ -106,33 +74,63 @@ Test(sequential, measuring_alone_writes_nothing)
     cr_expect_not(qp_exists(output));
 }
 
-/* A member of the circle dies while blocks go round. */
-Test(sequential, a_dead_member_ends_the_run)
+/* ---- what a linear is calibrated on ---- */
+
+static bool same_codes(const char *one, const char *other, int layer, const char *linear)
 {
-    const char *output = scratch("out");
-    char script[512], set[512];
-    snprintf(script, sizeof script,
-             "#!/bin/sh\n[ \"$1\" = --describe ] || (sleep 0.3; kill -9 $$) &\nexec %s/libexec/quantpipe/smooth \"$@\"\n",
-             BUILD_DIR);
-    const char *path = scratch_text("mortal", script);
-    cr_assert_eq(chmod(path, 0700), 0);
-    snprintf(set, sizeof set, "stages.smooth={run: %s, from: calibrate}", path);
-    run_to(4, "stage `smooth` ended with signal 9 (Killed)",
-           WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", set, "--set", "data.calibration.samples=100000"));
-    cr_expect_not(qp_exists(output));
+    qp_auto_free char *name = qp_format("model.layers.%d.%s_proj.weight_packed", layer, linear);
+    return runs_same_tensor(one, other, name);
 }
 
-Test(sequential, an_interrupt_ends_the_run)
+static bool same_layer(const char *one, const char *other, int layer)
 {
-    const char *output = scratch("out"), *logs = scratch("out.run/logs/calibrate.0.log");
-    struct command c = command_interrupt(
-        60, SIGTERM, logs, WORDS(QUANTPIPE, SEQUENTIAL, output, "--set", "data.calibration.samples=100000"));
-    cr_expect_eq(c.code, 130, "%d\n%s", c.code, c.errors);
-    command_free(&c);
-    cr_expect_not(qp_exists(output));
+    static const char *const linears[] = {"self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o",
+                                          "mlp.gate",    "mlp.up",      "mlp.down"};
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
+        if (!same_codes(one, other, layer, linears[i]))
+            return false;
+    return true;
 }
 
-/* ---- within blocks as well ---- */
+/* A run of the resolved pipeline of another gives its bytes: nothing depends on when something comes. */
+static void expect_again(const char *first)
+{
+    qp_auto_free char *resolved = qp_format("%s.run/pipeline.json", first), *second = qp_format("%s-again", first);
+    qp_auto_json json_t *a = report_of(first), *b = run(second, WORDS(QUANTPIPE, "run", resolved, "--output", second));
+    cr_expect_str_eq(text(first_output(a), "digest"), text(first_output(b), "digest"));
+}
+
+/* Before the first layer nothing is quantized, so its inputs are those of the original network, and there is no drift
+ * to pull against; layers after it see other inputs. */
+Test(sequential, later_layers_are_calibrated_on_quantized_ones)
+{
+    const char *plain = scratch("plain"), *blocks = scratch("blocks"), *pulled = scratch("pulled");
+    json_decref(run(plain, WORDS(QUANTPIPE, "run", PIPELINE, "--output", plain, PLAIN)));
+    json_decref(run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, PLAIN)));
+    json_decref(run(pulled, WORDS(QUANTPIPE, SEQUENTIAL, pulled, PLAIN, "--set", "stages.quantize.with.pull=0.5")));
+    cr_expect(same_layer(plain, blocks, 0));
+    cr_expect(same_layer(blocks, pulled, 0));
+    for (int layer = 1; layer < 6; layer++)
+        cr_expect_not(same_layer(plain, blocks, layer), "layer %d", layer);
+    expect_again(blocks);
+}
+
+/* Within the first layer q, k and v see what they see in blocks; o and the others see what those put out. */
+Test(sequential, later_linears_are_calibrated_on_quantized_ones)
+{
+    const char *blocks = scratch("blocks"), *turns = scratch("turns");
+    json_decref(run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, PLAIN)));
+    json_decref(run(turns, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, turns, PLAIN)));
+    cr_expect(same_codes(blocks, turns, 0, "self_attn.q"));
+    cr_expect(same_codes(blocks, turns, 0, "self_attn.k"));
+    cr_expect(same_codes(blocks, turns, 0, "self_attn.v"));
+    cr_expect_not(same_codes(blocks, turns, 0, "self_attn.o"));
+    cr_expect_not(same_codes(blocks, turns, 0, "mlp.up"));
+    cr_expect_not(same_codes(blocks, turns, 0, "mlp.down"));
+    expect_again(turns);
+}
+
+/* ---- turns ---- */
 
 static const json_t *edge_between(const json_t *report, const char *from, const char *to)
 {
@@ -145,58 +143,42 @@ static const json_t *edge_between(const json_t *report, const char *from, const 
     return NULL;
 }
 
-/* Four turns a layer go round; what leaves are layers, all of whose linears were judged by their own statistics. */
-Test(sequential, every_turn_comes_back_and_whole_layers_leave)
+/* Each linear is judged by the statistics that it was quantized with: by these the descent starts, row by row, from the
+ * better of GPTQ and of rounding to nearest with the same scales. */
+static void expect_no_linear_worse_than_rounding(const json_t *report)
 {
-    static const char *const ways[][2] = {
-        {"load", "calibrate"}, {"search", "quantize"}, {"quantize", "calibrate"}, {"quantize", "validate"}};
-    const char *output = scratch("out");
-    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output));
-    cr_expect_lt(divergence(report), 0.01);
-    for (int i = 0; i < 4; i++) {
-        const json_t *edge = edge_between(report, ways[i][0], ways[i][1]);
-        cr_expect_eq(number(edge, "acknowledged", NULL), i < 3 ? 10 + 6 * 3 : 10, "%s", ways[i][1]);
-    }
     size_t i;
     json_t *linear;
     const json_t *linears = json_object_get(first_output(report), "linears");
     cr_expect_eq(json_array_size(linears), 6 * 7);
     json_array_foreach(linears, i, linear) {
-        double loss = number(linear, "site_loss", NULL);
-        cr_expect(loss > 0 && loss < number(linear, "site_loss_rtn", NULL), "%s", text(linear, "name"));
+        double loss = number(linear, "site_loss", NULL), rounding = number(linear, "site_loss_rtn", NULL);
+        cr_expect(loss > 0 && loss <= rounding * (1 + 1e-3), "%s: %g, rounded %g", text(linear, "name"), loss,
+                  rounding);
     }
 }
 
-#define SMALL "--set", "data.calibration.samples=16", "--set", "stages.search.with.method=none"
-
-Test(sequential, the_order_within_a_block_matters_and_time_does_not)
+/* Four turns a layer go round; what leaves are layers. */
+Test(sequential, every_turn_comes_back_and_whole_layers_leave)
 {
-    const char *once = scratch("once"), *blocks = scratch("blocks"), *turns = scratch("turns"),
-               *again = scratch("again"), *rotated = scratch("rotated");
-    qp_auto_json json_t *a = run(once, WORDS(QUANTPIPE, "run", PIPELINE, "--output", once, SMALL));
-    qp_auto_json json_t *b = run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, SMALL));
-    qp_auto_json json_t *c = run(turns, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, turns, SMALL));
-    qp_auto_json json_t *d = run(again, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, again, SMALL));
-    cr_expect_str_eq(text(first_output(c), "digest"), text(first_output(d), "digest"));
-    cr_expect_str_neq(text(first_output(c), "digest"), text(first_output(a), "digest"));
-    cr_expect_str_neq(text(first_output(c), "digest"), text(first_output(b), "digest"));
-    qp_auto_json json_t *e =
-        run(rotated, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, rotated, SMALL, "--set", "stages.rotate.from=load", "--set",
-                           "stages.calibrate.from.in=rotate", "--set", "scheme=nvfp4-kv-fp8"));
-    cr_expect_lt(divergence(e), 0.02);
+    static const char *const ways[][2] = {
+        {"load", "calibrate"}, {"search", "quantize"}, {"quantize", "calibrate"}, {"quantize", "validate"}};
+    const char *output = scratch("out");
+    qp_auto_json json_t *report =
+        run(output, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, PLAIN, "--set", "stages.quantize.with.scales=minmax"));
+    for (int i = 0; i < 4; i++) {
+        const json_t *edge = edge_between(report, ways[i][0], ways[i][1]);
+        cr_expect_eq(number(edge, "acknowledged", NULL), i < 3 ? 10 + 6 * 3 : 10, "%s", ways[i][1]);
+    }
+    expect_no_linear_worse_than_rounding(report);
 }
 
-/* At three bits, where it shows. */
-Test(sequential, the_order_within_a_block_pays)
+Test(sequential, turns_go_with_rotations_and_quantized_inputs)
 {
-    const char *blocks = scratch("blocks"), *turns = scratch("turns"), *pulled = scratch("pulled");
-    qp_auto_json json_t *a =
-        run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, INT3, "--set", "stages.search.with.method=none"));
-    qp_auto_json json_t *b = run(turns, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, turns, INT3));
-    cr_expect_lt(divergence(b), divergence(a));
-    qp_auto_json json_t *c =
-        run(pulled, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, pulled, INT3, "--set", "stages.quantize.with.pull=0.25"));
-    cr_expect_lt(divergence(c), 0.95 * divergence(a));
+    const char *output = scratch("out");
+    json_decref(run(output, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, QUICK, "--set", "stages.rotate.from=load",
+                                  "--set", "stages.calibrate.from.in=rotate", "--set", "scheme=nvfp4-kv-fp8", "--set",
+                                  "stages.quantize.with.pull=0.25")));
 }
 
 Test(sequential, turns_are_refused_where_they_cannot_go)
@@ -213,7 +195,30 @@ Test(sequential, turns_are_refused_where_they_cannot_go)
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         const char *output = scratch("out");
-        run_to(3, wrong[i].message, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, "--set", wrong[i].set));
+        run_to(3, wrong[i].message, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, QUICK, "--set", wrong[i].set));
         cr_expect_not(qp_exists(output));
     }
+}
+
+/* ---- runs that are cut short while blocks go round ---- */
+
+Test(sequential, a_dead_member_ends_the_run)
+{
+    const char *output = scratch("out");
+    run_to(4, "stage `smooth` ended with signal 9 (Killed)",
+           WORDS(QUANTPIPE, SEQUENTIAL, output, QUICK, "--set",
+                 "stages.smooth={run: " BRAKE ", from: calibrate, with: {then: die}}"));
+    cr_expect_not(qp_exists(output));
+}
+
+Test(sequential, an_interrupt_ends_the_run)
+{
+    const char *output = scratch("out"), *flag = scratch("flag");
+    qp_auto_free char *brake =
+        qp_format("stages.smooth={run: " BRAKE ", from: calibrate, with: {then: wait, flag: %s}}", flag);
+    struct command c =
+        command_interrupt(120, SIGTERM, flag, WORDS(QUANTPIPE, SEQUENTIAL, output, QUICK, "--set", brake));
+    cr_expect_eq(c.code, 130, "%d\n%s", c.code, c.errors);
+    command_free(&c);
+    cr_expect_not(qp_exists(output));
 }

@@ -6,15 +6,16 @@
 #include "libstage/base/file.h"
 #include "tests/support/runs.h"
 
-TestSuite(threads, .init = runs_make, .fini = scratch_drop);
+#define QUICK "--progress", "none", "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=2"
+
+TestSuite(threads, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 
 static char *digest_with(const char *output, const char *threads)
 {
     char calibrate[64], quantize[64];
     snprintf(calibrate, sizeof calibrate, "stages.calibrate.place.threads=%s", threads);
     snprintf(quantize, sizeof quantize, "stages.quantize.place.threads=%s", threads);
-    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none", "--set", calibrate, "--set",
-                   quantize));
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, QUICK, "--set", calibrate, "--set", quantize));
     qp_auto_json json_t *report = report_of(output);
     return strdup(text(first_output(report), "digest"));
 }
@@ -53,14 +54,21 @@ static double overlap(const json_t *events, const char *one, const char *other)
     return sum / 1e6;
 }
 
+/* Each of two stages on the way waits in its process callback until the other is in its own: the run ends only when
+ * they work side by side, and the timeline has to show that they did. */
 Test(threads, stages_work_side_by_side)
 {
     struct qp_error err = {0};
-    char path[512];
-    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("output"), "--progress", "none"));
+    const char *output = scratch("output"), *one = scratch("one"), *other = scratch("other");
+    qp_auto_free char *before = qp_format(
+        "stages.before={run: " BRAKE ", from: load, with: {unit: 4, then: wait, flag: %s, until: %s}}", one, other);
+    qp_auto_free char *after = qp_format(
+        "stages.after={run: " BRAKE ", from: calibrate, with: {unit: 3, then: wait, flag: %s, until: %s}}", other, one);
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, QUICK, "--set", before, "--set", after, "--set",
+                   "stages.calibrate.from=before", "--set", "stages.smooth.from=after"));
     qp_auto_json json_t *timeline = NULL;
-    snprintf(path, sizeof path, "%s.run/timeline.json", scratch("output"));
+    qp_auto_free char *path = qp_format("%s.run/timeline.json", output);
     cr_assert_eq(qp_read_json(path, 1 << 24, &timeline, &err), 0, "%s", err.message);
     const json_t *events = json_object_get(timeline, "traceEvents");
-    cr_expect_gt(overlap(events, "calibrate", "quantize"), 0.0);
+    cr_expect_gt(overlap(events, "before", "after"), 0.0);
 }

@@ -1,12 +1,14 @@
 #include "tests/support/runs.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/formats/safetensors.h"
 
 static char sockets[256];
 
@@ -51,6 +53,41 @@ json_t *report_of(const char *output)
 const json_t *first_output(const json_t *report)
 {
     return json_array_get(json_object_get(report, "outputs"), 0);
+}
+
+void runs_expect_network(const json_t *output)
+{
+    double original = number(output, "perplexity", "original"), quantized = number(output, "perplexity", "quantized");
+    double divergence = number(output, "kl_divergence", NULL);
+    cr_expect(original > 1 && quantized > 1 && quantized < 2 * original, "%g, originally %g", quantized, original);
+    cr_expect(isfinite(divergence) && divergence > 0, "%g", divergence);
+}
+
+double runs_perplexity(const char *checkpoint, const char *samples)
+{
+    struct command c = command_run(300, WORDS(QUANTPIPE, "evaluate", checkpoint, "--data", TINY "/test.txt", "--length",
+                                              "512", "--samples", samples, "--json"));
+    cr_assert_eq(c.code, 0, "%s", c.errors);
+    qp_auto_json json_t *answer = json_loads(c.output, 0, NULL);
+    command_free(&c);
+    return number(answer, "perplexity", NULL);
+}
+
+bool runs_same_tensor(const char *one, const char *other, const char *name)
+{
+    struct qp_error err;
+    struct qp_safetensors *files[2];
+    const struct qp_tensor *tensors[2];
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(qp_safetensors_open(i ? other : one, &files[i], &err), 0, "%s", err.message);
+        tensors[i] = qp_safetensors_find(files[i], name);
+        cr_assert(tensors[i], "%s has no %s", i ? other : one, name);
+    }
+    bool same =
+        tensors[0]->bytes == tensors[1]->bytes && memcmp(tensors[0]->data, tensors[1]->data, tensors[0]->bytes) == 0;
+    qp_safetensors_close(files[0]);
+    qp_safetensors_close(files[1]);
+    return same;
 }
 
 double number(const json_t *object, const char *key, const char *inner)

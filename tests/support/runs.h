@@ -3,6 +3,7 @@
 #define QUANTPIPE_TESTS_RUNS_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "tests/support/command.h"
 #include "tests/support/scratch.h"
@@ -10,6 +11,9 @@
 #define QUANTPIPE BUILD_DIR "/bin/quantpipe"
 #define PIPELINE SOURCE_DIR "/pipeline.yaml"
 #define TINY SOURCE_DIR "/examples/tiny"
+
+/* An executable stage that dies, or waits to be stopped, at a unit (tests/e2e/stages/brake.c). */
+#define BRAKE BUILD_DIR "/tests/stages/brake"
 
 /* Fixture for .init: scratch_make, and sockets go to a folder of the test's own, so that what is left behind is seen.
  */
@@ -29,6 +33,18 @@ json_t *report_of(const char *output);
 
 /* The first of a report's outputs (borrowed). */
 const json_t *first_output(const json_t *report);
+
+/* That an output (of a report) still is a language model: perplexities and divergence are finite, and the quantized
+ * network's is below twice the original's. Formats of four bits and more cost 2 % on the embedded model; one that is
+ * broken costs all, up to the perplexity of a uniform guess, 1024. */
+void runs_expect_network(const json_t *output);
+
+/* The perplexity of a checkpoint on the first `samples` windows of the embedded model's text, by a program that knows
+ * nothing of the run that made it. */
+double runs_perplexity(const char *checkpoint, const char *samples);
+
+/* Whether a tensor has the same bytes in two checkpoints; it must be in both. */
+bool runs_same_tensor(const char *one, const char *other, const char *name);
 
 /* The number at a key, or at `inner` in the object there; the test fails when there is none. */
 double number(const json_t *object, const char *key, const char *inner);
