@@ -63,11 +63,11 @@ static uint64_t bytes_of(const struct qp_scheme *scheme, const struct qp_arch *a
     uint64_t bytes = (uint64_t)qp_arch_parameters(arch) * element;
     char module[256];
     for (int64_t layer = 0; layer < arch->layers; layer++)
-        for (int i = 0; i < QP_LINEARS; i++) {
-            const struct qp_linear_desc *d = &arch->family->linears[i];
-            int64_t rows = qp_arch_dim(arch, d->out), cols = qp_arch_dim(arch, d->in);
+        for (int i = 0; i < qp_layer_type(arch, layer)->linear_count; i++) {
+            const struct qp_linear *d = &qp_layer_type(arch, layer)->linears[i];
+            int64_t rows = d->out, cols = d->in;
             const struct qp_linear_scheme *s =
-                qp_scheme_for(scheme, qp_module_name(arch, layer, (enum qp_linear)i, module, sizeof module));
+                qp_scheme_for(scheme, qp_module_name(arch, layer, i, module, sizeof module));
             if (s)
                 bytes += qp_compressed_stored(s, arch->dtype, rows, cols).bytes - (uint64_t)(rows * cols) * element;
         }
@@ -96,9 +96,12 @@ static void close_desk(struct desk *d)
 static int open_desk(const struct qp_arch *arch, struct desk *d, struct qp_error *err)
 {
     int64_t most = 0;
-    for (int i = 0; i < QP_LINEARS; i++) {
-        int64_t size = qp_arch_dim(arch, arch->family->linears[i].out) * qp_arch_dim(arch, arch->family->linears[i].in);
-        most = size > most ? size : most;
+    for (int64_t layer = 0; layer < arch->layers; layer++) {
+        const struct qp_layer_type *type = qp_layer_type(arch, layer);
+        for (int i = 0; i < type->linear_count; i++) {
+            int64_t size = type->linears[i].out * type->linears[i].in;
+            most = size > most ? size : most;
+        }
     }
     *d = (struct desk){.kernels = qp_kernels_open("cpu")};
     d->w = qp_new_floats(most, "a linear's weights", err);
@@ -140,11 +143,11 @@ static int add_noise(struct desk *d, const struct qp_quant_spec *spec, int64_t r
     return 0;
 }
 
-static int judge_linear(struct desk *d, const struct qp_block *block, enum qp_linear linear, struct qp_figures *f,
+static int judge_linear(struct desk *d, const struct qp_block *block, int linear, struct qp_figures *f,
                         struct qp_error *err)
 {
-    const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
-    int64_t rows = qp_arch_dim(block->arch, desc->out), cols = qp_arch_dim(block->arch, desc->in);
+    const struct qp_linear *desc = &block->type->linears[linear];
+    int64_t rows = desc->out, cols = desc->in;
     char module[256];
     qp_module_name(block->arch, block->layer, linear, module, sizeof module);
     int r = qp_block_weight(block, linear, false, d->w, err);
@@ -165,8 +168,8 @@ static int judge_layer(struct qp_checkpoint *model, struct desk *d, int64_t inde
     int r = qp_checkpoint_block(model, index, NULL, &unit, err);
     if (r == 0)
         r = qp_block_of(&model->arch, d->kernels, unit, &block, err);
-    for (int i = 0; r == 0 && i < QP_LINEARS; i++)
-        r = judge_linear(d, &block, (enum qp_linear)i, f, err);
+    for (int i = 0; r == 0 && i < block.type->linear_count; i++)
+        r = judge_linear(d, &block, i, f, err);
     return r;
 }
 
@@ -179,7 +182,7 @@ static void show(int64_t done, int64_t total)
 /* Every layer of a small model; of a large one some, evenly spread: its layers are alike enough. */
 static int64_t layers_to_judge(const struct qp_arch *arch)
 {
-    int64_t fit = ENOUGH / qp_layer_linear_parameters(arch);
+    int64_t fit = ENOUGH / qp_layer_weights(qp_layer_type(arch, 0));
     fit = fit < FEWEST ? FEWEST : fit;
     return fit < arch->layers ? fit : arch->layers;
 }

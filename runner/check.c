@@ -9,7 +9,7 @@ static void print(const struct qp_plan *plan)
 {
     const struct qp_pipeline *p = plan->pipeline;
     printf("%s: good: %zu stages, %zu edges, model %s (%s)", p->document->file, p->count, p->edge_count, p->model,
-           plan->model->arch.family->class_name);
+           plan->model->arch.class_name);
     for (size_t i = 0; i < p->branch_count; i++)
         printf(", scheme %s, output %s", p->branches[i].name, p->branches[i].output);
     printf("\n");

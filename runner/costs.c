@@ -70,10 +70,15 @@ struct shape {
     int64_t rows, cols;
 };
 
-static struct shape shape_of(const struct qp_arch *arch, int linear)
+static const struct qp_layer_type *type_of(const struct qp_task *t, int64_t layer)
 {
-    const struct qp_linear_desc *d = &arch->family->linears[linear];
-    return (struct shape){qp_arch_dim(arch, d->out), qp_arch_dim(arch, d->in)};
+    return qp_layer_type(t->arch, layer);
+}
+
+static struct shape shape_of(const struct qp_task *t, int64_t layer, int linear)
+{
+    const struct qp_linear *d = &type_of(t, layer)->linears[linear];
+    return (struct shape){d->out, d->in};
 }
 
 /* How a linear will be quantized; NULL: its weights stay. Of a budget the first format there is to choose. */
@@ -95,8 +100,8 @@ static const struct qp_quant_spec *spec_of(const struct qp_task *t, int64_t laye
 
 static bool quantizes_site(const struct qp_task *t, int64_t layer, int site)
 {
-    for (int l = 0; l < QP_LINEARS; l++)
-        if ((int)t->arch->family->linears[l].site == site && spec_of(t, layer, l))
+    for (int l = 0; l < type_of(t, layer)->linear_count; l++)
+        if (type_of(t, layer)->linears[l].site == site && spec_of(t, layer, l))
             return true;
     return false;
 }
@@ -124,13 +129,11 @@ static void add_scale_search(const struct qp_quant_spec *spec, struct shape s, d
 
 /* ---- forwards ---- */
 
-double qp_layer_gemm_operations(const struct qp_arch *arch, int64_t tokens)
+double qp_layer_gemm_operations(const struct qp_layer_type *type, int64_t tokens)
 {
     double sum = 0;
-    for (int l = 0; l < QP_LINEARS; l++) {
-        struct shape s = shape_of(arch, l);
-        sum += qp_gemm_operations(tokens, s.rows, s.cols);
-    }
+    for (int l = 0; l < type->linear_count; l++)
+        sum += qp_gemm_operations(tokens, type->linears[l].out, type->linears[l].in);
     return sum;
 }
 
@@ -144,7 +147,7 @@ static bool computes_bf16(const struct qp_task *t)
 /* The product of a quantized linear where that is one of codes, else 0. */
 static double code_operations(const struct qp_task *t, int64_t layer, int linear)
 {
-    struct shape s = shape_of(t->arch, linear);
+    struct shape s = shape_of(t, layer, linear);
     const struct qp_linear_scheme *scheme = scheme_of(t, layer, linear);
     bool codes = scheme && qp_multiplies_int8(t->kernels, scheme, s.cols);
     return codes ? qp_gemm_operations(t->windows * t->length, s.rows, s.cols) : 0;
@@ -153,36 +156,40 @@ static double code_operations(const struct qp_task *t, int64_t layer, int linear
 /* Through the first `layers` layers, whose linears that read the first `quantized` sites are quantized. */
 static void add_forward(const struct qp_task *t, int64_t layers, int quantized, bool bf16, struct qp_work *out)
 {
-    const struct qp_arch *a = t->arch;
-    double codes = 0;
-    for (int64_t layer = 0; quantized && layer < layers; layer++)
-        for (int l = 0; l < QP_LINEARS; l++)
-            codes += (int)a->family->linears[l].site < quantized ? code_operations(t, layer, l) : 0;
-    out->operations[QP_WORK_GEMM_INT8] += codes;
-    out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
-        (double)layers * qp_layer_gemm_operations(a, t->windows * t->length) - codes;
-    out->operations[bf16 ? QP_WORK_ATTENTION_BF16 : QP_WORK_ATTENTION] +=
-        (double)layers * qp_attention_operations(t->windows, t->length, a->heads, a->head_dim, 0);
+    for (int64_t layer = 0; layer < layers; layer++) {
+        const struct qp_layer_type *type = type_of(t, layer);
+        double codes = 0;
+        for (int l = 0; quantized && l < type->linear_count; l++)
+            codes += type->linears[l].site < quantized ? code_operations(t, layer, l) : 0;
+        out->operations[QP_WORK_GEMM_INT8] += codes;
+        out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
+            qp_layer_gemm_operations(type, t->windows * t->length) - codes;
+        out->operations[bf16 ? QP_WORK_ATTENTION_BF16 : QP_WORK_ATTENTION] += qp_attention_operations(
+            t->windows, t->length, type->attention.heads, type->attention.head_dim, type->attention.window);
+    }
 }
 
 /* Loading the first `layers` layers, in float32 or BF16: of linears that read the first `quantized` sites the weights
  * that are left as they were, codes aside. */
 static void add_layers(const struct qp_task *t, int64_t layers, int quantized, struct qp_work *out)
 {
-    double weights = (double)layers * (double)qp_arch_layer_parameters(t->arch);
-    for (int64_t layer = 0; quantized && layer < layers; layer++)
-        for (int l = 0; l < QP_LINEARS; l++) {
-            struct shape s = shape_of(t->arch, l);
-            bool coded = (int)t->arch->family->linears[l].site < quantized && spec_of(t, layer, l);
+    double weights = 0;
+    for (int64_t layer = 0; layer < layers; layer++) {
+        const struct qp_layer_type *type = type_of(t, layer);
+        weights += (double)qp_layer_parameters(type);
+        for (int l = 0; quantized && l < type->linear_count; l++) {
+            struct shape s = shape_of(t, layer, l);
+            bool coded = type->linears[l].site < quantized && spec_of(t, layer, l);
             weights -= coded ? (double)s.rows * (double)s.cols : 0;
         }
+    }
     out->bytes_read += stored_bytes(t->arch, weights);
 }
 
 /* A site's second moment is read by who works with it. */
-static double moment_bytes(const struct qp_task *t, int site)
+static double moment_bytes(const struct qp_task *t, int64_t layer, int site)
 {
-    double n = (double)qp_arch_dim(t->arch, t->arch->family->sites[site].dim);
+    double n = (double)type_of(t, layer)->sites[site].in;
     return t->moments ? 4 * n * n : 0;
 }
 
@@ -194,26 +201,38 @@ static void add_embedding(const struct qp_task *t, double times, struct qp_work 
 
 static void add_moments(const struct qp_task *t, bool bf16, struct qp_work *out)
 {
-    for (int s = 0; s < QP_SITES; s++) {
-        int64_t n = qp_arch_dim(t->arch, t->arch->family->sites[s].dim);
-        double layers = (double)t->arch->layers;
-        out->operations[bf16 ? QP_WORK_MOMENT_BF16 : QP_WORK_MOMENT] +=
-            layers * qp_moment_operations(t->windows * t->length, n);
-        out->bytes_written += layers * 4 * (double)n * (double)n;
-    }
+    for (int64_t layer = 0; layer < t->arch->layers; layer++)
+        for (int s = 0; s < type_of(t, layer)->site_count; s++) {
+            int64_t n = type_of(t, layer)->sites[s].in;
+            out->operations[bf16 ? QP_WORK_MOMENT_BF16 : QP_WORK_MOMENT] +=
+                qp_moment_operations(t->windows * t->length, n);
+            out->bytes_written += 4 * (double)n * (double)n;
+        }
 }
 
 /* (x_original - x)ᵀ x for every site: full products; and a moment of what is held out (calibrate/drift.h). */
 static void add_drift(const struct qp_task *t, struct qp_work *out)
 {
     int64_t held = t->windows < 8 ? 1 : t->windows / 8;
-    for (int s = 0; s < QP_SITES; s++) {
-        int64_t n = qp_arch_dim(t->arch, t->arch->family->sites[s].dim);
-        double layers = (double)t->arch->layers;
-        out->operations[QP_WORK_GEMM] += layers * qp_gemm_operations(n, n, t->windows * t->length);
-        out->operations[QP_WORK_MOMENT] += layers * qp_moment_operations(held * t->length, n);
-        out->bytes_written += layers * 3 * 4 * (double)n * (double)n;
-    }
+    for (int64_t layer = 0; layer < t->arch->layers; layer++)
+        for (int s = 0; s < type_of(t, layer)->site_count; s++) {
+            int64_t n = type_of(t, layer)->sites[s].in;
+            out->operations[QP_WORK_GEMM] += qp_gemm_operations(n, n, t->windows * t->length);
+            out->operations[QP_WORK_MOMENT] += qp_moment_operations(held * t->length, n);
+            out->bytes_written += 3 * 4 * (double)n * (double)n;
+        }
+}
+
+/* Of the products after the last site, which the last layer does not compute. */
+static double operations_after_sites(const struct qp_layer_type *type, int64_t tokens)
+{
+    double sum = 0;
+    for (int i = type->op_count; i-- > 0 && type->ops[i].kind != QP_OP_SITE;)
+        if (type->ops[i].kind == QP_OP_LINEAR) {
+            const struct qp_linear *d = &type->linears[type->ops[i].index];
+            sum += qp_gemm_operations(tokens, d->out, d->in);
+        }
+    return sum;
 }
 
 /* One forward of the original, up to the last site that has statistics; with feedback, where hidden states go on behind
@@ -226,7 +245,7 @@ static bool calibrate(const struct qp_task *t, struct qp_work *out)
     if (json_array_size(t->instance->wants) == 0)
         return true;
     add_embedding(t, wants(t, "drift") ? 2 : 1, out);
-    int turns = t->turns ? QP_SITES : 1;
+    int sites = qp_arch_most_sites(a), turns = t->turns ? sites : 1;
     for (int turn = 0; turn < turns; turn++) {
         add_forward(t, a->layers, turn, bf16, out);
         add_layers(t, a->layers, turn, out);
@@ -234,13 +253,14 @@ static bool calibrate(const struct qp_task *t, struct qp_work *out)
     if (wants(t, "second_moment"))
         add_moments(t, bf16, out);
     if (t->feedback) {
-        add_forward(t, a->layers - 1, QP_SITES, bf16, out);
-        add_layers(t, a->layers - 1, QP_SITES, out);
+        add_forward(t, a->layers - 1, sites, bf16, out);
+        add_layers(t, a->layers - 1, sites, out);
     } else
         out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] -=
-            qp_gemm_operations(t->windows * t->length, a->hidden, a->ffn);
+            operations_after_sites(type_of(t, a->layers - 1), t->windows * t->length);
     if (wants(t, "drift")) {
-        add_forward(t, turns * a->layers, 0, bf16, out);
+        for (int turn = 0; turn < turns; turn++)
+            add_forward(t, a->layers, 0, bf16, out);
         for (int turn = 1; turn < turns; turn++)
             add_layers(t, a->layers, 0, out);
         add_drift(t, out);
@@ -254,10 +274,10 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
     const struct qp_arch *a = t->arch;
     bool bf16 = computes_bf16(t);
     for (int64_t layer = 0; layer < a->layers; layer++) {
-        for (int site = 0; site < QP_SITES; site++)
-            out->bytes_read += quantizes_site(t, layer, site) ? moment_bytes(t, site) : 0;
-        for (int l = 0; l < QP_LINEARS; l++) {
-            struct shape s = shape_of(a, l);
+        for (int site = 0; site < type_of(t, layer)->site_count; site++)
+            out->bytes_read += quantizes_site(t, layer, site) ? moment_bytes(t, layer, site) : 0;
+        for (int l = 0; l < type_of(t, layer)->linear_count; l++) {
+            struct shape s = shape_of(t, layer, l);
             if (!spec_of(t, layer, l))
                 continue;
             out->bytes_read += stored_bytes(a, (double)s.rows * (double)s.cols);
@@ -268,9 +288,10 @@ static bool validate(const struct qp_task *t, struct qp_work *out)
     if (t->windows == 0)
         return true;
     add_embedding(t, 2, out);
-    for (int quantized = 0; quantized <= QP_SITES; quantized += QP_SITES) {
-        add_forward(t, a->layers, quantized, bf16, out);
-        add_layers(t, a->layers, quantized, out);
+    for (int quantized = 0; quantized < 2; quantized++) {
+        int sites = quantized ? qp_arch_most_sites(a) : 0;
+        add_forward(t, a->layers, sites, bf16, out);
+        add_layers(t, a->layers, sites, out);
     }
     out->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
         2 * qp_gemm_operations(t->windows * t->length, a->vocab, a->hidden);
@@ -334,24 +355,29 @@ static bool quantize(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
     for (int64_t layer = 0; layer < a->layers; layer++) {
-        for (int site = 0; site < QP_SITES; site++) {
+        for (int site = 0; site < type_of(t, layer)->site_count; site++) {
             if (!quantizes_site(t, layer, site))
                 continue;
             out->bytes_read +=
-                (param_number(t, "pull", 0) > 0 ? 4 : 1) * moment_bytes(t, site); /* drift, what is held out */
+                (param_number(t, "pull", 0) > 0 ? 4 : 1) * moment_bytes(t, layer, site); /* drift, what is held out */
             if (param_is(t, "method", "gptq"))
-                out->operations[QP_WORK_SOLVE] += qp_factor_operations(qp_arch_dim(a, a->family->sites[site].dim));
+                out->operations[QP_WORK_SOLVE] += qp_factor_operations(type_of(t, layer)->sites[site].in);
         }
-        for (int l = 0; l < QP_LINEARS; l++) {
+        for (int l = 0; l < type_of(t, layer)->linear_count; l++) {
             const struct qp_quant_spec *spec = spec_of(t, layer, l);
             if (spec)
-                add_linear(t, spec, shape_of(a, l), out);
+                add_linear(t, spec, shape_of(t, layer, l), out);
         }
     }
     return true;
 }
 
 /* ---- search and smooth ---- */
+
+static enum qp_fold_kind folds_of(const struct qp_task *t, int64_t layer, int site)
+{
+    return type_of(t, layer)->sites[site].fold;
+}
 
 /* Trials a site gets at least: no scales, then AWQ's grids, or the four starts of joint and, for each of three axes and
  * three widths of step, one step in either direction. Where rows have scales of their own, a trial can be over after
@@ -384,19 +410,18 @@ static void add_trials(const struct qp_task *t, const struct qp_quant_spec *spec
 
 static bool search(const struct qp_task *t, struct qp_work *out)
 {
-    const struct qp_family *f = t->arch->family;
     bool clips = is_on(t, "clip") || param_is(t, "method", "clip");
     if (param_is(t, "method", "none"))
         return true;
     for (int64_t layer = 0; layer < t->arch->layers; layer++) {
-        for (int site = 0; site < QP_SITES; site++)
+        for (int site = 0; site < type_of(t, layer)->site_count; site++)
             if (quantizes_site(t, layer, site))
-                out->bytes_read += ((f->sites[site].fold != QP_FOLD_NONE) + clips) * moment_bytes(t, site);
-        for (int l = 0; l < QP_LINEARS; l++) {
+                out->bytes_read += ((folds_of(t, layer, site) != QP_FOLD_NONE) + clips) * moment_bytes(t, layer, site);
+        for (int l = 0; l < type_of(t, layer)->linear_count; l++) {
             const struct qp_quant_spec *spec = spec_of(t, layer, l);
             if (spec)
-                add_trials(t, spec, shape_of(t->arch, l), f->sites[f->linears[l].site].fold != QP_FOLD_NONE, clips,
-                           out);
+                add_trials(t, spec, shape_of(t, layer, l),
+                           folds_of(t, layer, type_of(t, layer)->linears[l].site) != QP_FOLD_NONE, clips, out);
         }
     }
     return true;
@@ -405,17 +430,16 @@ static bool search(const struct qp_task *t, struct qp_work *out)
 /* With a grid the outputs of up to 256 samples, as they are and for each alpha and none. */
 static bool smooth(const struct qp_task *t, struct qp_work *out)
 {
-    const struct qp_family *f = t->arch->family;
     double grid = param_is(t, "method", "smoothquant") ? param_number(t, "grid", 0) : 0;
     int64_t tokens = t->windows * t->length, samples = tokens > 0 && tokens < 256 ? tokens : 256;
     if (param_is(t, "method", "none"))
         return true;
     for (int64_t layer = 0; layer < t->arch->layers; layer++)
-        for (int l = 0; l < QP_LINEARS; l++) {
-            struct shape s = shape_of(t->arch, l);
-            enum qp_fold_kind fold = f->sites[f->linears[l].site].fold;
+        for (int l = 0; l < type_of(t, layer)->linear_count; l++) {
+            struct shape s = shape_of(t, layer, l);
+            enum qp_fold_kind fold = folds_of(t, layer, type_of(t, layer)->linears[l].site);
             bool chosen = fold == QP_FOLD_NORM || (fold == QP_FOLD_ROWS && param_is(t, "sites", "all"));
-            if (!chosen || !quantizes_site(t, layer, (int)f->linears[l].site))
+            if (!chosen || !quantizes_site(t, layer, type_of(t, layer)->linears[l].site))
                 continue;
             out->bytes_read += (1 + (grid > 0)) * stored_bytes(t->arch, (double)s.rows * (double)s.cols);
             if (grid > 0 && spec_of(t, layer, l))
@@ -436,14 +460,15 @@ static bool load(const struct qp_task *t, struct qp_work *out)
 static bool export_(const struct qp_task *t, struct qp_work *out)
 {
     const struct qp_arch *a = t->arch;
-    double rest = (double)(qp_arch_parameters(a) - a->layers * qp_layer_linear_parameters(a));
+    double rest = (double)qp_arch_parameters(a);
     if (t->scheme->budget)
         return false;
     for (int64_t layer = 0; layer < a->layers; layer++)
-        for (int l = 0; l < QP_LINEARS; l++) {
+        for (int l = 0; l < type_of(t, layer)->linear_count; l++) {
             char module[256];
-            struct shape s = shape_of(a, l);
+            struct shape s = shape_of(t, layer, l);
             qp_module_name(a, layer, l, module, sizeof module);
+            rest -= (double)s.rows * (double)s.cols;
             out->disk_written +=
                 (double)qp_compressed_stored(qp_scheme_for(t->scheme, module), a->dtype, s.rows, s.cols).bytes;
         }

@@ -29,7 +29,7 @@ bool qp_task_work(const struct qp_task *task, struct qp_work *out);
 void qp_work_sum(struct qp_work *a, const struct qp_work *b);
 
 /* A forward of `windows` windows through one decoder layer: 2 tokens out in for each linear, and causal attention. */
-double qp_layer_gemm_operations(const struct qp_arch *arch, int64_t tokens);
+double qp_layer_gemm_operations(const struct qp_layer_type *type, int64_t tokens);
 
 /* GPTQ of one linear [rows, cols] in blocks: what its columns pass on inside a block (a solve) and what each block then
  * passes on to all columns behind it (a product). */

@@ -62,7 +62,7 @@ static json_t *answer(const struct qp_checkpoint *c)
                               (json_int_t)a->vocab, "heads", a->heads, "kv_heads", a->kv_heads, "head_dim", a->head_dim,
                               "max_length", (json_int_t)a->max_length, "tied", a->tied);
     return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o, s:o, s:O?}", "path", c->path, "format",
-                     c->gguf ? "gguf" : "safetensors", "architecture", a->family->class_name, "parameters",
+                     c->gguf ? "gguf" : "safetensors", "architecture", a->class_name, "parameters",
                      (json_int_t)qp_arch_parameters(a), "dtype", qp_dtype_name(a->dtype), "shape", shape, "tensors",
                      types_of(c), "sizes", sizes_of(a), "quantization", c->scheme ? c->scheme->source : NULL);
 }
@@ -84,7 +84,7 @@ static void print_answer(const struct qp_checkpoint *c, const json_t *value)
     const struct qp_arch *a = &c->arch;
     char size[32];
     printf("%s\n", c->path);
-    printf("  architecture   %s, %s, weights in %s\n", a->family->class_name, c->gguf ? "GGUF" : "safetensors",
+    printf("  architecture   %s, %s, weights in %s\n", a->class_name, c->gguf ? "GGUF" : "safetensors",
            qp_dtype_name(a->dtype));
     printf("  parameters     %lld\n", (long long)qp_arch_parameters(a));
     printf("  layers         %lld of hidden %lld, ffn %lld, heads %d (%d for keys and values) of %d\n",

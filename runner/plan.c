@@ -28,15 +28,18 @@ static uint64_t largest_block(const struct qp_arch *arch)
     return most;
 }
 
-/* Second moments of one layer's sites, float32 [in, in]. */
+/* Second moments of the sites of the layer that has most, float32 [in, in]. */
 static uint64_t moments(const struct qp_arch *arch)
 {
-    uint64_t sum = 0;
-    for (int i = 0; i < QP_SITES; i++) {
-        uint64_t in = (uint64_t)qp_arch_dim(arch, arch->family->sites[i].dim);
-        sum += 4 * in * in;
+    uint64_t most = 0;
+    for (int64_t layer = 0; layer < arch->layers; layer++) {
+        const struct qp_layer_type *type = qp_layer_type(arch, layer);
+        uint64_t sum = 0;
+        for (int i = 0; i < type->site_count; i++)
+            sum += 4 * (uint64_t)type->sites[i].in * (uint64_t)type->sites[i].in;
+        most = sum > most ? sum : most;
     }
-    return sum;
+    return most;
 }
 
 /* Hidden states of the data that a stage streams through the network; in a mapped file that the kernel may write out.

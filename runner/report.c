@@ -38,8 +38,8 @@ static json_t *model_of(const struct qp_supervisor *s)
 {
     const struct qp_plan *plan = s->run->plan;
     const struct qp_arch *arch = &plan->model->arch;
-    json_t *model = json_pack("{s:s, s:s, s:I}", "path", plan->pipeline->model, "architecture",
-                              arch->family->class_name, "parameters", (json_int_t)qp_arch_parameters(arch));
+    json_t *model = json_pack("{s:s, s:s, s:I}", "path", plan->pipeline->model, "architecture", arch->class_name,
+                              "parameters", (json_int_t)qp_arch_parameters(arch));
     json_t *more = reported(s, "model");
     if (json_is_object(more))
         json_object_update_existing(model, more);

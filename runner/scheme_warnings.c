@@ -38,8 +38,8 @@ static bool any_linear(const struct qp_arch *arch, bool (*see)(const char *modul
 {
     char module[256];
     for (int64_t layer = 0; layer < arch->layers; layer++)
-        for (int i = 0; i < QP_LINEARS; i++)
-            if (see(qp_module_name(arch, layer, (enum qp_linear)i, module, sizeof module), context))
+        for (int i = 0; i < qp_layer_type(arch, layer)->linear_count; i++)
+            if (see(qp_module_name(arch, layer, i, module, sizeof module), context))
                 return true;
     return false;
 }
@@ -69,7 +69,7 @@ static int check_rule(const struct qp_branch *b, const struct qp_arch *arch, siz
         return 0;
     bool shadowed = any_linear(arch, matches, match);
     char name[256];
-    qp_module_name(arch, 0, QP_DOWN, name, sizeof name);
+    qp_module_name(arch, 0, qp_layer_type(arch, 0)->linear_count - 1, name, sizeof name);
     json_t *message = shadowed ? json_string("the rule applies to nothing: all that it matches is ignored or taken by "
                                              "the rules before it")
                                : json_sprintf("the rule matches no linear of the model; their names are like %s", name);
@@ -79,8 +79,7 @@ static int check_rule(const struct qp_branch *b, const struct qp_arch *arch, siz
 static int check_ignore(const struct qp_branch *b, const struct qp_arch *arch, const char *pattern, json_t *warnings,
                         struct qp_error *err)
 {
-    if (matches(arch->family->head, pattern) || matches(arch->family->embedding, pattern) ||
-        any_linear(arch, matches, pattern))
+    if (matches(arch->head, pattern) || matches(arch->embedding, pattern) || any_linear(arch, matches, pattern))
         return 0;
     return warn(b, warnings, "ignore-unused", pattern,
                 json_string("the pattern of `ignore` matches nothing in the model: what it is meant for is quantized"),
@@ -93,20 +92,35 @@ static bool is_forgotten(const struct qp_scheme *s, const char *module)
     return !qp_scheme_for(s, module) && !is_ignored(s, module) && rule_of(s, module) == s->rule_count;
 }
 
+static bool has_linear(const struct qp_arch *arch, int64_t layer, int linear)
+{
+    return linear < qp_layer_type(arch, layer)->linear_count;
+}
+
+static bool forgets(const struct qp_scheme *s, const struct qp_arch *arch, int64_t layer, int linear)
+{
+    char module[256];
+    return has_linear(arch, layer, linear) &&
+           is_forgotten(s, qp_module_name(arch, layer, linear, module, sizeof module));
+}
+
 /* One warning for a linear that is forgotten in every layer, else one a layer. */
-static int check_linear(const struct qp_branch *b, const struct qp_arch *arch, enum qp_linear linear, json_t *warnings,
+static int check_linear(const struct qp_branch *b, const struct qp_arch *arch, int linear, json_t *warnings,
                         struct qp_error *err)
 {
     char module[256];
-    int64_t forgotten = 0;
+    int64_t forgotten = 0, there = 0, said = 0;
     int r = 0;
-    for (int64_t layer = 0; layer < arch->layers; layer++)
-        forgotten += is_forgotten(b->scheme, qp_module_name(arch, layer, linear, module, sizeof module));
-    bool all = forgotten == arch->layers;
-    for (int64_t layer = 0; r == 0 && forgotten > 0 && layer < (all ? 1 : arch->layers); layer++) {
-        qp_module_name(arch, layer, linear, module, sizeof module);
-        if (!is_forgotten(b->scheme, module))
+    for (int64_t layer = 0; layer < arch->layers; layer++) {
+        there += has_linear(arch, layer, linear);
+        forgotten += forgets(b->scheme, arch, layer, linear);
+    }
+    bool all = forgotten == there;
+    for (int64_t layer = 0; r == 0 && forgotten > 0 && said < (all ? 1 : forgotten); layer++) {
+        if (!forgets(b->scheme, arch, layer, linear))
             continue;
+        said++;
+        qp_module_name(arch, layer, linear, module, sizeof module);
         json_t *message = json_sprintf("no rule of the scheme speaks of it%s: it stays as it is; add it to a rule, or "
                                        "to `ignore`",
                                        all ? ", nor of its like in any other layer" : "");
@@ -125,7 +139,7 @@ int qp_scheme_warnings(const struct qp_branch *branch, const struct qp_arch *arc
     for (size_t i = 0; r == 0 && i < s->ignore_count; i++)
         r = check_ignore(branch, arch, s->ignore[i], warnings, err);
     bool chosen_later = json_object_get(branch->source, "budget") != NULL;
-    for (int i = 0; r == 0 && !chosen_later && i < QP_LINEARS; i++)
-        r = check_linear(branch, arch, (enum qp_linear)i, warnings, err);
+    for (int i = 0; r == 0 && !chosen_later && i < qp_arch_most_linears(arch); i++)
+        r = check_linear(branch, arch, i, warnings, err);
     return r;
 }

@@ -10,8 +10,8 @@
 int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index);
 uint64_t qp_block_bytes(const struct qp_arch *arch, int64_t index);
 
-/* Weights of the linears of one decoder layer, biases not counted; all layers have the same. */
-int64_t qp_layer_linear_parameters(const struct qp_arch *arch);
+/* Weights of the linears of all decoder layers, biases not counted. */
+int64_t qp_linear_parameters(const struct qp_arch *arch);
 
 /* Bytes of the whole model when its decoder layers' linears take `bits` a weight, with a scale of 16 bits for every
  * `group` weights of a row (0: one a row; -1: none), and all else takes `rest_bits`. */

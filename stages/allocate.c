@@ -177,9 +177,9 @@ static int measure(struct state *s, const struct qp_block *block, struct qp_erro
 /* Whether a tensor is what calibrate saw at a site. */
 static bool is_statistic(const struct qp_block *block, const char *name)
 {
-    for (int site = 0; site < QP_SITES; site++) {
+    for (int site = 0; block->type && site < block->type->site_count; site++) {
         char prefix[256];
-        size_t n = strlen(qp_block_name(block, block->arch->family->sites[site].name, "", prefix, sizeof prefix));
+        size_t n = strlen(qp_block_name(block, block->type->sites[site].name, "", prefix, sizeof prefix));
         if (strncmp(name, prefix, n) == 0 && strcmp(name + n, "fold") != 0)
             return true;
     }

@@ -80,14 +80,12 @@ static int open_output(struct state *s, struct qp_error *err)
 static int check_layout(const struct qp_model *model, struct qp_error *err)
 {
     for (int64_t layer = 0; layer < model->arch.layers; layer++)
-        for (int i = 0; i < QP_LINEARS; i++) {
-            const struct qp_linear_desc *desc = &model->arch.family->linears[i];
-            const struct qp_linear_scheme *scheme = qp_model_scheme(model, layer, (enum qp_linear)i);
+        for (int i = 0; i < qp_layer_type(&model->arch, layer)->linear_count; i++) {
+            const struct qp_linear *desc = &qp_layer_type(&model->arch, layer)->linears[i];
+            const struct qp_linear_scheme *scheme = qp_model_scheme(model, layer, i);
             char module[256];
-            qp_module_name(&model->arch, layer, (enum qp_linear)i, module, sizeof module);
-            int r = scheme ? qp_compressed_check(scheme, module, qp_arch_dim(&model->arch, desc->out),
-                                                 qp_arch_dim(&model->arch, desc->in), err)
-                           : 0;
+            qp_module_name(&model->arch, layer, i, module, sizeof module);
+            int r = scheme ? qp_compressed_check(scheme, module, desc->out, desc->in, err) : 0;
             if (r < 0)
                 return r;
         }
@@ -101,7 +99,7 @@ static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *
         return r;
     const char *output = json_string_value(json_object_get(qp_stage_context(stage), "output"));
     s->output = output ? strdup(output) : NULL;
-    s->ignore = json_pack("[s]", s->model.arch.family->head);
+    s->ignore = json_pack("[s]", s->model.arch.head);
     s->digest = qp_digest_new();
     if (!s->output || !s->ignore || !s->digest)
         return qp_fail_memory(err, 0, "the output's description");
@@ -145,24 +143,30 @@ static int put_own(struct state *s, const struct qp_block *block, const char *na
     return put_values(s, name, tensor->rank, tensor->shape, values, err);
 }
 
-static int put_norm(struct state *s, const struct qp_block *block, enum qp_norm norm, struct qp_error *err)
+static int put_norm(struct state *s, const struct qp_block *block, int norm, struct qp_error *err)
 {
     char name[256];
-    int64_t hidden = s->model.arch.hidden;
-    qp_block_name(block, block->arch->family->norms[norm].module, "weight", name, sizeof name);
-    float *gain = qp_new_floats(hidden, "a norm's gain", err);
+    const struct qp_norm *d = &block->type->norms[norm];
+    qp_block_name(block, d->module, "weight", name, sizeof name);
+    float *gain = qp_new_floats(d->width, "a norm's gain", err);
     int r = gain ? qp_block_norm(block, norm, true, gain, err) : QP_ERR_ROOM;
+    for (int64_t i = 0; r == 0 && d->offset != 0 && i < d->width; i++)
+        gain[i] -= d->offset;
     if (r == 0)
-        r = put_values(s, name, 1, &hidden, gain, err);
+        r = put_values(s, name, 1, &d->width, gain, err);
+    qp_block_name(block, d->module, "bias", name, sizeof name);
+    if (r == 0)
+        r = qp_block_norm_bias(block, norm, true, gain, err);
+    if (r > 0)
+        r = put_values(s, name, 1, &d->width, gain, err);
     free(gain);
     return r;
 }
 
-static int put_bias(struct state *s, const struct qp_block *block, enum qp_linear linear, const char *module,
-                    struct qp_error *err)
+static int put_bias(struct state *s, const struct qp_block *block, int linear, const char *module, struct qp_error *err)
 {
     char name[300];
-    int64_t out = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    int64_t out = block->type->linears[linear].out;
     snprintf(name, sizeof name, "%s.bias", module);
     float *bias = qp_new_floats(out, "a bias", err);
     int r = bias ? qp_block_bias(block, linear, true, bias, err) : QP_ERR_ROOM;
@@ -172,12 +176,12 @@ static int put_bias(struct state *s, const struct qp_block *block, enum qp_linea
     return r;
 }
 
-static int put_plain(struct state *s, const struct qp_block *block, enum qp_linear linear, const char *module,
+static int put_plain(struct state *s, const struct qp_block *block, int linear, const char *module,
                      struct qp_error *err)
 {
     char name[300];
-    const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
-    int64_t shape[2] = {qp_arch_dim(block->arch, desc->out), qp_arch_dim(block->arch, desc->in)};
+    const struct qp_linear *desc = &block->type->linears[linear];
+    int64_t shape[2] = {desc->out, desc->in};
     snprintf(name, sizeof name, "%s.weight", module);
     float *w = qp_new_floats(shape[0] * shape[1], "a linear's weights", err);
     int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
@@ -203,11 +207,11 @@ static int put_fixed(struct state *s, const struct qp_block *block, const char *
 }
 
 /* Scales of activations whose range, or NVFP4's global one, does not change at run time. */
-static int put_input_scale(struct state *s, const struct qp_block *block, enum qp_linear linear,
-                           const struct qp_quant_spec *spec, const char *module, struct qp_error *err)
+static int put_input_scale(struct state *s, const struct qp_block *block, int linear, const struct qp_quant_spec *spec,
+                           const char *module, struct qp_error *err)
 {
     char name[300];
-    const char *site = block->arch->family->sites[block->arch->family->linears[linear].site].name;
+    const char *site = block->type->sites[block->type->linears[linear].site].name;
     const char *what = qp_spec_is_static(spec) ? "input_scale" : "input_global_scale";
     if (!qp_spec_is_static(spec) && !qp_spec_has_global(spec))
         return 0;
@@ -221,7 +225,7 @@ static int put_cache_scales(struct state *s, const struct qp_block *block, struc
     const struct qp_quant_spec *spec = &s->model.scheme->kv_cache;
     if (!spec->enabled)
         return 0;
-    qp_module_name(block->arch, block->layer, QP_K, module, sizeof module);
+    qp_module_name(block->arch, block->layer, block->type->key_linear, module, sizeof module);
     int attention = (int)(strrchr(module, '.') - module); /* k_proj's parent */
     snprintf(name, sizeof name, "%.*s.k_scale", attention, module);
     int r = put_fixed(s, block, "kv", "key_scale", name, spec->grid.scale_dtype, err);
@@ -243,7 +247,7 @@ static int put_quantized(struct state *s, const struct qp_linear_scheme *scheme,
     return r;
 }
 
-static int put_linear(struct state *s, const struct qp_block *block, enum qp_linear linear, struct qp_error *err)
+static int put_linear(struct state *s, const struct qp_block *block, int linear, struct qp_error *err)
 {
     char module[256];
     const struct qp_linear_scheme *scheme = qp_model_scheme(&s->model, block->layer, linear);
@@ -264,11 +268,11 @@ static int put_linear(struct state *s, const struct qp_block *block, enum qp_lin
 static int put_head(struct state *s, const struct qp_block *block, struct qp_error *err)
 {
     char name[256];
-    snprintf(name, sizeof name, "%s.weight", block->arch->family->final_norm);
+    snprintf(name, sizeof name, "%s.weight", block->arch->final_norm);
     int r = put_own(s, block, name, err);
     if (r < 0 || block->arch->tied)
         return r;
-    snprintf(name, sizeof name, "%s.weight", block->arch->family->head);
+    snprintf(name, sizeof name, "%s.weight", block->arch->head);
     return put_own(s, block, name, err);
 }
 
@@ -276,7 +280,7 @@ static int put_head(struct state *s, const struct qp_block *block, struct qp_err
 static void count_original(struct state *s, const struct qp_block *block)
 {
     char tied[256];
-    snprintf(tied, sizeof tied, "%s.weight", block->arch->family->embedding);
+    snprintf(tied, sizeof tied, "%s.weight", block->arch->embedding);
     bool head = block->layer == block->arch->layers;
     for (size_t i = 0; i < block->unit->count; i++) {
         const struct qp_tensor *t = block->unit->tensors[i];
@@ -294,15 +298,15 @@ static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *un
     count_original(s, &block);
     if (block.layer < 0) {
         char name[256];
-        snprintf(name, sizeof name, "%s.weight", block.arch->family->embedding);
+        snprintf(name, sizeof name, "%s.weight", block.arch->embedding);
         r = put_own(s, &block, name, err);
     } else if (!qp_block_is_layer(&block)) {
         r = put_head(s, &block, err);
     } else {
-        for (int i = 0; i < QP_NORMS && r == 0; i++)
-            r = put_norm(s, &block, (enum qp_norm)i, err);
-        for (int i = 0; i < QP_LINEARS && r == 0; i++)
-            r = put_linear(s, &block, (enum qp_linear)i, err);
+        for (int i = 0; i < block.type->norm_count && r == 0; i++)
+            r = put_norm(s, &block, i, err);
+        for (int i = 0; i < block.type->linear_count && r == 0; i++)
+            r = put_linear(s, &block, i, err);
         if (r == 0)
             r = put_cache_scales(s, &block, err);
     }

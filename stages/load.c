@@ -57,7 +57,7 @@ static int emit_all(struct qp_stage *stage, const struct state *s, struct qp_che
     int r = qp_checkpoint_model(checkpoint, scheme, &unit, err);
     if (r < 0)
         return r;
-    r = qp_stage_pass(stage, unit, s->true_sequential ? qp_turns_announce(unit, err) : 0, err);
+    r = qp_stage_pass(stage, unit, s->true_sequential ? qp_turns_announce(&checkpoint->arch, unit, err) : 0, err);
     int64_t blocks = qp_arch_blocks(&checkpoint->arch);
     for (int64_t b = 0; r == 0 && b < blocks; b++) {
         r = qp_checkpoint_block(checkpoint, b, qp_stage_allocator(stage), &unit, err);
@@ -71,9 +71,8 @@ static int emit_all(struct qp_stage *stage, const struct state *s, struct qp_che
 static void report_model(struct qp_stage *stage, const struct qp_checkpoint *checkpoint)
 {
     qp_stage_report(stage, "model",
-                    json_pack("{s:s, s:s, s:I}", "path", checkpoint->path, "architecture",
-                              checkpoint->arch.family->class_name, "parameters",
-                              (json_int_t)qp_arch_parameters(&checkpoint->arch)));
+                    json_pack("{s:s, s:s, s:I}", "path", checkpoint->path, "architecture", checkpoint->arch.class_name,
+                              "parameters", (json_int_t)qp_arch_parameters(&checkpoint->arch)));
 }
 
 /* What can be refused before the first block is sent is refused here. */

@@ -231,7 +231,7 @@ static int open_solver(struct qp_stage *stage, const struct qp_quantize_options 
         return 0;
     qp_gptq_close(*solver);
     *solver = NULL;
-    qp_layer_name(block->arch, block->layer, block->arch->family->sites[work->site].name, where, sizeof where);
+    qp_layer_name(block->arch, block->layer, block->type->sites[work->site].name, where, sizeof where);
     int r = qp_gptq_open(block->kernels, work->in, m->h, o->block, order_of(o), m->q.group, &used, solver, err);
     if (r < 0)
         return qp_wrap(err, "%s", where);
@@ -319,7 +319,7 @@ static int put_member(struct qp_stage *stage, struct qp_block *block, const stru
     return r;
 }
 
-static int quantize_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
+static int quantize_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, int site,
                          struct qp_error *err)
 {
     struct qp_site_work work;
@@ -339,7 +339,7 @@ static int quantize_site(struct qp_stage *stage, const struct state *s, struct q
     if (r == 0 && out.steps > 0)
         qp_stage_log(stage, QP_DEBUG,
                      "layer %lld %s: polish took %lld steps, loss %.3f of that before, %d of %d pulled",
-                     (long long)block->layer, block->arch->family->sites[site].name, (long long)out.steps,
+                     (long long)block->layer, block->type->sites[site].name, (long long)out.steps,
                      out.after / out.before, out.pulled, work.count);
     qp_site_close(&work);
     return r;
@@ -351,9 +351,9 @@ static int quantize(struct qp_stage *stage, void *state, struct qp_block *block,
     const struct state *s = state;
     if (!qp_block_is_layer(block))
         return 0;
-    for (int site = 0; site < QP_SITES && r == 0; site++)
-        if (qp_block_has_turn(block, (enum qp_site)site))
-            r = quantize_site(stage, s, block, (enum qp_site)site, err);
+    for (int site = 0; site < block->type->site_count && r == 0; site++)
+        if (qp_block_has_turn(block, site))
+            r = quantize_site(stage, s, block, site, err);
     return r < 0 ? r : qp_quantize_activations(stage, &s->model, &s->calibrator, block, err);
 }
 

@@ -116,58 +116,92 @@ static int rotate_bias(struct qp_stage *stage, struct qp_block *block, const cha
     return r < 0 ? r : put_tensor(stage, block, name, 1, &rows, b, err);
 }
 
-static int rotate_linear(struct qp_stage *stage, struct qp_block *block, enum qp_linear linear, const struct turn *turn,
+static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int linear, const struct turn *turn,
                          struct qp_error *err)
 {
     char module[256];
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    const int64_t shape[2] = {qp_arch_dim(block->arch, d->out), qp_arch_dim(block->arch, d->in)};
+    const struct qp_linear *d = &block->type->linears[linear];
+    const int64_t shape[2] = {d->out, d->in};
     if (!turn->in && !turn->out && !turn->gain)
         return 0;
     qp_module_name(block->arch, block->layer, linear, module, sizeof module);
     int r = rotate_weight(stage, block, module, shape, turn, err);
-    if (r == 0 && turn->out && qp_arch_has_bias(block->arch, linear))
+    if (r == 0 && turn->out && d->bias)
         r = rotate_bias(stage, block, module, shape[0], turn->out, err);
     return r;
 }
 
-/* What r1 and r2 do to a linear. gains: [norms, hidden]. */
-static struct turn turn_of(const struct state *s, const struct rotation *head, const double *gains,
-                           enum qp_linear linear)
+/* The residual stream can be rotated where it is read through RMS norms alone and linears alone add to it. */
+static int check_rotatable(const struct qp_block *block, struct qp_error *err)
 {
-    const struct qp_family *family = s->model.arch.family;
-    const struct qp_linear_desc *d = &family->linears[linear];
-    const struct qp_site_desc *site = &family->sites[d->site];
-    const struct qp_site_desc *values = &family->sites[QP_SITE_ATTN_OUT];
+    const struct qp_layer_type *type = block->type;
+    for (int i = 0; i < type->op_count; i++) {
+        const struct qp_op *op = &type->ops[i];
+        bool reads = op->in[0].width > 0 && op->in[0].buffer == 0, writes = op->out.width > 0 && op->out.buffer == 0;
+        bool norm = op->kind == QP_OP_NORM && type->norms[op->index].kind == QP_NORM_RMS && !writes;
+        if ((reads && !norm) || (writes && op->kind != QP_OP_LINEAR))
+            return qp_fail(err, QP_ERR_INPUT,
+                           "layer %lld: the residual stream of %s cannot be rotated, for it is not read and written "
+                           "through RMS norms and linears alone; set r1 to false",
+                           (long long)block->layer, block->arch->class_name);
+    }
+    return 0;
+}
+
+static bool writes_residual(const struct qp_layer_type *type, int linear)
+{
+    for (int i = 0; i < type->op_count; i++)
+        if (type->ops[i].kind == QP_OP_LINEAR && type->ops[i].index == linear)
+            return type->ops[i].out.buffer == 0;
+    return false;
+}
+
+/* What r1 and r2 do to a linear. gains: [norms, hidden]. */
+static struct turn turn_of(const struct state *s, const struct qp_layer_type *type, const struct rotation *head,
+                           const double *gains, int linear)
+{
+    const struct qp_linear *d = &type->linears[linear];
+    const struct qp_site *site = &type->sites[d->site];
+    bool of_values = site->fold == QP_FOLD_ROWS && site->fold_target == type->value_linear;
     struct turn turn = {0};
     if (s->r1 && site->fold == QP_FOLD_NORM) {
         turn.gain = gains + site->fold_target * s->model.arch.hidden;
         turn.in = &s->residual;
-    } else if (s->r2 && site == values) {
+    } else if (s->r2 && of_values) {
         turn.in = head;
     }
-    if (s->r1 && d->out == QP_DIM_HIDDEN && site->fold != QP_FOLD_NORM)
+    if (s->r1 && writes_residual(type, linear))
         turn.out = &s->residual;
-    else if (s->r2 && values->fold == QP_FOLD_ROWS && values->fold_target == (int)linear)
+    else if (s->r2 && linear == type->value_linear)
         turn.out = head;
     return turn;
 }
 
-/* Takes the gains of the layer's norms out: gains[norms, hidden]; ones stay behind. */
+static bool is_before_linears(const struct qp_layer_type *type, int norm)
+{
+    for (int s = 0; s < type->site_count; s++)
+        if (type->sites[s].fold == QP_FOLD_NORM && type->sites[s].fold_target == norm)
+            return true;
+    return false;
+}
+
+/* Takes the gains of the norms before the layer's linears out: gains[norms, hidden]; ones stay behind. */
 static int take_gains(struct qp_stage *stage, struct qp_block *block, double *gains, struct qp_error *err)
 {
     int64_t hidden = block->arch->hidden;
     qp_auto_free float *gain = qp_new_floats(hidden, "a norm's gain", err);
     qp_auto_free double *ones = qp_new_array(hidden, sizeof *ones, "a norm's gain", err);
     int r = gain && ones ? 0 : QP_ERR_ROOM;
-    for (int n = 0; n < QP_NORMS && r == 0; n++) {
+    for (int n = 0; n < block->type->norm_count && r == 0; n++) {
         char name[256];
-        r = qp_block_norm(block, (enum qp_norm)n, false, gain, err);
+        if (!is_before_linears(block->type, n))
+            continue;
+        r = qp_block_norm(block, n, false, gain, err);
         for (int64_t i = 0; r == 0 && i < hidden; i++) {
             gains[n * hidden + i] = gain[i];
-            ones[i] = 1.0;
+            ones[i] = 1.0 - (double)block->type->norms[n].offset;
         }
-        qp_block_name(block, block->arch->family->norms[n].module, "weight", name, sizeof name);
+        qp_block_name(block, block->type->norms[n].module, "weight", name, sizeof name);
         if (r == 0)
             r = put_tensor(stage, block, name, 1, &hidden, ones, err);
     }
@@ -179,13 +213,13 @@ static int check_untouched(const struct qp_block *block, struct qp_error *err)
 {
     static const char *const words[] = {"second_moment", "absmax",  "absmean",   "min",  "max",
                                         "drift",         "samples", "histogram", "fold", NULL};
-    for (int site = 0; site < QP_SITES; site++)
+    for (int site = 0; site < block->type->site_count; site++)
         for (int i = 0; words[i]; i++)
-            if (qp_block_has_stat(block, (enum qp_site)site, words[i]))
+            if (qp_block_has_stat(block, site, words[i]))
                 return qp_fail(err, QP_ERR_INPUT,
                                "layer %lld has a %s of %s already, which a rotation would make wrong; put rotate "
                                "between load and calibrate",
-                               (long long)block->layer, words[i], block->arch->family->sites[site].name);
+                               (long long)block->layer, words[i], block->type->sites[site].name);
     return 0;
 }
 
@@ -193,16 +227,19 @@ static int rotate_layer(struct qp_stage *stage, const struct state *s, struct qp
 {
     const struct qp_arch *arch = block->arch;
     struct rotation head = {0};
-    qp_auto_free double *gains = qp_new_array(QP_NORMS * arch->hidden, sizeof *gains, "the gains of norms", err);
+    qp_auto_free double *gains =
+        qp_new_array(block->type->norm_count * arch->hidden, sizeof *gains, "the gains of norms", err);
     int r = gains ? check_untouched(block, err) : QP_ERR_ROOM;
+    if (r == 0 && s->r1)
+        r = check_rotatable(block, err);
     if (r == 0 && s->r1)
         r = take_gains(stage, block, gains, err);
     if (r == 0 && s->r2)
-        r = rotation_new(arch->head_dim, "the size of a head", (uint64_t)s->seed, (uint64_t)block->layer + 1, &head,
-                         err);
-    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
-        struct turn turn = turn_of(s, &head, gains, (enum qp_linear)i);
-        r = rotate_linear(stage, block, (enum qp_linear)i, &turn, err);
+        r = rotation_new(block->type->attention.head_dim, "the size of a head", (uint64_t)s->seed,
+                         (uint64_t)block->layer + 1, &head, err);
+    for (int i = 0; i < block->type->linear_count && r == 0; i++) {
+        struct turn turn = turn_of(s, block->type, &head, gains, i);
+        r = rotate_linear(stage, block, i, &turn, err);
     }
     rotation_free(&head);
     return r;
@@ -255,7 +292,7 @@ static int rotate_end(struct qp_stage *stage, const struct state *s, struct qp_b
 
 static int rotate_head(struct qp_stage *stage, const struct state *s, struct qp_block *block, struct qp_error *err)
 {
-    const struct qp_family *f = block->arch->family;
+    const struct qp_arch *f = block->arch;
     char norm[256], from[256], to[256];
     int64_t hidden = block->arch->hidden;
     snprintf(norm, sizeof norm, "%s.weight", f->final_norm);
@@ -281,7 +318,7 @@ static int rotate(struct qp_stage *stage, void *state, struct qp_block *block, s
         return 0;
     if (block->layer >= 0)
         return rotate_head(stage, s, block, err);
-    snprintf(name, sizeof name, "%s.weight", block->arch->family->embedding);
+    snprintf(name, sizeof name, "%s.weight", block->arch->embedding);
     return rotate_end(stage, s, block, name, name, NULL, err);
 }
 

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
+#include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
 #include "stages/search/balance.h"
 #include "stages/search/clip.h"
@@ -119,8 +121,8 @@ static int search_awq(const struct state *s, const struct profile *p, struct tri
 }
 
 /* Finds scales for one site; *kept is the loss that is left, as a share of identity's. */
-static int find_scales(const struct state *s, const struct qp_block *block, enum qp_site site, struct trial *t,
-                       double *kept, struct qp_error *err)
+static int find_scales(const struct state *s, const struct qp_block *block, int site, struct trial *t, double *kept,
+                       struct qp_error *err)
 {
     struct profile p = {0};
     double identity;
@@ -129,7 +131,7 @@ static int find_scales(const struct state *s, const struct qp_block *block, enum
         r = profile_open(&p, t, block, site, err);
     bool joint = is_method(s, "joint");
     if (r == 0 && joint)
-        r = balance_scales(t, block->arch, site == QP_SITE_ATTN_OUT, p.u, err);
+        r = balance_scales(t, &block->type->sites[site], p.u, err);
     if (r == 0)
         r = joint ? search_joint(&p, t, err) : search_awq(s, &p, t, err);
     profile_close(&p);
@@ -138,7 +140,7 @@ static int find_scales(const struct state *s, const struct qp_block *block, enum
     return r;
 }
 
-static int search_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
+static int search_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, int site,
                        struct qp_error *err)
 {
     struct trial t;
@@ -150,13 +152,15 @@ static int search_site(struct qp_stage *stage, const struct state *s, struct qp_
         r = qp_block_fold(block, site, t.best, err);
     trial_close(&t);
     qp_stage_log(stage, QP_DEBUG, "layer %lld %s: loss %.4f of that without scales", (long long)block->layer,
-                 s->model.arch.family->sites[site].name, kept);
+                 block->type->sites[site].name, kept);
     return r;
 }
 
 static int search_layer(struct qp_stage *stage, const struct state *s, struct qp_block *block, struct qp_error *err)
 {
-    enum qp_site sites[QP_SITES];
+    qp_auto_free int *sites = qp_new_array(block->type->site_count, sizeof *sites, "a list of sites", err);
+    if (!sites)
+        return QP_ERR_ROOM;
     int r = 0, count = qp_model_fold_sites(&s->model, block->layer, sites);
     for (int i = 0; i < count && r == 0; i++)
         r = search_site(stage, s, block, sites[i], err);
@@ -171,9 +175,9 @@ static int search(struct qp_stage *stage, void *state, struct qp_block *block, s
         return 0;
     if (!is_method(s, "clip"))
         r = search_layer(stage, s, block, err);
-    for (int site = 0; clips(s) && site < QP_SITES && r == 0; site++)
-        if (qp_model_quantizes_site(&s->model, block->layer, (enum qp_site)site))
-            r = clip_site(&s->model, block, (enum qp_site)site, scale_method(s), qp_stage_allocator(stage), err);
+    for (int site = 0; clips(s) && site < block->type->site_count && r == 0; site++)
+        if (qp_model_quantizes_site(&s->model, block->layer, site))
+            r = clip_site(&s->model, block, site, scale_method(s), qp_stage_allocator(stage), err);
     return r;
 }
 

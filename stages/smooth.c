@@ -61,18 +61,16 @@ static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same with folds"}, {0}};
 
 /* columns[j] = max(columns[j], max over rows of |w[:, j]|) over all linears of the site. */
-static int weight_maxima(const struct qp_block *block, enum qp_site site, int64_t in, float *columns,
-                         struct qp_error *err)
+static int weight_maxima(const struct qp_block *block, int site, int64_t in, float *columns, struct qp_error *err)
 {
-    const struct qp_arch *arch = block->arch;
     for (int64_t j = 0; j < in; j++)
         columns[j] = 0.0f;
-    for (int i = 0; i < QP_LINEARS; i++) {
-        if (arch->family->linears[i].site != site)
+    for (int i = 0; i < block->type->linear_count; i++) {
+        if (block->type->linears[i].site != site)
             continue;
-        int64_t out = qp_arch_dim(arch, arch->family->linears[i].out);
+        int64_t out = block->type->linears[i].out;
         float *w = qp_new_floats(out * in, "a linear's weights", err);
-        int r = w ? qp_block_weight(block, (enum qp_linear)i, true, w, err) : QP_ERR_ROOM;
+        int r = w ? qp_block_weight(block, i, true, w, err) : QP_ERR_ROOM;
         if (r == 0)
             block->kernels->column_stats(out, in, w, columns, NULL, NULL, NULL);
         free(w);
@@ -94,7 +92,7 @@ static void propose(const struct state *s, double alpha, int64_t in, const float
 }
 
 /* Tries alphas from 0 to 1; *alpha is the best of them, negative when no scales are better still. */
-static int search_alpha(const struct state *s, const struct qp_block *block, enum qp_site site, const float *a,
+static int search_alpha(const struct state *s, const struct qp_block *block, int site, const float *a,
                         const float *columns, float *scale, double *alpha, struct qp_error *err)
 {
     struct outputs o;
@@ -108,8 +106,7 @@ static int search_alpha(const struct state *s, const struct qp_block *block, enu
     for (int64_t i = 0; r == 0 && i < s->grid; i++) {
         double candidate = (double)i / (double)(s->grid - 1);
         propose(s, candidate, o.in, a, columns, scale);
-        if (site == QP_SITE_ATTN_OUT)
-            qp_share_heads(block->arch, scale);
+        qp_share_heads(&block->type->sites[site], scale);
         r = outputs_loss(&o, scale, &loss, err);
         if (r == 0 && loss < best) {
             best = loss;
@@ -120,10 +117,10 @@ static int search_alpha(const struct state *s, const struct qp_block *block, enu
     return r;
 }
 
-static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, enum qp_site site,
+static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_block *block, int site,
                        struct qp_error *err)
 {
-    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    int64_t in = block->type->sites[site].in;
     double alpha = s->alpha;
     qp_auto_free float *scale = qp_new_floats(3 * in, "smoothing scales", err);
     if (!scale)
@@ -135,7 +132,7 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
     if (r == 0 && s->grid > 0 && strcmp(s->method, "smoothquant") == 0) {
         r = search_alpha(s, block, site, a, columns, scale, &alpha, err);
         qp_stage_log(stage, QP_DEBUG, "layer %lld %s: alpha %.2f", (long long)block->layer,
-                     s->model.arch.family->sites[site].name, alpha);
+                     block->type->sites[site].name, alpha);
     }
     if (r < 0 || alpha < 0.0)
         return r;
@@ -146,11 +143,15 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
 static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
     const struct state *s = state;
-    enum qp_site sites[QP_SITES];
     bool all = strcmp(s->sites, "all") == 0;
-    int r = 0, count = qp_block_is_layer(block) ? qp_model_fold_sites(&s->model, block->layer, sites) : 0;
+    if (!qp_block_is_layer(block))
+        return 0;
+    qp_auto_free int *sites = qp_new_array(block->type->site_count, sizeof *sites, "a list of sites", err);
+    if (!sites)
+        return QP_ERR_ROOM;
+    int r = 0, count = qp_model_fold_sites(&s->model, block->layer, sites);
     for (int i = 0; i < count && r == 0; i++)
-        if (all || block->arch->family->sites[sites[i]].fold == QP_FOLD_NORM)
+        if (all || block->type->sites[sites[i]].fold == QP_FOLD_NORM)
             r = smooth_site(stage, s, block, sites[i], err);
     return r;
 }

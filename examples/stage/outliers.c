@@ -35,11 +35,11 @@ static double peak_over_rms(const float *w, int64_t count)
     return squares > 0.0 ? peak / sqrt(squares / (double)count) : 0.0;
 }
 
-static int measure(struct qp_stage *stage, const struct state *s, const struct qp_block *block, enum qp_linear linear,
+static int measure(struct qp_stage *stage, const struct state *s, const struct qp_block *block, int linear,
                    struct qp_error *err)
 {
-    const struct qp_linear_desc *desc = &block->arch->family->linears[linear];
-    int64_t count = qp_arch_dim(block->arch, desc->out) * qp_arch_dim(block->arch, desc->in);
+    const struct qp_linear *desc = &block->type->linears[linear];
+    int64_t count = desc->out * desc->in;
     float *w = qp_new_floats(count, "a linear's weights", err);
     int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
     double ratio = r == 0 ? peak_over_rms(w, count) : 0.0;
@@ -55,8 +55,8 @@ static int measure(struct qp_stage *stage, const struct state *s, const struct q
 static int measure_block(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
     int r = 0;
-    for (int i = 0; r == 0 && qp_block_is_layer(block) && i < QP_LINEARS; i++)
-        r = measure(stage, state, block, (enum qp_linear)i, err);
+    for (int i = 0; r == 0 && qp_block_is_layer(block) && i < block->type->linear_count; i++)
+        r = measure(stage, state, block, i, err);
     return r;
 }
 

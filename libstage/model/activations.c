@@ -20,14 +20,15 @@ static bool same_activations(const struct qp_quant_spec *a, const struct qp_quan
 }
 
 /* One site: the spec of its first quantized linear, which the others have to share. */
-static int site_spec(const struct qp_arch *arch, int64_t layer, enum qp_site site, const struct qp_scheme *scheme,
-                     unsigned quantized, struct qp_quant_spec *out, struct qp_error *err)
+static int site_spec(const struct qp_arch *arch, int64_t layer, int site, const struct qp_scheme *scheme,
+                     const bool *quantized, struct qp_quant_spec *out, struct qp_error *err)
 {
+    const struct qp_layer_type *type = qp_layer_type(arch, layer);
     static const struct qp_quant_spec off;
     char module[256], first[256] = "";
     *out = off;
-    for (int l = 0; l < QP_LINEARS; l++) {
-        if (arch->family->linears[l].site != site || !(quantized >> l & 1))
+    for (int l = 0; l < type->linear_count; l++) {
+        if (type->linears[l].site != site || (quantized && !quantized[l]))
             continue;
         qp_module_name(arch, layer, l, module, sizeof module);
         const struct qp_linear_scheme *linear = qp_scheme_for(scheme, module);
@@ -44,11 +45,11 @@ static int site_spec(const struct qp_arch *arch, int64_t layer, enum qp_site sit
     return 0;
 }
 
-int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
-                        struct qp_quant_spec out[QP_SITES], struct qp_error *err)
+int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme,
+                        const bool *quantized, struct qp_quant_spec *out, struct qp_error *err)
 {
     int r = 0;
-    for (int s = 0; r == 0 && s < QP_SITES; s++)
+    for (int s = 0; r == 0 && s < qp_layer_type(arch, layer)->site_count; s++)
         r = site_spec(arch, layer, s, scheme, quantized, &out[s], err);
     return r;
 }
@@ -94,12 +95,12 @@ static int cache_scales(const struct qp_block *block, const struct qp_scheme *sc
     return r < 0 ? r : qp_block_number(block, "kv", "value_scale", &layer->value_scale, err);
 }
 
-int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *scheme, unsigned quantized,
+int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *scheme, const bool *quantized,
                          struct qp_layer *layer, struct qp_error *err)
 {
     int r = qp_site_activations(block->arch, block->layer, scheme, quantized, layer->activations, err);
-    for (int s = 0; r == 0 && s < QP_SITES; s++) {
-        const char *site = block->arch->family->sites[s].name;
+    for (int s = 0; r == 0 && s < block->type->site_count; s++) {
+        const char *site = block->type->sites[s].name;
         struct qp_quant_spec *spec = &layer->activations[s];
         if (qp_spec_is_static(spec))
             r = qp_block_number(block, site, "input_scale", &layer->input_scale[s], err);
@@ -114,23 +115,27 @@ int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *s
 static int check_layer(const struct qp_scheme *scheme, const struct qp_arch *arch, int64_t layer, struct qp_error *err)
 {
     char module[256];
-    struct qp_quant_spec unused[QP_SITES];
-    for (int l = 0; l < QP_LINEARS; l++) {
-        const struct qp_linear_desc *d = &arch->family->linears[l];
+    const struct qp_layer_type *type = qp_layer_type(arch, layer);
+    for (int l = 0; l < type->linear_count; l++) {
+        const struct qp_linear *d = &type->linears[l];
         qp_module_name(arch, layer, l, module, sizeof module);
         const struct qp_linear_scheme *linear = qp_scheme_for(scheme, module);
-        int r = linear ? qp_scheme_check(linear, module, qp_arch_dim(arch, d->out), qp_arch_dim(arch, d->in), err) : 0;
+        int r = linear ? qp_scheme_check(linear, module, d->out, d->in, err) : 0;
         if (r < 0)
             return r;
     }
-    return qp_site_activations(arch, layer, scheme, (1u << QP_LINEARS) - 1, unused, err);
+    struct qp_quant_spec unused;
+    int r = 0;
+    for (int s = 0; r == 0 && s < type->site_count; s++)
+        r = site_spec(arch, layer, s, scheme, NULL, &unused, err);
+    return r;
 }
 
 int qp_scheme_check_model(const struct qp_scheme *scheme, const struct qp_arch *arch, struct qp_error *err)
 {
-    if (qp_scheme_for(scheme, arch->family->head))
+    if (qp_scheme_for(scheme, arch->head))
         return qp_fail(err, QP_ERR_INPUT, "%s: quantizing the head is not supported; put it under scheme.ignore",
-                       arch->family->head);
+                       arch->head);
     int r = 0;
     for (int64_t i = 0; r == 0 && i < arch->layers; i++)
         r = check_layer(scheme, arch, i, err);

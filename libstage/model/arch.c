@@ -2,60 +2,67 @@
 
 #include <stdio.h>
 
-#include "libstage/model/family_llama.h"
+#include "libstage/model/family.h"
 
 const struct qp_family *const *qp_families(void)
 {
-    static const struct qp_family *const families[] = {&qp_family_llama, &qp_family_mistral, NULL};
+    static const struct qp_family *const families[] = {&qp_family_llama, &qp_family_mistral, &qp_family_qwen2,
+                                                       &qp_family_qwen3, NULL};
     return families;
 }
 
-int64_t qp_arch_dim(const struct qp_arch *arch, enum qp_dim dim)
+int64_t qp_layer_weights(const struct qp_layer_type *type)
 {
-    switch (dim) {
-    case QP_DIM_HIDDEN:
-        return arch->hidden;
-    case QP_DIM_FFN:
-        return arch->ffn;
-    case QP_DIM_Q:
-        return (int64_t)arch->heads * arch->head_dim;
-    case QP_DIM_KV:
-        return (int64_t)arch->kv_heads * arch->head_dim;
-    }
-    return 0;
+    int64_t sum = 0;
+    for (int l = 0; l < type->linear_count; l++)
+        sum += type->linears[l].out * type->linears[l].in;
+    return sum;
 }
 
-bool qp_arch_has_bias(const struct qp_arch *arch, enum qp_linear linear)
+int64_t qp_layer_parameters(const struct qp_layer_type *type)
 {
-    return linear <= QP_O ? arch->attn_bias : arch->mlp_bias;
-}
-
-int64_t qp_arch_layer_parameters(const struct qp_arch *arch)
-{
-    int64_t layer = QP_NORMS * arch->hidden;
-    for (int l = 0; l < QP_LINEARS; l++) {
-        const struct qp_linear_desc *d = &arch->family->linears[l];
-        int64_t out = qp_arch_dim(arch, d->out);
-        layer += out * qp_arch_dim(arch, d->in) + (qp_arch_has_bias(arch, l) ? out : 0);
-    }
-    return layer;
+    int64_t sum = qp_layer_weights(type);
+    for (int l = 0; l < type->linear_count; l++)
+        sum += type->linears[l].bias ? type->linears[l].out : 0;
+    for (int n = 0; n < type->norm_count; n++)
+        sum += type->norms[n].width * (type->norms[n].bias ? 2 : 1);
+    return sum;
 }
 
 int64_t qp_arch_parameters(const struct qp_arch *arch)
 {
-    return arch->layers * qp_arch_layer_parameters(arch) + arch->hidden +
-           arch->vocab * arch->hidden * (arch->tied ? 1 : 2);
+    int64_t sum =
+        arch->output_norm.width * (arch->output_norm.bias ? 2 : 1) + arch->vocab * arch->hidden * (arch->tied ? 1 : 2);
+    for (int64_t i = 0; i < arch->layers; i++)
+        sum += qp_layer_parameters(qp_layer_type(arch, i));
+    return sum;
+}
+
+int qp_arch_most_linears(const struct qp_arch *arch)
+{
+    int most = 0;
+    for (int64_t i = 0; i < arch->layers; i++)
+        most = qp_layer_type(arch, i)->linear_count > most ? qp_layer_type(arch, i)->linear_count : most;
+    return most;
+}
+
+int qp_arch_most_sites(const struct qp_arch *arch)
+{
+    int most = 0;
+    for (int64_t i = 0; i < arch->layers; i++)
+        most = qp_layer_type(arch, i)->site_count > most ? qp_layer_type(arch, i)->site_count : most;
+    return most;
 }
 
 const char *qp_layer_name(const struct qp_arch *arch, int64_t layer, const char *name, char *text, size_t size)
 {
-    int n = snprintf(text, size, arch->family->block, (int)layer);
+    int n = snprintf(text, size, arch->block, (int)layer);
     if (n >= 0 && (size_t)n < size)
         snprintf(text + n, size - (size_t)n, ".%s", name);
     return text;
 }
 
-const char *qp_module_name(const struct qp_arch *arch, int64_t layer, enum qp_linear linear, char *text, size_t size)
+const char *qp_module_name(const struct qp_arch *arch, int64_t layer, int linear, char *text, size_t size)
 {
-    return qp_layer_name(arch, layer, arch->family->linears[linear].module, text, size);
+    return qp_layer_name(arch, layer, qp_layer_type(arch, layer)->linears[linear].module, text, size);
 }

@@ -19,10 +19,13 @@ int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, st
     if (unit->kind != QP_UNIT_BLOCK || number < 1 || number > qp_arch_blocks(arch))
         return qp_fail(err, QP_ERR_INPUT, "found %s unit %lld, expected block 1 to %lld of this model",
                        qp_unit_kind_name(unit->kind), (long long)number, (long long)qp_arch_blocks(arch));
-    if (turn < 0 || turn > (qp_turns_of(arch, number - 1) > 1 ? QP_SITES : 0))
+    int turns = qp_turns_of(arch, number - 1);
+    if (turn < 0 || turn > (turns > 1 ? turns : 0))
         return qp_fail(err, QP_ERR_INPUT, "found block unit %lld in turn %lld, which it has not", (long long)number,
                        (long long)turn);
-    *out = (struct qp_block){arch, kernels, unit, number - 2, (int)turn, QP_F32};
+    *out = (struct qp_block){arch, NULL, kernels, unit, number - 2, (int)turn, QP_F32};
+    if (qp_block_is_layer(out))
+        out->type = qp_layer_type(arch, out->layer);
     return 0;
 }
 
@@ -31,7 +34,7 @@ bool qp_block_is_layer(const struct qp_block *block)
     return block->layer >= 0 && block->layer < block->arch->layers;
 }
 
-bool qp_block_has_turn(const struct qp_block *block, enum qp_site site)
+bool qp_block_has_turn(const struct qp_block *block, int site)
 {
     return block->turn == 0 || block->turn == (int)site + 1;
 }
@@ -82,14 +85,14 @@ static int get_f32(const struct qp_block *block, const char *module, const char 
     return 0;
 }
 
-static int64_t site_dim(const struct qp_block *block, enum qp_site site)
+static int64_t site_dim(const struct qp_block *block, int site)
 {
-    return qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    return block->type->sites[site].in;
 }
 
-int qp_block_site_fold(const struct qp_block *block, enum qp_site site, const float **fold, struct qp_error *err)
+int qp_block_site_fold(const struct qp_block *block, int site, const float **fold, struct qp_error *err)
 {
-    const char *name = block->arch->family->sites[site].name;
+    const char *name = block->type->sites[site].name;
     const struct qp_tensor *t;
     if (!qp_block_find(block, name, "fold"))
         return 0;
@@ -104,80 +107,108 @@ int qp_block_site_fold(const struct qp_block *block, enum qp_site site, const fl
     return 1;
 }
 
-/* The folds that touch a linear: *in scales its columns, *out divides its rows; NULL for none. */
-static int linear_folds(const struct qp_block *block, enum qp_linear linear, const float **in, const float **out,
-                        struct qp_error *err)
+/* The folds that touch a linear: `in` scales its columns, `out` divides its rows as `of` says; NULL for none. */
+struct linear_folds {
+    const float *in, *out;
+    const struct qp_site *of;
+};
+
+static int get_folds(const struct qp_block *block, int linear, struct linear_folds *folds, struct qp_error *err)
 {
-    int rows = qp_site_of_rows(block->arch, linear);
-    *in = *out = NULL;
-    int r = qp_block_site_fold(block, block->arch->family->linears[linear].site, in, err);
-    if (r >= 0 && rows >= 0)
-        r = qp_block_site_fold(block, rows, out, err);
+    int rows = qp_site_of_rows(block->type, linear);
+    *folds = (struct linear_folds){0};
+    int r = qp_block_site_fold(block, block->type->linears[linear].site, &folds->in, err);
+    if (r >= 0 && rows >= 0) {
+        r = qp_block_site_fold(block, rows, &folds->out, err);
+        folds->of = &block->type->sites[rows];
+    }
     return r < 0 ? r : 0;
 }
 
-int qp_block_weight(const struct qp_block *block, enum qp_linear linear, bool transformed, float *w,
-                    struct qp_error *err)
+static float row_divisor(const struct linear_folds *folds, int64_t row)
 {
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in);
-    const float *in = NULL, *out = NULL;
+    int64_t i = folds->out ? qp_fold_index(folds->of, row) : -1;
+    return i < 0 ? 1.0f : folds->out[i];
+}
+
+int qp_block_weight(const struct qp_block *block, int linear, bool transformed, float *w, struct qp_error *err)
+{
+    const struct qp_linear *d = &block->type->linears[linear];
+    int64_t rows = d->out, cols = d->in;
+    struct linear_folds folds = {0};
     int r = get_f32(block, d->module, "weight", rows, cols, w, err);
     if (r == 0 && transformed)
-        r = linear_folds(block, linear, &in, &out, err);
-    if (r < 0 || (!in && !out))
+        r = get_folds(block, linear, &folds, err);
+    if (r < 0 || (!folds.in && !folds.out))
         return r;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) {
-        float divisor = out ? out[qp_fold_index(block->arch, linear, i)] : 1.0f;
+        float divisor = row_divisor(&folds, i);
         for (int64_t j = 0; j < cols; j++)
-            w[i * cols + j] = w[i * cols + j] * (in ? in[j] : 1.0f) / divisor;
+            w[i * cols + j] = w[i * cols + j] * (folds.in ? folds.in[j] : 1.0f) / divisor;
     }
     return 0;
 }
 
-int qp_block_stored_weight(const struct qp_block *block, enum qp_linear linear, const struct qp_tensor **out,
-                           struct qp_error *err)
+int qp_block_stored_weight(const struct qp_block *block, int linear, const struct qp_tensor **out, struct qp_error *err)
 {
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    const float *in, *divisor;
-    int r = linear_folds(block, linear, &in, &divisor, err);
-    if (r < 0 || in || divisor)
+    const struct qp_linear *d = &block->type->linears[linear];
+    struct linear_folds folds;
+    int r = get_folds(block, linear, &folds, err);
+    if (r < 0 || folds.in || folds.out)
         return r;
-    r = qp_block_get(block, d->module, "weight", QP_DTYPE_NONE, qp_arch_dim(block->arch, d->out),
-                     qp_arch_dim(block->arch, d->in), out, err);
+    r = qp_block_get(block, d->module, "weight", QP_DTYPE_NONE, d->out, d->in, out, err);
     return r < 0 ? r : 1;
 }
 
-int qp_block_bias(const struct qp_block *block, enum qp_linear linear, bool transformed, float *b, struct qp_error *err)
+int qp_block_bias(const struct qp_block *block, int linear, bool transformed, float *b, struct qp_error *err)
 {
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    int64_t rows = qp_arch_dim(block->arch, d->out);
-    const float *in = NULL, *out = NULL;
-    if (!qp_arch_has_bias(block->arch, linear))
+    const struct qp_linear *d = &block->type->linears[linear];
+    int64_t rows = d->out;
+    struct linear_folds folds = {0};
+    if (!d->bias)
         return 0;
     int r = get_f32(block, d->module, "bias", rows, 0, b, err);
     if (r == 0 && transformed)
-        r = linear_folds(block, linear, &in, &out, err);
-    for (int64_t i = 0; r == 0 && out && i < rows; i++)
-        b[i] /= out[qp_fold_index(block->arch, linear, i)];
+        r = get_folds(block, linear, &folds, err);
+    for (int64_t i = 0; r == 0 && folds.out && i < rows; i++)
+        b[i] /= row_divisor(&folds, i);
     return r < 0 ? r : 1;
 }
 
-int qp_block_norm(const struct qp_block *block, enum qp_norm norm, bool transformed, float *gain, struct qp_error *err)
+int qp_block_norm(const struct qp_block *block, int norm, bool transformed, float *gain, struct qp_error *err)
 {
-    const struct qp_arch *arch = block->arch;
+    const struct qp_norm *d = &block->type->norms[norm];
     const float *fold = NULL;
-    int site = qp_site_of_norm(arch, norm);
-    int r = get_f32(block, arch->family->norms[norm].module, "weight", arch->hidden, 0, gain, err);
+    int site = qp_site_of_norm(block->type, norm);
+    int r = get_f32(block, d->module, "weight", d->width, 0, gain, err);
     if (r == 0 && transformed && site >= 0)
         r = qp_block_site_fold(block, site, &fold, err);
+    for (int64_t i = 0; r >= 0 && d->offset != 0 && i < d->width; i++)
+        gain[i] += d->offset;
     if (r <= 0)
         return r;
-    for (int64_t i = 0; i < arch->hidden; i++)
+    for (int64_t i = 0; i < d->width; i++)
         gain[i] /= fold[i];
-    qp_round_to(block->kernels, arch->dtype, arch->hidden, gain);
+    qp_round_gain(block, d, gain);
     return 0;
+}
+
+int qp_block_norm_bias(const struct qp_block *block, int norm, bool transformed, float *bias, struct qp_error *err)
+{
+    const struct qp_norm *d = &block->type->norms[norm];
+    const float *fold = NULL;
+    int site = qp_site_of_norm(block->type, norm);
+    if (!d->bias)
+        return 0;
+    int r = get_f32(block, d->module, "bias", d->width, 0, bias, err);
+    if (r == 0 && transformed && site >= 0)
+        r = qp_block_site_fold(block, site, &fold, err);
+    for (int64_t i = 0; r > 0 && i < d->width; i++)
+        bias[i] /= fold[i];
+    if (r > 0)
+        qp_round_to(block->kernels, block->arch->dtype, d->width, bias);
+    return r < 0 ? r : 1;
 }
 
 bool qp_tensor_is_own(const struct qp_tensor *tensor)
@@ -186,17 +217,17 @@ bool qp_tensor_is_own(const struct qp_tensor *tensor)
     return dot && (strcmp(dot, ".weight") == 0 || strcmp(dot, ".bias") == 0);
 }
 
-bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const char *stat)
+bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat)
 {
-    return qp_block_find(block, block->arch->family->sites[site].name, stat) != NULL;
+    return qp_block_find(block, block->type->sites[site].name, stat) != NULL;
 }
 
-int qp_block_moment(const struct qp_block *block, enum qp_site site, const char *stat, float *h, struct qp_error *err)
+int qp_block_moment(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
     const float *fold = NULL;
     const struct qp_tensor *t;
-    int r = qp_block_get(block, block->arch->family->sites[site].name, stat, QP_F32, n, n, &t, err);
+    int r = qp_block_get(block, block->type->sites[site].name, stat, QP_F32, n, n, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -210,17 +241,17 @@ int qp_block_moment(const struct qp_block *block, enum qp_site site, const char 
     return 0;
 }
 
-int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err)
+int qp_block_second_moment(const struct qp_block *block, int site, float *h, struct qp_error *err)
 {
     return qp_block_moment(block, site, "second_moment", h, err);
 }
 
-int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err)
+int qp_block_stat(const struct qp_block *block, int site, const char *stat, float *v, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
     const float *fold = NULL;
     const struct qp_tensor *t;
-    int r = qp_block_get(block, block->arch->family->sites[site].name, stat, QP_F32, n, 0, &t, err);
+    int r = qp_block_get(block, block->type->sites[site].name, stat, QP_F32, n, 0, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -231,10 +262,10 @@ int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *s
     return 0;
 }
 
-int qp_block_samples(const struct qp_block *block, enum qp_site site, int64_t *count, float **x, struct qp_error *err)
+int qp_block_samples(const struct qp_block *block, int site, int64_t *count, float **x, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
-    const char *name = block->arch->family->sites[site].name;
+    const char *name = block->type->sites[site].name;
     const struct qp_tensor *t = qp_block_find(block, name, "samples");
     const float *fold = NULL;
     int64_t rows = t && t->rank > 0 && t->shape[0] > 0 ? t->shape[0] : 1;
@@ -267,14 +298,13 @@ static int put_new(struct qp_block *block, const char *module, const char *what,
 }
 
 /* The same with a copy of `data`. */
-static int put_copy(struct qp_block *block, enum qp_linear linear, const char *what, enum qp_dtype dtype, int rank,
+static int put_copy(struct qp_block *block, int linear, const char *what, enum qp_dtype dtype, int rank,
                     const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
 {
     void *copy;
     int64_t elements;
     size_t bytes;
-    int r =
-        put_new(block, block->arch->family->linears[linear].module, what, dtype, rank, shape, allocator, &copy, err);
+    int r = put_new(block, block->type->linears[linear].module, what, dtype, rank, shape, allocator, &copy, err);
     if (r == 0)
         r = qp_tensor_size(dtype, rank, shape, &elements, &bytes, err);
     if (r == 0)
@@ -290,11 +320,11 @@ static int scale_shape(int64_t rows, int64_t cols, int64_t group, int64_t shape[
     return group ? 2 : 1;
 }
 
-int qp_block_new_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_allocator *allocator,
-                           struct qp_rtn *job, struct qp_error *err)
+int qp_block_new_quantized(struct qp_block *block, int linear, const struct qp_allocator *allocator, struct qp_rtn *job,
+                           struct qp_error *err)
 {
     char name[256];
-    const char *module = block->arch->family->linears[linear].module;
+    const char *module = block->type->linears[linear].module;
     int64_t scales[2], shape[2] = {job->rows, job->packed ? qp_packed_words(job->grid->bits, job->cols) : job->cols};
     int rank = scale_shape(job->rows, job->cols, job->group, scales);
     enum qp_dtype dtype = job->packed ? QP_I32 : qp_grid_storage(job->grid);
@@ -313,11 +343,11 @@ int qp_block_new_quantized(struct qp_block *block, enum qp_linear linear, const 
     return r;
 }
 
-int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
+int qp_block_set_quantized(struct qp_block *block, int linear, const struct qp_quantized *q,
                            const struct qp_allocator *allocator, struct qp_error *err)
 {
     char name[256];
-    const char *module = block->arch->family->linears[linear].module;
+    const char *module = block->type->linears[linear].module;
     int64_t shape[2] = {q->rows, q->cols}, scales[2], one = 1;
     int rank = scale_shape(q->rows, q->cols, q->group, scales);
     int r = put_copy(block, linear, "weight_codes", qp_grid_storage(&q->grid), 2, shape, q->codes, allocator, err);
@@ -332,13 +362,13 @@ int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const 
     return r;
 }
 
-int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+int qp_block_scales(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                     struct qp_quantized *q, struct qp_error *err)
 {
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
+    const struct qp_linear *d = &block->type->linears[linear];
     const struct qp_tensor *scale, *global = NULL, *zero = NULL;
     const struct qp_grid *grid = &scheme->weights.grid;
-    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in), scales[2];
+    int64_t rows = d->out, cols = d->in, scales[2];
     int64_t group = qp_spec_group(&scheme->weights, cols);
     if (!qp_block_find(block, d->module, "weight_scale"))
         return 0;
@@ -376,11 +406,11 @@ static int find_codes(const struct qp_block *block, const char *module, const st
     return 0;
 }
 
-int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+int qp_block_quantized(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err)
 {
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    struct qp_quantized codes = {.rows = qp_arch_dim(block->arch, d->out), .cols = qp_arch_dim(block->arch, d->in)};
+    const struct qp_linear *d = &block->type->linears[linear];
+    struct qp_quantized codes = {.rows = d->out, .cols = d->in};
     if (!qp_block_find(block, d->module, "weight_codes") && !qp_block_find(block, d->module, "weight_packed"))
         return 0;
     if (!scheme || !scheme->weights.enabled)

@@ -37,6 +37,7 @@
 
 struct qp_block {
     const struct qp_arch *arch;
+    const struct qp_layer_type *type; /* of a decoder layer; NULL at the ends */
     const struct qp_kernels *kernels;
     struct qp_unit *unit;
     int64_t layer; /* 0-based decoder layer; -1 the embedding, arch->layers the head */
@@ -53,83 +54,85 @@ int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, st
 bool qp_block_is_layer(const struct qp_block *block);
 
 /* Whether this is when a layer's site is calibrated and quantized. */
-bool qp_block_has_turn(const struct qp_block *block, enum qp_site site);
+bool qp_block_has_turn(const struct qp_block *block, int site);
 
 /* The name B.MODULE.WHAT of a tensor of a decoder layer, into text; returns it. */
 const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size);
 
 /* Float32 copies into the caller's memory: w[out, in]. `transformed`: with the folds, else as in the checkpoint. */
-int qp_block_weight(const struct qp_block *block, enum qp_linear linear, bool transformed, float *w,
-                    struct qp_error *err);
+int qp_block_weight(const struct qp_block *block, int linear, bool transformed, float *w, struct qp_error *err);
 
 /* 1 with b[out] filled, 0 when the linear has no bias, negative on error. */
-int qp_block_bias(const struct qp_block *block, enum qp_linear linear, bool transformed, float *b,
-                  struct qp_error *err);
+int qp_block_bias(const struct qp_block *block, int linear, bool transformed, float *b, struct qp_error *err);
 
-/* gain[hidden]; transformed: divided by the fold and rounded to the model's dtype, as it will be exported. */
-int qp_block_norm(const struct qp_block *block, enum qp_norm norm, bool transformed, float *gain, struct qp_error *err);
+/* gain[width]: what x is multiplied with, the norm's offset included; transformed: divided by the fold, with what is
+ * stored of it rounded to the model's dtype, as it will be exported. */
+int qp_block_norm(const struct qp_block *block, int norm, bool transformed, float *gain, struct qp_error *err);
+
+/* 1 with bias[width] filled, 0 when the norm has none, negative on error; transformed as the gain is. */
+int qp_block_norm_bias(const struct qp_block *block, int norm, bool transformed, float *bias, struct qp_error *err);
 
 /* Whether a tensor is one of the checkpoint's own: a weight, a bias or a gain. */
 bool qp_tensor_is_own(const struct qp_tensor *tensor);
 
-bool qp_block_has_stat(const struct qp_block *block, enum qp_site site, const char *stat);
+bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat);
 
 /* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
-int qp_block_second_moment(const struct qp_block *block, enum qp_site site, float *h, struct qp_error *err);
+int qp_block_second_moment(const struct qp_block *block, int site, float *h, struct qp_error *err);
 
 /* The same for another stat: "drift", which is not symmetric, "held_drift" and "held_moment". */
-int qp_block_moment(const struct qp_block *block, enum qp_site site, const char *stat, float *h, struct qp_error *err);
+int qp_block_moment(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err);
 
 /* stat: "absmax", "absmean", "min", "max"; v[in], with the folds (all positive, so min stays min). */
-int qp_block_stat(const struct qp_block *block, enum qp_site site, const char *stat, float *v, struct qp_error *err);
+int qp_block_stat(const struct qp_block *block, int site, const char *stat, float *v, struct qp_error *err);
 
 /* (*x)[*count, in]: samples of the site's inputs with the folds, in new memory. */
-int qp_block_samples(const struct qp_block *block, enum qp_site site, int64_t *count, float **x, struct qp_error *err);
+int qp_block_samples(const struct qp_block *block, int site, int64_t *count, float **x, struct qp_error *err);
 
 /* Multiplies the site's weights by s[in] from here on, and divides its fold target by it. Changes s to what is done
  * exactly: for a norm, s is moved to gain / round(gain / s) so that the rounding of the exported gain is compensated in
  * the weights; through grouped value heads the heads that share rows get their geometric mean. QP_ERR_INPUT for a
  * site without fold target or a scale that is not finite and positive. */
-int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp_error *err);
+int qp_block_fold(struct qp_block *block, int site, float *s, struct qp_error *err);
 
-/* Gives the channels of v[heads * head_dim] that come from one row of v_proj, through grouped value heads, their
- * geometric mean: only such scales can be folded there. Numbers at least 0. */
-void qp_share_heads(const struct qp_arch *arch, float *v);
+/* Gives the channels v[in] of a site that come from one row of its fold target, through grouped value heads, their
+ * geometric mean: only such scales can be folded there. Of other sites nothing changes. Numbers at least 0. */
+void qp_share_heads(const struct qp_site *site, float *v);
 
 /* 1 with *out the checkpoint's own matrix of a linear that no fold touches, which is thus what has to be quantized; 0
  * when some fold does. */
-int qp_block_stored_weight(const struct qp_block *block, enum qp_linear linear, const struct qp_tensor **out,
+int qp_block_stored_weight(const struct qp_block *block, int linear, const struct qp_tensor **out,
                            struct qp_error *err);
 
 /* Puts new tensors for a quantized matrix into the unit, allocated through `allocator`, and points job's scale, zero
  * and codes to them, to be filled. job: the rest of it, and codes as bytes or packed. */
-int qp_block_new_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_allocator *allocator,
-                           struct qp_rtn *job, struct qp_error *err);
+int qp_block_new_quantized(struct qp_block *block, int linear, const struct qp_allocator *allocator, struct qp_rtn *job,
+                           struct qp_error *err);
 
 /* Puts the result of quantization into the unit; copies codes, scale and zero through `allocator`. */
-int qp_block_set_quantized(struct qp_block *block, enum qp_linear linear, const struct qp_quantized *q,
+int qp_block_set_quantized(struct qp_block *block, int linear, const struct qp_quantized *q,
                            const struct qp_allocator *allocator, struct qp_error *err);
 
 /* 1 with *q (codes NULL) pointing to scales that are in the unit, chosen by search or with codes; 0 when there are
  * none. QP_ERR_INPUT when they do not fit `scheme`. */
-int qp_block_scales(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+int qp_block_scales(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                     struct qp_quantized *q, struct qp_error *err);
 
 /* 1 with *q pointing into the unit's tensors, 0 when the linear was not quantized. `scheme`: what applies to it. */
-int qp_block_quantized(const struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+int qp_block_quantized(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err);
 
 /* w[rows, cols] of codes in either form. */
 int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q, float *w, struct qp_error *err);
 
 /* 1 with the factors a[rank, in] and b[out, rank] of a linear's low-rank correction, 0 when it has none. */
-int qp_block_low_rank(const struct qp_block *block, enum qp_linear linear, const struct qp_tensor **a,
-                      const struct qp_tensor **b, struct qp_error *err);
+int qp_block_low_rank(const struct qp_block *block, int linear, const struct qp_tensor **a, const struct qp_tensor **b,
+                      struct qp_error *err);
 /* Puts them into the unit, rounded to the model's dtype. */
-int qp_block_set_low_rank(struct qp_block *block, enum qp_linear linear, int64_t rank, const float *a, const float *b,
+int qp_block_set_low_rank(struct qp_block *block, int linear, int64_t rank, const float *a, const float *b,
                           const struct qp_allocator *allocator, struct qp_error *err);
 /* w[out, in] += b a, if there is one. */
-int qp_block_add_low_rank(const struct qp_block *block, enum qp_linear linear, float *w, struct qp_error *err);
+int qp_block_add_low_rank(const struct qp_block *block, int linear, float *w, struct qp_error *err);
 
 /* A positive, finite number that the unit has for a site or the KV cache: B.MODULE.WHAT F32 [1], such as
  * "attn_in", "input_scale" or "kv", "key_scale". QP_ERR_INPUT when it is missing or anything else. */
@@ -138,10 +141,10 @@ int qp_block_number(const struct qp_block *block, const char *module, const char
 int qp_block_set_number(struct qp_block *block, const char *module, const char *what, float value,
                         const struct qp_allocator *allocator, struct qp_error *err);
 
-/* How the activations of each site are quantized when the linears in `quantized` (a bit each) are: linears of a site
- * that are have to agree (QP_ERR_INPUT). */
-int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme, unsigned quantized,
-                        struct qp_quant_spec out[QP_SITES], struct qp_error *err);
+/* How the activations of each site of a layer are quantized when the linears are that quantized[linear_count] says
+ * (NULL: all): linears of a site that are have to agree (QP_ERR_INPUT). out[site_count]. */
+int qp_site_activations(const struct qp_arch *arch, int64_t layer, const struct qp_scheme *scheme,
+                        const bool *quantized, struct qp_quant_spec *out, struct qp_error *err);
 
 /* ---- forward ---- */
 
@@ -162,25 +165,27 @@ const char *qp_compute_name(enum qp_dtype compute); /* as a choice */
  * activations: integers on both sides whose scales do not change within a sum, where that is faster. */
 bool qp_multiplies_int8(const struct qp_kernels *kernels, const struct qp_linear_scheme *scheme, int64_t cols);
 
-/* Everything that a decoder layer's forward needs. Between products there are float32 numbers; with QP_BF16 the inputs
- * of products, sites and attention's operands are rounded to BF16. */
+/* Everything that a decoder layer's forward needs, in lists as long as those of its type. Between products there are
+ * float32 numbers; with QP_BF16 the inputs of products, sites and attention's operands are rounded to BF16. */
 struct qp_layer {
     const struct qp_arch *arch;
+    const struct qp_layer_type *type;
     const struct qp_kernels *kernels;
     enum qp_dtype compute;
-    float *norm[QP_NORMS];
-    float *weight[QP_LINEARS];                  /* of QP_F32 */
-    const uint16_t *bf16[QP_LINEARS];           /* of QP_BF16; may point into the block's unit */
-    struct qp_quantized int8[QP_LINEARS];       /* codes that are multiplied with the activations' codes, in place of a
-                                                   weight above; they point into the block's unit. codes NULL: none */
-    float *bias[QP_LINEARS];                    /* NULL: none */
-    struct qp_quant_spec activations[QP_SITES]; /* at the site's input, simulated unless codes are multiplied; of
-                                                   QP_QUANTIZED only. NVFP4: with its global scale */
-    float input_scale[QP_SITES];                /* of those with one fixed range */
-    struct qp_low_rank_factors low_rank[QP_LINEARS]; /* of QP_QUANTIZED only */
-    struct qp_quant_spec cache;                      /* of keys and values, likewise */
+    float **norm, **norm_bias; /* norm_bias NULL: none */
+    float **weight;            /* of QP_F32 */
+    const uint16_t **bf16;     /* of QP_BF16; may point into the block's unit */
+    struct qp_quantized *int8; /* codes that are multiplied with the activations' codes, in place of a weight above;
+                                  they point into the block's unit. codes NULL: none */
+    float **bias;              /* NULL: none */
+    struct qp_quant_spec *activations;    /* at the site's input, simulated unless codes are multiplied; of QP_QUANTIZED
+                                             only. NVFP4: with its global scale */
+    float *input_scale;                   /* of those with one fixed range */
+    struct qp_low_rank_factors *low_rank; /* of QP_QUANTIZED only */
+    struct qp_quant_spec cache;           /* of keys and values, likewise */
     float key_scale, value_scale;
-    void *memory;
+    struct qp_buffer_plan *plan; /* where the graph's buffers lie in a workspace */
+    void *memory, *lists;
 };
 
 /* QP_QUANTIZED is what a reader of the exported checkpoint computes: linears without codes are taken transformed
@@ -193,12 +198,10 @@ void qp_layer_free(struct qp_layer *layer);
 
 /* Sees the input x[rows, in] of a site before (simulated) activation quantization. Rows come in the order of the text,
  * whole sequences at a time. */
-typedef int qp_site_fn(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in,
-                       struct qp_error *err);
+typedef int qp_site_fn(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err);
 
 /* The same for a layer that computes in BF16. */
-typedef int qp_site_bf16_fn(void *context, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
-                            struct qp_error *err);
+typedef int qp_site_bf16_fn(void *context, int site, const uint16_t *x, int64_t rows, int64_t in, struct qp_error *err);
 
 /* Sees what a KV cache would hold, keys after RoPE: keys[rows, dim] and values[rows, dim], before (simulated)
  * quantization. */
@@ -219,12 +222,12 @@ struct qp_workspace; /* scratch memory of forwards, grown as needed; one a threa
 int qp_workspace_new(struct qp_workspace **out, struct qp_error *err);
 void qp_workspace_free(struct qp_workspace *workspace);
 
-/* One decoder layer in place on x[sequences * length, hidden], each sequence from position 0. cos, sin: tables of at
- * least `length` rows (qp_rope_tables). Computed in chunks of whole sequences of about 2048 tokens; activations that
- * have one range a tensor get one a sequence. `taps` may be NULL. */
-int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
-                     const float *sin, float *x, struct qp_workspace *workspace, const struct qp_taps *taps,
-                     struct qp_error *err);
+/* One decoder layer in place on x[sequences * length, hidden], each sequence from position 0: its graph, operation by
+ * operation. rotations: tables of at least `length` rows. Computed in chunks of whole sequences of about 2048 tokens;
+ * activations that have one range a tensor get one a sequence. `taps` may be NULL. */
+int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length,
+                     const struct qp_rotations *rotations, float *x, struct qp_workspace *workspace,
+                     const struct qp_taps *taps, struct qp_error *err);
 
 /* x[count, hidden] = rows of the embedding unit's matrix; QP_QUANTIZED: rounded to the model's dtype, as it will be
  * exported. QP_ERR_INPUT for an id outside the vocabulary. */

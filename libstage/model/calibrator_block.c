@@ -17,7 +17,7 @@ static float largest(const float *x, int64_t count)
 }
 
 /* absmax[in] in new memory. */
-static int get_absmax(const struct qp_block *block, enum qp_site site, int64_t in, float **out, struct qp_error *err)
+static int get_absmax(const struct qp_block *block, int site, int64_t in, float **out, struct qp_error *err)
 {
     float *absmax = qp_new_floats(in, "a site's ranges", err);
     int r = absmax ? qp_block_stat(block, site, "absmax", absmax, err) : QP_ERR_ROOM;
@@ -29,9 +29,9 @@ static int get_absmax(const struct qp_block *block, enum qp_site site, int64_t i
     return 0;
 }
 
-int qp_site_absmax(const struct qp_block *block, enum qp_site site, float *range, struct qp_error *err)
+int qp_site_absmax(const struct qp_block *block, int site, float *range, struct qp_error *err)
 {
-    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    int64_t in = block->type->sites[site].in;
     float *absmax;
     int r = get_absmax(block, site, in, &absmax, err);
     if (r < 0)
@@ -41,11 +41,10 @@ int qp_site_absmax(const struct qp_block *block, enum qp_site site, float *range
     return 0;
 }
 
-static int get_histogram(const struct qp_block *block, enum qp_site site, struct qp_range_histogram *out,
-                         struct qp_error *err)
+static int get_histogram(const struct qp_block *block, int site, struct qp_range_histogram *out, struct qp_error *err)
 {
-    const struct qp_site_desc *desc = &block->arch->family->sites[site];
-    int64_t in = qp_arch_dim(block->arch, desc->dim);
+    const struct qp_site *desc = &block->type->sites[site];
+    int64_t in = desc->in;
     const struct qp_tensor *counts;
     const float *fold = NULL;
     float *absmax;
@@ -61,10 +60,10 @@ static int get_histogram(const struct qp_block *block, enum qp_site site, struct
     return 0;
 }
 
-static int average(const struct qp_block *block, enum qp_site site, float *range, struct qp_error *err)
+static int average(const struct qp_block *block, int site, float *range, struct qp_error *err)
 {
-    const struct qp_site_desc *desc = &block->arch->family->sites[site];
-    int64_t in = qp_arch_dim(block->arch, desc->dim);
+    const struct qp_site *desc = &block->type->sites[site];
+    int64_t in = desc->in;
     const struct qp_tensor *found = qp_block_find(block, desc->name, "window_min"), *least, *most;
     const int64_t windows = found && found->rank == 2 ? found->shape[0] : 1;
     const float *fold = NULL;
@@ -79,8 +78,8 @@ static int average(const struct qp_block *block, enum qp_site site, float *range
     return 0;
 }
 
-int qp_site_range(const struct qp_block *block, enum qp_site site, const struct qp_calibrator *c,
-                  const struct qp_grid *grid, float *range, double *clipped, struct qp_error *err)
+int qp_site_range(const struct qp_block *block, int site, const struct qp_calibrator *c, const struct qp_grid *grid,
+                  float *range, double *clipped, struct qp_error *err)
 {
     *clipped = 0.0;
     if (strcmp(c->method, "minmax") == 0)
@@ -106,9 +105,9 @@ int qp_site_range(const struct qp_block *block, enum qp_site site, const struct 
 }
 
 /* counts[512] of the blocks of a folded site's samples. */
-static int count_samples(const struct qp_block *block, enum qp_site site, float *counts, struct qp_error *err)
+static int count_samples(const struct qp_block *block, int site, float *counts, struct qp_error *err)
 {
-    int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim), count;
+    int64_t in = block->type->sites[site].in, count;
     float *x;
     int r = qp_block_samples(block, site, &count, &x, err);
     if (r < 0)
@@ -118,7 +117,7 @@ static int count_samples(const struct qp_block *block, enum qp_site site, float 
     return 0;
 }
 
-int qp_site_headroom(const struct qp_block *block, enum qp_site site, double rho, float *range, struct qp_error *err)
+int qp_site_headroom(const struct qp_block *block, int site, double rho, float *range, struct qp_error *err)
 {
     float counts[QP_BLOCK_BINS] = {0.0f}, absmax;
     const struct qp_tensor *counted;
@@ -129,8 +128,8 @@ int qp_site_headroom(const struct qp_block *block, enum qp_site site, double rho
     if (r >= 0 && fold)
         r = count_samples(block, site, counts, err);
     else if (r >= 0) {
-        r = qp_block_get(block, block->arch->family->sites[site].name, "block_histogram", QP_F32, QP_BLOCK_BINS, 0,
-                         &counted, err);
+        r = qp_block_get(block, block->type->sites[site].name, "block_histogram", QP_F32, QP_BLOCK_BINS, 0, &counted,
+                         err);
         if (r == 0)
             memcpy(counts, counted->data, sizeof counts);
     }
@@ -143,19 +142,21 @@ int qp_cache_absmax(const struct qp_block *block, float *keys, float *values, st
 {
     const struct qp_tensor *key, *value;
     const float *fold = NULL;
-    int64_t dim = qp_arch_dim(block->arch, QP_DIM_KV);
-    int site = qp_site_of_rows(block->arch, QP_V);
+    const struct qp_layer_type *type = block->type;
+    int64_t dim = (int64_t)type->attention.kv_heads * type->attention.head_dim;
+    int site = qp_site_of_rows(type, type->value_linear);
     int r = qp_block_get(block, "kv", "key_absmax", QP_F32, dim, 0, &key, err);
     if (r == 0)
         r = qp_block_get(block, "kv", "value_absmax", QP_F32, dim, 0, &value, err);
     if (r == 0 && site >= 0)
-        r = qp_block_site_fold(block, (enum qp_site)site, &fold, err);
+        r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
         return r;
     *keys = largest(key->data, dim);
     *values = 0.0f;
-    for (int64_t i = 0; i < dim; i++)
-        *values =
-            fmaxf(*values, ((const float *)value->data)[i] / (fold ? fold[qp_fold_index(block->arch, QP_V, i)] : 1));
+    for (int64_t i = 0; i < dim; i++) {
+        int64_t at = fold ? qp_fold_index(&type->sites[site], type->value_first + i) : -1;
+        *values = fmaxf(*values, ((const float *)value->data)[i] / (at < 0 ? 1 : fold[at]));
+    }
     return 0;
 }

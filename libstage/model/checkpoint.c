@@ -58,16 +58,14 @@ static int check_safetensors_part(const struct qp_checkpoint *c, const struct qp
 
 static int check_parts(const struct qp_checkpoint *c, struct qp_error *err)
 {
-    struct qp_part parts[QP_BLOCK_PARTS_MAX];
-    for (int64_t b = 0; b < qp_arch_blocks(&c->arch); b++) {
-        size_t count = qp_block_parts(&c->arch, b, parts);
-        for (size_t i = 0; i < count; i++) {
-            int r = c->gguf ? qp_gguf_check_part(c->gguf, &c->arch, &parts[i], err)
-                            : check_safetensors_part(c, &parts[i], err);
+    struct qp_part part;
+    for (int64_t b = 0; b < qp_arch_blocks(&c->arch); b++)
+        QP_EACH_PART(part, &c->arch, b)
+        {
+            int r = c->gguf ? qp_gguf_check_part(c->gguf, &c->arch, &part, err) : check_safetensors_part(c, &part, err);
             if (r < 0)
                 return r;
         }
-    }
     return 0;
 }
 
@@ -198,7 +196,7 @@ int qp_checkpoint_tensor(struct qp_checkpoint *checkpoint, const char *name, con
     struct qp_part part;
     if (!qp_part_find(&checkpoint->arch, name, &part))
         return qp_fail(err, QP_ERR_INPUT, "%s: a %s model of %lld layers has no tensor %s", checkpoint->path,
-                       checkpoint->arch.family->name, (long long)checkpoint->arch.layers, name);
+                       checkpoint->arch.model_type, (long long)checkpoint->arch.layers, name);
     return load_part(checkpoint, &part, allocator, out, err);
 }
 
@@ -208,13 +206,14 @@ int qp_checkpoint_block(struct qp_checkpoint *checkpoint, int64_t index, const s
     if (index < 0 || index >= qp_arch_blocks(&checkpoint->arch))
         return qp_fail(err, QP_ERR_INPUT, "%s: found block %lld, expected 0 to %lld", checkpoint->path,
                        (long long)index, (long long)qp_arch_blocks(&checkpoint->arch) - 1);
-    struct qp_part parts[QP_BLOCK_PARTS_MAX];
-    size_t count = qp_block_parts(&checkpoint->arch, index, parts);
+    struct qp_part part;
     qp_auto_unit struct qp_unit *unit = NULL;
     int r = qp_unit_new(QP_UNIT_BLOCK, index + 1, &unit, err);
-    for (size_t i = 0; r == 0 && i < count; i++) {
+    QP_EACH_PART(part, &checkpoint->arch, index)
+    {
         struct qp_tensor *t;
-        r = load_part(checkpoint, &parts[i], allocator, &t, err);
+        if (r == 0)
+            r = load_part(checkpoint, &part, allocator, &t, err);
         if (r == 0)
             r = qp_unit_put(unit, t, err);
     }

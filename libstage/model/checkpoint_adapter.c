@@ -9,8 +9,7 @@
 
 #define CONFIG_LIMIT ((size_t)1 << 20)
 
-static struct qp_tensor *find_factor(const struct qp_checkpoint *c, int64_t layer, enum qp_linear linear,
-                                     const char *which)
+static struct qp_tensor *find_factor(const struct qp_checkpoint *c, int64_t layer, int linear, const char *which)
 {
     char module[256], name[320];
     qp_module_name(&c->arch, layer, linear, module, sizeof module);
@@ -54,18 +53,18 @@ static int check_factor(const struct qp_tensor *t, const char *path, int64_t row
 }
 
 /* Whether the linear has both factors or none; adds them to *known. */
-static int check_linear(const struct qp_checkpoint *c, const char *path, int64_t layer, enum qp_linear linear,
-                        int64_t rank, size_t *known, struct qp_error *err)
+static int check_linear(const struct qp_checkpoint *c, const char *path, int64_t layer, int linear, int64_t rank,
+                        size_t *known, struct qp_error *err)
 {
-    const struct qp_linear_desc *d = &c->arch.family->linears[linear];
+    const struct qp_linear *d = &qp_layer_type(&c->arch, layer)->linears[linear];
     const struct qp_tensor *a = find_factor(c, layer, linear, "A"), *b = find_factor(c, layer, linear, "B");
     if (!a && !b)
         return 0;
     if (!a || !b)
         return qp_fail(err, QP_ERR_INPUT, "%s: %s: found one factor of two", path, (a ? a : b)->name);
     *known += 2;
-    int r = check_factor(a, path, rank, qp_arch_dim(&c->arch, d->in), err);
-    return r < 0 ? r : check_factor(b, path, qp_arch_dim(&c->arch, d->out), rank, err);
+    int r = check_factor(a, path, rank, d->in, err);
+    return r < 0 ? r : check_factor(b, path, d->out, rank, err);
 }
 
 /* Whether each of the adapter's tensors belongs to a linear. */
@@ -74,8 +73,8 @@ static int check_tensors(const struct qp_checkpoint *c, const char *path, int64_
     size_t known = 0;
     int r = 0;
     for (int64_t layer = 0; layer < c->arch.layers && r == 0; layer++)
-        for (int l = 0; l < QP_LINEARS && r == 0; l++)
-            r = check_linear(c, path, layer, (enum qp_linear)l, rank, &known, err);
+        for (int l = 0; l < qp_layer_type(&c->arch, layer)->linear_count && r == 0; l++)
+            r = check_linear(c, path, layer, l, rank, &known, err);
     if (r == 0 && known != c->adapter->count)
         return qp_fail(err, QP_ERR_INPUT, "%s: found %zu tensors, of which %zu correct linears; expected no others",
                        path, c->adapter->count, known);
@@ -102,12 +101,12 @@ int qp_checkpoint_open_adapter(struct qp_checkpoint *c, struct qp_error *err)
     return r < 0 ? r : check_tensors(c, tensors, rank, err);
 }
 
-static int add_factor(struct qp_block *block, enum qp_linear linear, const char *what, const struct qp_tensor *from,
+static int add_factor(struct qp_block *block, int linear, const char *what, const struct qp_tensor *from,
                       struct qp_error *err)
 {
     char name[256];
     struct qp_tensor *t;
-    qp_block_name(block, block->arch->family->linears[linear].module, what, name, sizeof name);
+    qp_block_name(block, block->type->linears[linear].module, what, name, sizeof name);
     int r = qp_tensor_view(name, from->dtype, from->rank, from->shape, from->storage, from->offset, &t, err);
     return r < 0 ? r : qp_unit_put(block->unit, t, err);
 }
@@ -115,14 +114,14 @@ static int add_factor(struct qp_block *block, enum qp_linear linear, const char 
 int qp_checkpoint_low_rank(const struct qp_checkpoint *c, struct qp_block *block, struct qp_error *err)
 {
     int r = 0;
-    for (int l = 0; c->adapter && l < QP_LINEARS && r == 0; l++) {
-        const struct qp_tensor *a = find_factor(c, block->layer, (enum qp_linear)l, "A");
-        const struct qp_tensor *b = find_factor(c, block->layer, (enum qp_linear)l, "B");
+    for (int l = 0; c->adapter && l < block->type->linear_count && r == 0; l++) {
+        const struct qp_tensor *a = find_factor(c, block->layer, l, "A");
+        const struct qp_tensor *b = find_factor(c, block->layer, l, "B");
         if (!a)
             continue;
-        r = add_factor(block, (enum qp_linear)l, "low_rank_a", a, err);
+        r = add_factor(block, l, "low_rank_a", a, err);
         if (r == 0)
-            r = add_factor(block, (enum qp_linear)l, "low_rank_b", b, err);
+            r = add_factor(block, l, "low_rank_b", b, err);
     }
     return r;
 }

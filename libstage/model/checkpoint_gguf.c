@@ -69,14 +69,14 @@ int qp_gguf_part(const struct qp_gguf *file, const struct qp_arch *arch, const s
     char name[256], gguf_name[128];
     int64_t shape[2];
     int rank = qp_part_shape(arch, part, shape);
-    bool rotary = part->kind == QP_PART_LINEAR && arch->family->linears[part->index].rotary;
     const struct qp_gguf_tensor *from = qp_gguf_find(file, qp_part_gguf_name(arch, part, gguf_name, sizeof gguf_name));
     qp_auto_tensor struct qp_tensor *to = NULL;
     qp_part_name(arch, part, name, sizeof name);
     int r = qp_allocate(allocator, name, arch->dtype, rank, shape, &to, err);
     if (r < 0)
         return r;
-    int64_t rotary_dim = rotary ? arch->head_dim : 0;
+    int64_t rotary_dim =
+        part->kind == QP_PART_LINEAR ? qp_layer_type(arch, part->layer)->linears[part->index].permuted : 0;
     r = rank == 2 ? convert_matrix(file, from, rotary_dim, to, err) : convert_vector(file, from, rotary_dim, to, err);
     if (r < 0)
         return r;

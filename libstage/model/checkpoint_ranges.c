@@ -21,11 +21,10 @@ static int stored_number(const struct qp_checkpoint *c, const struct qp_kernels 
 }
 
 /* Linears of a site were given the same range, since they read the same activations. */
-static int add_site_number(const struct qp_checkpoint *c, struct qp_block *block, enum qp_linear linear,
-                           const char *what, struct qp_error *err)
+static int add_site_number(const struct qp_checkpoint *c, struct qp_block *block, int linear, const char *what,
+                           struct qp_error *err)
 {
-    const struct qp_family *family = block->arch->family;
-    const char *site = family->sites[family->linears[linear].site].name;
+    const char *site = block->type->sites[block->type->linears[linear].site].name;
     char name[256], stored[256];
     float value, before;
     qp_module_name(block->arch, block->layer, linear, name, sizeof name);
@@ -47,7 +46,7 @@ static int add_cache_number(const struct qp_checkpoint *c, struct qp_block *bloc
 {
     char module[256], name[320];
     float value;
-    qp_module_name(block->arch, block->layer, QP_K, module, sizeof module);
+    qp_module_name(block->arch, block->layer, block->type->key_linear, module, sizeof module);
     *strrchr(module, '.') = '\0'; /* "model.layers.3.self_attn" */
     snprintf(name, sizeof name, "%s.%s", module, stored);
     int r = stored_number(c, block->kernels, name, &value, err);
@@ -58,7 +57,7 @@ int qp_checkpoint_ranges(const struct qp_checkpoint *c, struct qp_block *block, 
 {
     char module[256];
     int r = 0;
-    for (int l = 0; c->scheme && r == 0 && l < QP_LINEARS; l++) {
+    for (int l = 0; c->scheme && r == 0 && l < block->type->linear_count; l++) {
         const struct qp_linear_scheme *linear =
             qp_scheme_for(c->scheme, qp_module_name(block->arch, block->layer, l, module, sizeof module));
         if (linear && qp_spec_is_static(&linear->activations))

@@ -1,9 +1,13 @@
-/* config.json -> struct qp_arch. Defaults are those of transformers' LlamaConfig. */
-#include "libstage/model/arch.h"
+/* config.json -> struct qp_arch. Defaults are those of transformers' configuration classes. */
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "kernels/dtype.h"
+#include "libstage/base/cleanup.h"
+#include "libstage/model/family.h"
 
 #define MAX_DIM (1 << 22) /* far above any model, and small enough that no product of two or three overflows */
 
@@ -54,10 +58,14 @@ static int get_real(const struct object *o, const char *key, double fallback, do
     return isfinite(*out) && *out > 0.0 ? 0 : wrong(o, key, "a number above 0", err);
 }
 
-static int get_bool(const struct object *o, const char *key, bool *out, struct qp_error *err)
+static int get_flag(const struct object *o, const struct qp_flag *flag, bool *out, struct qp_error *err)
 {
+    const char *key = flag->key;
+    *out = flag->fallback;
+    if (!key || !present(o, key))
+        return 0;
     *out = json_is_true(json_object_get(o->json, key));
-    return !present(o, key) || json_is_boolean(json_object_get(o->json, key)) ? 0 : wrong(o, key, "true or false", err);
+    return json_is_boolean(json_object_get(o->json, key)) ? 0 : wrong(o, key, "true or false", err);
 }
 
 /* `fallback` when absent or null. */
@@ -104,7 +112,7 @@ static int get_family(const struct object *o, const struct qp_family **out, stru
 
 static int get_llama3(const struct object *o, struct qp_arch *arch, struct qp_error *err)
 {
-    struct qp_rope_config *rope = &arch->rope;
+    struct qp_rope_config *rope = &arch->ropes[0];
     rope->kind = QP_ROPE_LLAMA3;
     if (get_real(o, "factor", 0.0, &rope->factor, err) < 0 ||
         get_real(o, "low_freq_factor", 0.0, &rope->low_freq_factor, err) < 0 ||
@@ -119,7 +127,7 @@ static int get_llama3(const struct object *o, struct qp_arch *arch, struct qp_er
 /* transformers 5 writes rope_parameters, with theta in it; before, rope_theta stood beside an optional rope_scaling. */
 static int get_rope(const struct object *config, struct qp_arch *arch, struct qp_error *err)
 {
-    struct qp_rope_config *rope = &arch->rope;
+    struct qp_rope_config *rope = &arch->ropes[0];
     bool current = json_is_object(json_object_get(config->json, "rope_parameters"));
     const char *key = current ? "rope_parameters" : "rope_scaling";
     if (present(config, key) && !json_is_object(json_object_get(config->json, key)))
@@ -128,7 +136,7 @@ static int get_rope(const struct object *config, struct qp_arch *arch, struct qp
                        current ? "rope_parameters." : "rope_scaling."};
     double partial, outer;
     const char *type;
-    if (get_real(config, "rope_theta", 10000.0, &outer, err) < 0 ||
+    if (get_real(config, arch->family->rope_theta.key, arch->family->rope_theta.fallback, &outer, err) < 0 ||
         get_real(&o, "rope_theta", outer, &rope->theta, err) < 0 ||
         get_real(config, "partial_rotary_factor", 1.0, &outer, err) < 0 ||
         get_real(&o, "partial_rotary_factor", outer, &partial, err) < 0 ||
@@ -136,6 +144,8 @@ static int get_rope(const struct object *config, struct qp_arch *arch, struct qp
         return err->code;
     if (partial != 1.0)
         return qp_fail(err, QP_ERR_INPUT, "%s: partial_rotary_factor: found %g, only 1 is supported", o.path, partial);
+    arch->rope_count = 1;
+    rope->dim = arch->head_dim;
     rope->factor = 1.0;
     rope->kind = QP_ROPE_DEFAULT;
     if (strcmp(type, "default") == 0)
@@ -151,7 +161,7 @@ static int get_rope(const struct object *config, struct qp_arch *arch, struct qp
 
 static int get_sizes(const struct object *o, struct qp_arch *arch, struct qp_error *err)
 {
-    int64_t heads, kv_heads, head_dim, window;
+    int64_t heads, kv_heads, head_dim, fallback = arch->family->head_dim;
     if (get_int(o, "hidden_size", 0, 1, MAX_DIM, &arch->hidden, err) < 0 ||
         get_int(o, "intermediate_size", 0, 1, MAX_DIM, &arch->ffn, err) < 0 ||
         get_int(o, "num_hidden_layers", 0, 1, 65536, &arch->layers, err) < 0 ||
@@ -159,11 +169,11 @@ static int get_sizes(const struct object *o, struct qp_arch *arch, struct qp_err
         get_int(o, "max_position_embeddings", 2048, 1, INT32_MAX, &arch->max_length, err) < 0 ||
         get_int(o, "num_attention_heads", 0, 1, 65536, &heads, err) < 0 ||
         get_int(o, "num_key_value_heads", heads, 1, 65536, &kv_heads, err) < 0 ||
-        get_int(o, "head_dim", arch->hidden / heads, 1, 65536, &head_dim, err) < 0)
+        get_int(o, "head_dim", fallback ? fallback : arch->hidden / heads, 1, 65536, &head_dim, err) < 0)
         return err->code;
     if (heads % kv_heads != 0)
         return wrong(o, "num_key_value_heads", "a divisor of num_attention_heads", err);
-    if (!present(o, "head_dim") && arch->hidden % heads != 0)
+    if (!present(o, "head_dim") && !fallback && arch->hidden % heads != 0)
         return wrong(o, "num_attention_heads", "a divisor of hidden_size, as there is no head_dim", err);
     if (head_dim % 2 != 0 || heads * head_dim > MAX_DIM)
         return wrong(o, "head_dim", "an even number for the rotary halves, and no more than 4194304 with all heads",
@@ -171,14 +181,77 @@ static int get_sizes(const struct object *o, struct qp_arch *arch, struct qp_err
     arch->heads = (int)heads;
     arch->kv_heads = (int)kv_heads;
     arch->head_dim = (int)head_dim;
-
-    /* A null is a window of its own meaning: none. */
-    bool none = json_is_null(json_object_get(o->json, "sliding_window")) || arch->family->window == 0;
-    if (get_int(o, "sliding_window", arch->family->window, 0, INT32_MAX, &window, err) < 0)
-        return err->code;
-    if (!none && window > 0 && window < arch->max_length)
-        arch->max_length = window;
     return 0;
+}
+
+/* ---- layers ---- */
+
+/* Sizes of windows: which layers have one. A null is a window of its own meaning: none. */
+struct windows {
+    int64_t size;        /* 0: none */
+    const json_t *types; /* `layer_types`, or NULL */
+    int64_t first;       /* layer with one, where there are no types */
+};
+
+static int get_windows(const struct object *o, const struct qp_arch *arch, struct windows *out, struct qp_error *err)
+{
+    const struct qp_family *f = arch->family;
+    bool used, none = f->window_rule == QP_WINDOW_NONE || json_is_null(json_object_get(o->json, "sliding_window"));
+    *out = (struct windows){0};
+    if (get_int(o, "sliding_window", none ? 0 : f->window, 0, INT32_MAX, &out->size, err) < 0)
+        return err->code;
+    if (f->window_rule == QP_WINDOW_QWEN) {
+        const struct qp_flag use = {"use_sliding_window", false};
+        if (get_flag(o, &use, &used, err) < 0 ||
+            get_int(o, "max_window_layers", 28, 0, INT32_MAX, &out->first, err) < 0)
+            return err->code;
+        none = none || !used;
+    }
+    if (none)
+        out->size = 0;
+    out->types = json_object_get(o->json, "layer_types");
+    if (out->types && !json_is_null(out->types) &&
+        (!json_is_array(out->types) || (int64_t)json_array_size(out->types) != arch->layers))
+        return wrong(o, "layer_types", "a list with one entry a layer", err);
+    return 0;
+}
+
+/* The window of a layer; -1 for a type that is not known. */
+static int64_t window_of(const struct windows *w, int64_t layer)
+{
+    const char *type = json_string_value(json_array_get(w->types, (size_t)layer));
+    if (!json_is_array(w->types))
+        return layer >= w->first ? w->size : 0;
+    if (type && strcmp(type, "sliding_attention") == 0)
+        return w->size;
+    return type && strcmp(type, "full_attention") == 0 ? 0 : -1;
+}
+
+static int get_layers(const struct object *o, struct qp_arch *arch, struct qp_error *err)
+{
+    const struct qp_family *f = arch->family;
+    struct qp_layer_config c = {.hidden = arch->hidden,
+                                .ffn = arch->ffn,
+                                .heads = arch->heads,
+                                .kv_heads = arch->kv_heads,
+                                .head_dim = arch->head_dim,
+                                .eps = arch->output_norm.eps};
+    struct windows windows;
+    if (get_flag(o, &f->qkv_bias, &c.qkv_bias, err) < 0 || get_flag(o, &f->o_bias, &c.o_bias, err) < 0 ||
+        get_flag(o, &f->mlp_bias, &c.mlp_bias, err) < 0 || get_windows(o, arch, &windows, err) < 0)
+        return err->code;
+    qp_auto_free const struct qp_layer_type **types = malloc((size_t)arch->layers * sizeof *types);
+    if (!types)
+        return qp_fail_memory(err, (size_t)arch->layers * sizeof *types, "the types of layers");
+    int r = 0;
+    for (int64_t i = 0; r == 0 && i < arch->layers; i++) {
+        c.window = window_of(&windows, i);
+        if (c.window >= arch->max_length)
+            c.window = 0; /* sees everything */
+        r = c.window < 0 ? wrong(o, "layer_types", "sliding_attention or full_attention for each layer", err)
+                         : qp_layer_type_new(f, &c, &types[i], err);
+    }
+    return r < 0 ? r : qp_layer_types_keep(arch->layers, types, &arch->layer_types, err);
 }
 
 static int get_dtype(const struct object *o, enum qp_dtype *out, struct qp_error *err)
@@ -199,26 +272,44 @@ static int get_dtype(const struct object *o, enum qp_dtype *out, struct qp_error
     return wrong(o, key, "float32, bfloat16 or float16", err);
 }
 
+/* What is outside of the layers. */
+static int get_ends(const struct object *o, struct qp_arch *arch, struct qp_error *err)
+{
+    const struct qp_family *f = arch->family;
+    double eps;
+    if (get_real(o, f->norm_eps.key, f->norm_eps.fallback, &eps, err) < 0 ||
+        get_flag(o, &f->tied, &arch->tied, err) < 0 || get_dtype(o, &arch->dtype, err) < 0 ||
+        get_token(o, "bos_token_id", arch->vocab, &arch->bos, err) < 0 ||
+        get_token(o, "eos_token_id", arch->vocab, &arch->eos, err) < 0)
+        return err->code;
+    arch->output_norm = (struct qp_norm){f->final_norm, "output_norm", f->norm, arch->hidden, 0, (float)eps, false};
+    return 0;
+}
+
 int qp_arch_parse(const json_t *config, const char *path, struct qp_arch *out, struct qp_error *err)
 {
     struct qp_error ignored;
     err = err ? err : &ignored;
     struct object o = {config, path, ""};
     struct qp_arch arch = {0};
-    double eps;
     const char *act;
     if (!json_is_object(config))
         return qp_fail(err, QP_ERR_INPUT, "%s: expected a JSON object", path);
-    if (get_family(&o, &arch.family, err) < 0 || get_sizes(&o, &arch, err) < 0 || get_rope(&o, &arch, err) < 0 ||
-        get_real(&o, "rms_norm_eps", 1e-6, &eps, err) < 0 || get_string(&o, "hidden_act", "silu", &act, err) < 0 ||
-        get_bool(&o, "tie_word_embeddings", &arch.tied, err) < 0 ||
-        get_bool(&o, "attention_bias", &arch.attn_bias, err) < 0 || get_bool(&o, "mlp_bias", &arch.mlp_bias, err) < 0 ||
-        get_dtype(&o, &arch.dtype, err) < 0 || get_token(&o, "bos_token_id", arch.vocab, &arch.bos, err) < 0 ||
-        get_token(&o, "eos_token_id", arch.vocab, &arch.eos, err) < 0)
+    if (get_family(&o, &arch.family, err) < 0)
+        return err->code;
+    arch.model_type = arch.family->name;
+    arch.class_name = arch.family->class_name;
+    arch.block = arch.family->block;
+    arch.embedding = arch.family->embedding;
+    arch.final_norm = arch.family->final_norm;
+    arch.head = arch.family->head;
+    if (get_sizes(&o, &arch, err) < 0 || get_rope(&o, &arch, err) < 0 ||
+        get_string(&o, "hidden_act", "silu", &act, err) < 0 || get_ends(&o, &arch, err) < 0)
         return err->code;
     if (strcmp(act, "silu") != 0)
         return wrong(&o, "hidden_act", "\"silu\", the only activation that is supported", err);
-    arch.norm_eps = (float)eps;
+    if (get_layers(&o, &arch, err) < 0)
+        return err->code;
     *out = arch;
     return 0;
 }

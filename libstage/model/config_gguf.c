@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/model/family.h"
 
 struct reader {
     const struct qp_gguf *file;
@@ -127,15 +128,16 @@ static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor 
     qp_gguf_rows(r->file, t, 0, 1, factors);
 
     double theta = json_number_value(json_object_get(r->config, "rope_theta"));
-    struct qp_rope_config plain = {.kind = QP_ROPE_DEFAULT, .theta = theta};
+    struct qp_rope_config plain = {.kind = QP_ROPE_DEFAULT, .theta = theta, .dim = (int)head_dim};
     struct qp_rope_config llama3 = {QP_ROPE_LLAMA3,
                                     theta,
                                     shortest(factors[t->elements - 1]),
                                     1.0,
                                     4.0,
-                                    json_is_integer(length) ? json_integer_value(length) : 8192};
+                                    json_is_integer(length) ? json_integer_value(length) : 8192,
+                                    (int)head_dim};
     for (int i = 0; i < t->elements; i++) {
-        double expected = qp_rope_frequency(&plain, (int)head_dim, i) / qp_rope_frequency(&llama3, (int)head_dim, i);
+        double expected = qp_rope_frequency(&plain, i) / qp_rope_frequency(&llama3, i);
         if (!(fabs(factors[i] - expected) <= 1e-4 * expected))
             return qp_fail(err, QP_ERR_INPUT,
                            "%s: %s: factor %d is %g; the rope_type llama3 of Llama 3 models has %g there, and nothing "

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/model/block_internal.h"
 #include "libstage/tensor/operations.h"
@@ -24,20 +25,22 @@ static const char *scratch_folder(void)
     return qp_is_folder("/var/tmp") ? "/var/tmp" : NULL;
 }
 
-static unsigned stored_quantized(const struct qp_checkpoint *c, int64_t layer)
+/* quantized[linear_count]: what the checkpoint holds quantized. */
+static void find_quantized(const struct qp_checkpoint *c, const struct qp_block *block, bool *quantized)
 {
     char module[256];
-    unsigned quantized = 0;
-    for (int l = 0; c->scheme && l < QP_LINEARS; l++)
-        if (qp_scheme_for(c->scheme, qp_module_name(&c->arch, layer, l, module, sizeof module)))
-            quantized |= 1u << l;
-    return quantized;
+    for (int l = 0; l < block->type->linear_count; l++)
+        quantized[l] = c->scheme && qp_scheme_for(c->scheme, qp_module_name(&c->arch, block->layer, l, module,
+                                                                            sizeof module)) != NULL;
 }
 
 static int run_layer(struct evaluation *e, struct qp_block *block, struct qp_error *err)
 {
     struct qp_layer layer;
-    unsigned quantized = stored_quantized(e->checkpoint, block->layer);
+    qp_auto_free bool *quantized = calloc((size_t)block->type->linear_count, sizeof *quantized);
+    if (!quantized)
+        return qp_fail_memory(err, (size_t)block->type->linear_count, "a decoder layer");
+    find_quantized(e->checkpoint, block, quantized);
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
         return r;

@@ -37,7 +37,7 @@ void qp_stream_write(struct qp_stream *stream, const struct qp_kernels *kernels,
 /* All that a forward over windows needs besides weights and hidden states. */
 struct qp_text {
     const struct qp_windows *windows; /* borrowed */
-    float *cos, *sin;                 /* rope tables of a window's length */
+    struct qp_rotations rotations;    /* of a window's length */
     struct qp_workspace *workspace;
 };
 int qp_text_open(const struct qp_arch *arch, const struct qp_windows *windows, struct qp_text *out,

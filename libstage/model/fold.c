@@ -9,33 +9,32 @@
 #include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 
-static int site_with_target(const struct qp_arch *arch, enum qp_fold_kind kind, int target)
+static int site_with_target(const struct qp_layer_type *type, enum qp_fold_kind kind, int target)
 {
-    for (int s = 0; s < QP_SITES; s++)
-        if (arch->family->sites[s].fold == kind && arch->family->sites[s].fold_target == target)
+    for (int s = 0; s < type->site_count; s++)
+        if (type->sites[s].fold == kind && type->sites[s].fold_target == target)
             return s;
     return -1;
 }
 
-int qp_site_of_rows(const struct qp_arch *arch, enum qp_linear linear)
+int qp_site_of_rows(const struct qp_layer_type *type, int linear)
 {
-    return site_with_target(arch, QP_FOLD_ROWS, linear);
+    return site_with_target(type, QP_FOLD_ROWS, linear);
 }
 
-int qp_site_of_norm(const struct qp_arch *arch, enum qp_norm norm)
+int qp_site_of_norm(const struct qp_layer_type *type, int norm)
 {
-    return site_with_target(arch, QP_FOLD_NORM, norm);
+    return site_with_target(type, QP_FOLD_NORM, norm);
 }
 
 /* Grouped value heads: row j of value head g makes channel j of every query head of group g; the first stands for all,
- * as they have one scale. Anything else maps one to one. */
-int64_t qp_fold_index(const struct qp_arch *arch, enum qp_linear target, int64_t row)
+ * as they have one scale. */
+int64_t qp_fold_index(const struct qp_site *site, int64_t row)
 {
-    const struct qp_family *f = arch->family;
-    if (f->linears[target].out != QP_DIM_KV || f->sites[qp_site_of_rows(arch, target)].dim != QP_DIM_Q)
-        return row;
-    int64_t repeat = arch->heads / arch->kv_heads;
-    return row / arch->head_dim * repeat * arch->head_dim + row % arch->head_dim;
+    int64_t i = row - site->fold_first, head = site->fold_head;
+    if (i < 0 || i >= site->in / site->fold_repeat)
+        return -1;
+    return i / head * site->fold_repeat * head + i % head;
 }
 
 void qp_round_to(const struct qp_kernels *kernels, enum qp_dtype dtype, int64_t count, float *v)
@@ -49,26 +48,42 @@ void qp_round_to(const struct qp_kernels *kernels, enum qp_dtype dtype, int64_t 
     }
 }
 
-void qp_share_heads(const struct qp_arch *arch, float *s)
+static void share_group(const struct qp_site *site, float *s)
 {
-    int dim = arch->head_dim, repeat = arch->heads / arch->kv_heads;
-    for (int g = 0; g < arch->kv_heads; g++)
-        for (int j = 0; j < dim; j++) {
-            float *first = s + (int64_t)g * repeat * dim + j;
-            double sum = 0.0;
-            for (int h = 0; h < repeat; h++)
-                sum += log(fmax((double)first[h * dim], FLT_MIN));
-            for (int h = 0; h < repeat; h++)
-                first[h * dim] = (float)exp(sum / repeat);
-        }
+    int64_t dim = site->fold_head, repeat = site->fold_repeat;
+    for (int64_t j = 0; j < dim; j++) {
+        double sum = 0.0;
+        for (int64_t h = 0; h < repeat; h++)
+            sum += log(fmax((double)s[h * dim + j], FLT_MIN));
+        for (int64_t h = 0; h < repeat; h++)
+            s[h * dim + j] = (float)exp(sum / (double)repeat);
+    }
+}
+
+void qp_share_heads(const struct qp_site *site, float *s)
+{
+    if (site->fold != QP_FOLD_ROWS || site->fold_head == site->in)
+        return;
+    int64_t group = site->fold_head * site->fold_repeat;
+    for (int64_t at = 0; at < site->in; at += group)
+        share_group(site, s + at);
+}
+
+void qp_round_gain(const struct qp_block *block, const struct qp_norm *norm, float *gain)
+{
+    for (int64_t i = 0; norm->offset != 0 && i < norm->width; i++)
+        gain[i] -= norm->offset;
+    qp_round_to(block->kernels, block->arch->dtype, norm->width, gain);
+    for (int64_t i = 0; norm->offset != 0 && i < norm->width; i++)
+        gain[i] += norm->offset;
 }
 
 /* The scale that the gain's dtype can absorb: where the divided gain is g, s = gain / g in place of what was asked for.
  * A gain that would vanish or overflow is left alone. before[n]: earlier folds; s becomes the whole of both. */
-static int fold_into_norm(const struct qp_block *block, enum qp_norm norm, const float *before, float *s,
-                          struct qp_error *err)
+static int fold_into_norm(const struct qp_block *block, int norm, const float *before, float *s, struct qp_error *err)
 {
-    int64_t n = block->arch->hidden;
+    const struct qp_norm *d = &block->type->norms[norm];
+    int64_t n = d->width;
     qp_auto_free float *gain = qp_new_floats(2 * n, "the gain of a norm", err);
     if (!gain)
         return QP_ERR_ROOM;
@@ -78,7 +93,7 @@ static int fold_into_norm(const struct qp_block *block, enum qp_norm norm, const
         return r;
     for (int64_t i = 0; i < n; i++)
         divided[i] = gain[i] / (before[i] * s[i]);
-    qp_round_to(block->kernels, block->arch->dtype, n, divided);
+    qp_round_gain(block, d, divided);
     for (int64_t i = 0; i < n; i++) {
         float whole = gain[i] == 0.0f ? before[i] * s[i] : gain[i] / divided[i];
         s[i] = isfinite(whole) && whole > 0.0f ? whole : before[i];
@@ -86,7 +101,7 @@ static int fold_into_norm(const struct qp_block *block, enum qp_norm norm, const
     return 0;
 }
 
-static int check_scale(const struct qp_site_desc *site, int64_t n, const float *s, struct qp_error *err)
+static int check_scale(const struct qp_site *site, int64_t n, const float *s, struct qp_error *err)
 {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(s[i]) || s[i] <= 0.0f)
@@ -107,10 +122,10 @@ static int put_fold(struct qp_block *block, const char *site, int64_t n, const f
     return qp_unit_put(block->unit, t, err);
 }
 
-int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp_error *err)
+int qp_block_fold(struct qp_block *block, int site, float *s, struct qp_error *err)
 {
-    const struct qp_site_desc *d = &block->arch->family->sites[site];
-    int64_t n = qp_arch_dim(block->arch, d->dim);
+    const struct qp_site *d = &block->type->sites[site];
+    int64_t n = d->in;
     const float *stored = NULL;
     if (d->fold == QP_FOLD_NONE)
         return qp_fail(err, QP_ERR_INPUT, "site %s: nothing before it can absorb a scale", d->name);
@@ -125,8 +140,7 @@ int qp_block_fold(struct qp_block *block, enum qp_site site, float *s, struct qp
     float *whole = before + n;
     for (int64_t i = 0; i < n; i++)
         before[i] = stored ? stored[i] : 1.0f;
-    if (d->fold == QP_FOLD_ROWS && block->arch->family->linears[d->fold_target].out == QP_DIM_KV)
-        qp_share_heads(block->arch, s);
+    qp_share_heads(d, s);
     memcpy(whole, s, (size_t)n * sizeof *whole);
     for (int64_t i = 0; d->fold == QP_FOLD_ROWS && i < n; i++)
         whole[i] *= before[i];

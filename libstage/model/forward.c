@@ -1,5 +1,4 @@
-/* A decoder layer's forward: h = x + O attention(QKV norm(x)), y = h + Down swiglu(GateUp norm(h)) (Touvron et al.
- * 2023; transformers' LlamaDecoderLayer). */
+/* The executor: a decoder layer's forward is its graph (arch.h), operation by operation. */
 #include "libstage/model/block.h"
 
 #include <math.h>
@@ -8,6 +7,7 @@
 
 #include "libstage/base/checked.h"
 #include "libstage/model/block_internal.h"
+#include "libstage/model/buffers.h"
 
 #define CHUNK_TOKENS 2048
 
@@ -47,78 +47,46 @@ static int reserve(struct qp_workspace *w, uint64_t count, struct qp_error *err)
 struct chunk {
     const struct qp_layer *layer;
     int64_t sequences, length, rows;
-    const float *cos, *sin;
+    const struct qp_rotations *rotations;
     const struct qp_taps *taps;
-    float *low; /* what low-rank corrections make of a site's input */
+    float *x;      /* the residual stream */
+    float *memory; /* of all other buffers, as layer->plan has them */
+    float *low;    /* what low-rank corrections make of a site's input */
 };
 
-/* Buffers of a chunk; what attention needs and what the MLP needs share memory. Inputs of sites are float32 or BF16, as
- * the layer computes. In BF16 each is there only after its predecessor has been used, and between them there is room
- * for one in float32 where q or gate will be, or was. Linears that multiply codes find those of their input beside it,
- * with a scale and a zero point a row. */
-struct buffers {
-    void *normed, *mixed, *gated;
-    float *q, *k, *v, *gate, *up, *wide;
-    int8_t *codes, *zero;
+static bool is_half(const struct chunk *c, const struct qp_view *view)
+{
+    return c->layer->plan->buffers[view->buffer].half;
+}
+
+/* Where a view's first row starts; rows are row_of(c, view) numbers apart. */
+static void *at(const struct chunk *c, const struct qp_view *view)
+{
+    float *start = view->buffer == 0 ? c->x : c->memory + c->layer->plan->buffers[view->buffer].at * c->rows;
+    return is_half(c, view) ? (void *)((uint16_t *)start + view->offset) : start + view->offset;
+}
+
+static int64_t row_of(const struct chunk *c, const struct qp_view *view)
+{
+    return c->layer->type->buffers[view->buffer];
+}
+
+/* The input of a site in float32, of a layer that computes in BF16. */
+static float *wide_of(const struct chunk *c)
+{
+    return c->memory + c->layer->plan->wide * c->rows;
+}
+
+/* Codes of a site's input, with a scale and a zero point a row. */
+struct codes {
     float *scale;
+    int8_t *zero, *codes;
 };
 
-static int64_t most(int64_t a, int64_t b)
+static struct codes codes_of(const struct chunk *c)
 {
-    return a > b ? a : b;
-}
-
-static int64_t widest_input(const struct qp_arch *arch)
-{
-    return most(most(arch->hidden, arch->ffn), qp_arch_dim(arch, QP_DIM_Q));
-}
-
-/* Of one token: floats of the inputs of sites, if they are by themselves, of their codes, and of all else. */
-static int64_t input_floats(const struct qp_layer *layer)
-{
-    return layer->compute == QP_BF16 ? (widest_input(layer->arch) + 1) / 2 : layer->arch->hidden;
-}
-
-static int64_t code_floats(const struct qp_layer *layer)
-{
-    bool any = false;
-    for (int l = 0; l < QP_LINEARS; l++)
-        any = any || layer->int8[l].codes;
-    return any ? (widest_input(layer->arch) + 3) / 4 + 2 : 0;
-}
-
-static int64_t shared_floats(const struct qp_layer *layer)
-{
-    const struct qp_arch *arch = layer->arch;
-    int64_t attention = 2 * qp_arch_dim(arch, QP_DIM_Q) + 2 * qp_arch_dim(arch, QP_DIM_KV);
-    return most(most(attention, 2 * arch->ffn), arch->hidden);
-}
-
-static uint64_t buffer_floats(const struct qp_layer *layer, int64_t rows)
-{
-    return (uint64_t)((input_floats(layer) + shared_floats(layer) + code_floats(layer)) * rows);
-}
-
-static struct buffers buffers_in(float *memory, const struct qp_layer *layer, int64_t rows)
-{
-    const struct qp_arch *arch = layer->arch;
-    int64_t q = qp_arch_dim(arch, QP_DIM_Q) * rows, kv = qp_arch_dim(arch, QP_DIM_KV) * rows;
-    float *shared = memory + input_floats(layer) * rows, *scale = shared + shared_floats(layer) * rows;
-    bool bf16 = layer->compute == QP_BF16;
-    return (struct buffers){
-        .normed = memory,
-        .mixed = bf16 ? memory : shared + q + 2 * kv,
-        .gated = bf16 ? memory : shared,
-        .q = shared,
-        .k = shared + q,
-        .v = shared + q + kv,
-        .gate = shared,
-        .up = shared + arch->ffn * rows,
-        .wide = shared,
-        .scale = scale,
-        .zero = (int8_t *)(scale + rows),
-        .codes = (int8_t *)(scale + 2 * rows),
-    };
+    float *start = c->memory + c->layer->plan->codes * c->rows;
+    return (struct codes){start, (int8_t *)(start + c->rows), (int8_t *)(start + 2 * c->rows)};
 }
 
 /* With a scale that is known beforehand. */
@@ -136,7 +104,7 @@ static void quantize_with(const struct qp_kernels *kernels, const struct qp_grid
 }
 
 /* As an engine does it; with one range a tensor, a sequence is a tensor, so that chunks make no difference. */
-static void quantize_activations(const struct chunk *c, enum qp_site site, int64_t n, float *x)
+static void quantize_activations(const struct chunk *c, int site, int64_t n, float *x)
 {
     const struct qp_quant_spec *spec = &c->layer->activations[site];
     if (qp_spec_is_static(spec)) {
@@ -149,10 +117,10 @@ static void quantize_activations(const struct chunk *c, enum qp_site site, int64
 }
 
 /* Whether a linear of the site multiplies codes, or whether one does not. */
-static bool has_linear(const struct qp_layer *layer, enum qp_site site, bool coded)
+static bool has_linear(const struct qp_layer *layer, int site, bool coded)
 {
-    for (int l = 0; l < QP_LINEARS; l++)
-        if (layer->arch->family->linears[l].site == site && coded == (layer->int8[l].codes != NULL))
+    for (int l = 0; l < layer->type->linear_count; l++)
+        if (layer->type->linears[l].site == site && coded == (layer->int8[l].codes != NULL))
             return true;
     return false;
 }
@@ -167,7 +135,7 @@ static void spread(int64_t rows, float *scale, int8_t *zero)
 }
 
 /* One scale and zero point a row, whatever it is that has one range. */
-static void find_ranges(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, const float *x)
+static void find_ranges(const struct chunk *c, const struct codes *b, int site, int64_t n, const float *x)
 {
     const struct qp_layer *layer = c->layer;
     const struct qp_quant_spec *spec = &layer->activations[site];
@@ -184,30 +152,28 @@ static void find_ranges(const struct chunk *c, const struct buffers *b, enum qp_
         }
 }
 
-static void quantize_site(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, float *x)
+static void quantize_site(const struct chunk *c, int site, int64_t n, float *x)
 {
     const struct qp_layer *layer = c->layer;
     if (has_linear(layer, site, true)) {
-        find_ranges(c, b, site, n, x);
-        layer->kernels->quantize(&layer->activations[site].grid, c->rows, n, n, x, b->scale, b->zero,
-                                 (uint8_t *)b->codes);
+        struct codes b = codes_of(c);
+        find_ranges(c, &b, site, n, x);
+        layer->kernels->quantize(&layer->activations[site].grid, c->rows, n, n, x, b.scale, b.zero, (uint8_t *)b.codes);
     }
     if (has_linear(layer, site, false))
         quantize_activations(c, site, n, x);
 }
 
-static int reach_float_site(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, float *x,
-                            struct qp_error *err)
+static int reach_float_site(const struct chunk *c, int site, int64_t n, float *x, struct qp_error *err)
 {
     int r = c->taps->site ? c->taps->site(c->taps->context, site, x, c->rows, n, err) : 0;
     qp_low_rank_enter(c->layer, site, c->rows, n, x, c->low);
     if (r == 0 && c->layer->activations[site].enabled)
-        quantize_site(c, b, site, n, x);
+        quantize_site(c, site, n, x);
     return r;
 }
 
-static int reach_bf16_site(const struct chunk *c, const struct buffers *b, enum qp_site site, int64_t n, uint16_t *x,
-                           struct qp_error *err)
+static int reach_bf16_site(const struct chunk *c, int site, int64_t n, uint16_t *x, struct qp_error *err)
 {
     const struct qp_layer *layer = c->layer;
     bool quantized = layer->activations[site].enabled, shown = c->taps->site && !c->taps->site_bf16;
@@ -215,30 +181,33 @@ static int reach_bf16_site(const struct chunk *c, const struct buffers *b, enum 
     int r = c->taps->site_bf16 ? c->taps->site_bf16(c->taps->context, site, x, c->rows, n, err) : 0;
     if (r < 0 || (!quantized && !shown && !corrected))
         return r;
-    layer->kernels->to_f32(QP_BF16, c->rows * n, x, b->wide);
+    float *wide = wide_of(c);
+    layer->kernels->to_f32(QP_BF16, c->rows * n, x, wide);
     if (shown)
-        r = c->taps->site(c->taps->context, site, b->wide, c->rows, n, err);
-    qp_low_rank_enter(layer, site, c->rows, n, b->wide, c->low);
+        r = c->taps->site(c->taps->context, site, wide, c->rows, n, err);
+    qp_low_rank_enter(layer, site, c->rows, n, wide, c->low);
     if (r < 0 || !quantized)
         return r;
-    quantize_site(c, b, site, n, b->wide);
+    quantize_site(c, site, n, wide);
     if (has_linear(layer, site, false))
-        layer->kernels->from_f32(QP_BF16, c->rows * n, b->wide, x);
+        layer->kernels->from_f32(QP_BF16, c->rows * n, wide, x);
     return 0;
 }
 
 /* The site's input is complete: show it, then quantize it. */
-static int reach_site(const struct chunk *c, const struct buffers *b, enum qp_site site, void *x, struct qp_error *err)
+static int run_site(const struct chunk *c, const struct qp_op *op, struct qp_error *err)
 {
-    int64_t n = qp_arch_dim(c->layer->arch, c->layer->arch->family->sites[site].dim);
-    return c->layer->compute == QP_BF16 ? reach_bf16_site(c, b, site, n, x, err)
-                                        : reach_float_site(c, b, site, n, x, err);
+    const struct qp_view *in = &op->in[0];
+    return is_half(c, in) ? reach_bf16_site(c, op->index, in->width, at(c, in), err)
+                          : reach_float_site(c, op->index, in->width, at(c, in), err);
 }
 
 /* Keys and values are as a cache would hold them: show them, then quantize them. */
-static int reach_cache(const struct chunk *c, int64_t n, float *keys, float *values, struct qp_error *err)
+static int run_cache(const struct chunk *c, const struct qp_op *op, struct qp_error *err)
 {
     const struct qp_layer *layer = c->layer;
+    float *keys = at(c, &op->in[0]), *values = at(c, &op->in[1]);
+    int64_t n = op->in[0].width;
     int r = c->taps->cache ? c->taps->cache(c->taps->context, keys, values, c->rows, n, err) : 0;
     if (r < 0 || !layer->cache.enabled)
         return r;
@@ -247,160 +216,196 @@ static int reach_cache(const struct chunk *c, int64_t n, float *keys, float *val
     return 0;
 }
 
-static void multiply_codes(const struct chunk *c, const struct buffers *b, enum qp_linear linear, bool add, float *y)
+static void multiply_codes(const struct chunk *c, int linear, bool add, float *y)
 {
     const struct qp_layer *layer = c->layer;
     const struct qp_quantized *w = &layer->int8[linear];
-    bool shifted = !layer->activations[layer->arch->family->linears[linear].site].grid.symmetric;
+    struct codes b = codes_of(c);
+    bool shifted = !layer->activations[layer->type->linears[linear].site].grid.symmetric;
     layer->kernels->linear_int8(&(struct qp_linear_int8){.m = c->rows,
                                                          .n = w->rows,
                                                          .k = w->cols,
-                                                         .x = b->codes,
+                                                         .x = b.codes,
                                                          .w = (const int8_t *)w->codes,
-                                                         .x_scale = b->scale,
+                                                         .x_scale = b.scale,
                                                          .w_scale = w->scale,
-                                                         .x_zero = shifted ? b->zero : NULL,
+                                                         .x_zero = shifted ? b.zero : NULL,
                                                          .w_zero = w->zero,
                                                          .add = add,
                                                          .y = y});
 }
 
 /* y = x Wᵀ + b, or y += that. */
-static void apply(const struct chunk *c, const struct buffers *b, enum qp_linear linear, bool add, const void *x,
-                  float *y)
+static void run_linear(const struct chunk *c, const struct qp_op *op)
 {
     const struct qp_layer *layer = c->layer;
-    const struct qp_arch *arch = layer->arch;
-    const struct qp_linear_desc *d = &arch->family->linears[linear];
-    const float *bias = layer->bias[linear];
-    int64_t out = qp_arch_dim(arch, d->out), in = qp_arch_dim(arch, d->in);
+    const struct qp_linear *d = &layer->type->linears[op->index];
+    const float *bias = layer->bias[op->index];
+    const void *x = at(c, &op->in[0]);
+    float *y = at(c, &op->out);
+    bool add = op->add || bias;
     for (int64_t r = 0; bias && r < c->rows; r++)
-        for (int64_t i = 0; i < out; i++)
-            y[r * out + i] = (add ? y[r * out + i] : 0.0f) + bias[i];
-    add = add || bias;
-    if (layer->int8[linear].codes)
-        multiply_codes(c, b, linear, add, y);
+        for (int64_t i = 0; i < d->out; i++)
+            y[r * d->out + i] = (op->add ? y[r * d->out + i] : 0.0f) + bias[i];
+    if (layer->int8[op->index].codes)
+        multiply_codes(c, op->index, add, y);
     else if (layer->compute == QP_BF16)
-        layer->kernels->linear_bf16(c->rows, out, in, x, layer->bf16[linear], add, y);
+        layer->kernels->linear_bf16(c->rows, d->out, d->in, x, layer->bf16[op->index], add, y);
     else
-        layer->kernels->gemm(false, true, c->rows, out, in, 1.0f, x, in, layer->weight[linear], in, add ? 1.0f : 0.0f,
-                             y, out);
-    qp_low_rank_leave(layer, linear, c->rows, c->low, y);
+        layer->kernels->gemm(false, true, c->rows, d->out, d->in, 1.0f, x, d->in, layer->weight[op->index], d->in,
+                             add ? 1.0f : 0.0f, y, d->out);
+    qp_low_rank_leave(layer, op->index, c->rows, c->low, y);
 }
 
-static void normalize(const struct chunk *c, enum qp_norm norm, const float *x, void *y)
+static void run_norm(const struct chunk *c, const struct qp_op *op)
 {
-    const struct qp_layer *layer = c->layer;
-    const struct qp_arch *arch = layer->arch;
-    if (layer->compute == QP_BF16)
-        layer->kernels->rms_norm_bf16(c->rows, arch->hidden, x, layer->norm[norm], arch->norm_eps, y);
+    const struct qp_kernels *k = c->layer->kernels;
+    const struct qp_norm *d = &c->layer->type->norms[op->index];
+    const float *x = at(c, &op->in[0]), *gain = c->layer->norm[op->index], *bias = c->layer->norm_bias[op->index];
+    int64_t rows = c->rows * op->heads;
+    void *y = at(c, &op->out);
+    if (d->kind == QP_NORM_LAYER && is_half(c, &op->out))
+        k->layer_norm_bf16(rows, d->width, x, gain, bias, d->eps, y);
+    else if (d->kind == QP_NORM_LAYER)
+        k->layer_norm(rows, d->width, x, gain, bias, d->eps, y);
+    else if (is_half(c, &op->out))
+        k->rms_norm_bf16(rows, d->width, x, gain, d->eps, y);
     else
-        layer->kernels->rms_norm(c->rows, arch->hidden, x, layer->norm[norm], arch->norm_eps, y);
+        k->rms_norm(rows, d->width, x, gain, d->eps, y);
 }
 
-static void attend(const struct chunk *c, const struct buffers *b)
+static void run_rope(const struct chunk *c, const struct qp_op *op)
 {
-    const struct qp_layer *layer = c->layer;
-    const struct qp_arch *arch = layer->arch;
-    int64_t q_dim = qp_arch_dim(arch, QP_DIM_Q), kv_dim = qp_arch_dim(arch, QP_DIM_KV);
-    struct qp_attention a = {.sequences = c->sequences,
-                             .length = c->length,
-                             .heads = arch->heads,
-                             .kv_heads = arch->kv_heads,
-                             .dim = arch->head_dim,
-                             .scale = (float)(1.0 / sqrt((double)arch->head_dim)),
-                             .q = b->q,
-                             .k = b->k,
-                             .v = b->v,
-                             .q_stride = q_dim,
-                             .k_stride = kv_dim,
-                             .v_stride = kv_dim};
-    if (layer->compute == QP_BF16) {
-        layer->kernels->attention_bf16(&a, b->mixed);
-        return;
-    }
-    a.out = b->mixed;
-    a.out_stride = q_dim;
-    layer->kernels->attention(&a);
-}
-
-static void rotate(const struct chunk *c, int heads, float *x)
-{
-    int dim = c->layer->arch->head_dim;
+    const struct qp_view *x = &op->in[0];
+    const struct qp_rope_config *rope = &c->layer->arch->ropes[op->index];
     c->layer->kernels->rope(&(struct qp_rope){.tokens = c->rows,
                                               .length = c->length,
-                                              .heads = heads,
-                                              .dim = dim,
-                                              .rotary = dim,
-                                              .stride = (int64_t)heads * dim,
-                                              .cos = c->cos,
-                                              .sin = c->sin,
-                                              .x = x});
+                                              .heads = op->heads,
+                                              .dim = c->layer->type->attention.head_dim,
+                                              .rotary = rope->dim,
+                                              .stride = row_of(c, x),
+                                              .pairs = rope->pairs,
+                                              .cos = c->rotations->cos[op->index],
+                                              .sin = c->rotations->sin[op->index],
+                                              .x = at(c, x)});
 }
 
-static int forward_attention(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
+static void run_attention(const struct chunk *c, const struct qp_op *op)
 {
-    const struct qp_layer *layer = c->layer;
-    const struct qp_arch *arch = layer->arch;
-    int64_t kv_dim = qp_arch_dim(arch, QP_DIM_KV);
-    normalize(c, QP_NORM_ATTN, x, b->normed);
-    int r = reach_site(c, b, QP_SITE_ATTN_IN, b->normed, err);
-    if (r < 0)
-        return r;
-    apply(c, b, QP_Q, false, b->normed, b->q);
-    apply(c, b, QP_K, false, b->normed, b->k);
-    apply(c, b, QP_V, false, b->normed, b->v);
-    rotate(c, arch->heads, b->q);
-    rotate(c, arch->kv_heads, b->k);
-    r = reach_cache(c, kv_dim, b->k, b->v, err);
-    if (r < 0)
-        return r;
-    attend(c, b);
-    r = reach_site(c, b, QP_SITE_ATTN_OUT, b->mixed, err);
-    if (r == 0)
-        apply(c, b, QP_O, true, b->mixed, x);
-    return r;
+    const struct qp_attention_shape *shape = &c->layer->type->attention;
+    struct qp_attention a = {.sequences = c->sequences,
+                             .length = c->length,
+                             .heads = shape->heads,
+                             .kv_heads = shape->kv_heads,
+                             .dim = shape->head_dim,
+                             .scale = shape->scale,
+                             .cap = shape->cap,
+                             .window = shape->window,
+                             .q = at(c, &op->in[0]),
+                             .k = at(c, &op->in[1]),
+                             .v = at(c, &op->in[2]),
+                             .q_stride = row_of(c, &op->in[0]),
+                             .k_stride = row_of(c, &op->in[1]),
+                             .v_stride = row_of(c, &op->in[2])};
+    if (is_half(c, &op->out)) {
+        c->layer->kernels->attention_bf16(&a, at(c, &op->out));
+        return;
+    }
+    a.out = at(c, &op->out);
+    a.out_stride = row_of(c, &op->out);
+    c->layer->kernels->attention(&a);
 }
 
-static int forward_mlp(const struct chunk *c, const struct buffers *b, float *x, struct qp_error *err)
+static void run_gated(const struct chunk *c, const struct qp_op *op)
 {
     const struct qp_layer *layer = c->layer;
-    int64_t ffn = layer->arch->ffn;
-    normalize(c, QP_NORM_MLP, x, b->normed);
-    int r = reach_site(c, b, QP_SITE_MLP_IN, b->normed, err);
-    if (r < 0)
-        return r;
-    apply(c, b, QP_GATE, false, b->normed, b->gate);
-    apply(c, b, QP_UP, false, b->normed, b->up);
-    struct qp_gated g = {.act = QP_ACT_SILU, .rows = c->rows, .n = ffn, .stride = ffn, .gate = b->gate, .up = b->up};
-    if (layer->compute == QP_BF16)
-        layer->kernels->gated_bf16(&g, b->gated);
+    const struct qp_gated gated = {.act = layer->type->act,
+                                   .rows = c->rows,
+                                   .n = op->out.width,
+                                   .stride = row_of(c, &op->in[0]),
+                                   .gate = at(c, &op->in[0]),
+                                   .up = op->in[1].width ? at(c, &op->in[1]) : NULL};
+    if (is_half(c, &op->out))
+        layer->kernels->gated_bf16(&gated, at(c, &op->out));
     else
-        layer->kernels->gated(&g, b->gated);
-    r = reach_site(c, b, QP_SITE_MLP_OUT, b->gated, err);
-    if (r == 0 && !c->taps->ends)
-        apply(c, b, QP_DOWN, true, b->gated, x);
-    return r;
+        layer->kernels->gated(&gated, at(c, &op->out));
 }
 
-int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length, const float *cos,
-                     const float *sin, float *x, struct qp_workspace *workspace, const struct qp_taps *taps,
-                     struct qp_error *err)
+static void run_copy(const struct chunk *c, const struct qp_op *op)
+{
+    int64_t count = c->rows * op->out.width;
+    if (is_half(c, &op->out))
+        c->layer->kernels->from_f32(QP_BF16, count, at(c, &op->in[0]), at(c, &op->out));
+    else
+        memcpy(at(c, &op->out), at(c, &op->in[0]), (size_t)count * sizeof(float));
+}
+
+static int run_op(const struct chunk *c, const struct qp_op *op, struct qp_error *err)
+{
+    switch (op->kind) {
+    case QP_OP_NORM:
+        run_norm(c, op);
+        break;
+    case QP_OP_SITE:
+        return run_site(c, op, err);
+    case QP_OP_LINEAR:
+        run_linear(c, op);
+        break;
+    case QP_OP_ROPE:
+        run_rope(c, op);
+        break;
+    case QP_OP_CACHE:
+        return run_cache(c, op, err);
+    case QP_OP_ATTENTION:
+        run_attention(c, op);
+        break;
+    case QP_OP_GATED:
+        run_gated(c, op);
+        break;
+    case QP_OP_COPY:
+        run_copy(c, op);
+        break;
+    case QP_OP_ADD:
+        c->layer->kernels->add_scaled(c->rows * op->out.width, op->value, at(c, &op->in[0]), at(c, &op->out));
+        break;
+    }
+    return 0;
+}
+
+/* Operations up to the last site, or all of them. */
+static int op_count(const struct qp_layer_type *type, bool ends)
+{
+    int count = type->op_count;
+    while (ends && count > 0 && type->ops[count - 1].kind != QP_OP_SITE)
+        count--;
+    return count;
+}
+
+int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length,
+                     const struct qp_rotations *rotations, float *x, struct qp_workspace *workspace,
+                     const struct qp_taps *taps, struct qp_error *err)
 {
     static const struct qp_taps none;
+    taps = taps ? taps : &none;
     int64_t step = length < CHUNK_TOKENS ? CHUNK_TOKENS / length : 1;
     if (step > sequences)
         step = sequences;
-    uint64_t buffers = buffer_floats(layer, step * length);
+    uint64_t buffers = (uint64_t)(layer->plan->floats * step * length);
     int r = reserve(workspace, buffers + (uint64_t)(qp_low_rank_width(layer) * step * length), err);
+    int ops = op_count(layer->type, taps->ends);
     for (int64_t s = 0; r == 0 && s < sequences; s += step) {
         int64_t n = sequences - s < step ? sequences - s : step;
-        struct chunk c = {layer, n, length, n * length, cos, sin, taps ? taps : &none, workspace->memory + buffers};
-        float *rows = x + s * length * layer->arch->hidden;
-        struct buffers b = buffers_in(workspace->memory, layer, c.rows);
-        r = forward_attention(&c, &b, rows, err);
-        if (r == 0)
-            r = forward_mlp(&c, &b, rows, err);
+        struct chunk c = {layer,
+                          n,
+                          length,
+                          n * length,
+                          rotations,
+                          taps,
+                          x + s * length * layer->arch->hidden,
+                          workspace->memory,
+                          workspace->memory + buffers};
+        for (int i = 0; r == 0 && i < ops; i++)
+            r = run_op(&c, &layer->type->ops[i], err);
     }
     return r;
 }

@@ -38,7 +38,7 @@ int qp_embed(const struct qp_block *block, enum qp_version version, int64_t coun
 {
     const struct qp_arch *arch = block->arch;
     const struct qp_tensor *t;
-    int r = get_end(block, arch->family->embedding, 2, (int64_t[]){arch->vocab, arch->hidden}, &t, err);
+    int r = get_end(block, arch->embedding, 2, (int64_t[]){arch->vocab, arch->hidden}, &t, err);
     if (r < 0)
         return r;
     size_t row_bytes = t->bytes / (size_t)arch->vocab;
@@ -113,12 +113,11 @@ static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weigh
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
-    const struct qp_family *f = arch->family;
     const struct qp_tensor *gain, *weight;
-    int r = get_end(block, f->final_norm, 1, &arch->hidden, &gain, err);
+    int r = get_end(block, arch->final_norm, 1, &arch->hidden, &gain, err);
     if (r == 0)
-        r = get_end(block, arch->tied ? f->embedding : f->head, 2, (int64_t[]){arch->vocab, arch->hidden}, &weight,
-                    err);
+        r = get_end(block, arch->tied ? arch->embedding : arch->head, 2, (int64_t[]){arch->vocab, arch->hidden},
+                    &weight, err);
     if (r < 0)
         return r;
     qp_work_add_read((double)(gain->bytes + weight->bytes));
@@ -143,11 +142,11 @@ void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t
     const float *weight = version == QP_QUANTIZED ? head->rounded_weight : head->weight;
     if (head->bf16) {
         uint16_t *normed = (uint16_t *)scratch;
-        head->kernels->rms_norm_bf16(rows, arch->hidden, x, gain, arch->norm_eps, normed);
+        head->kernels->rms_norm_bf16(rows, arch->hidden, x, gain, arch->output_norm.eps, normed);
         head->kernels->linear_bf16(rows, arch->vocab, arch->hidden, normed, head->bf16, false, logits);
         return;
     }
-    head->kernels->rms_norm(rows, arch->hidden, x, gain, arch->norm_eps, scratch);
+    head->kernels->rms_norm(rows, arch->hidden, x, gain, arch->output_norm.eps, scratch);
     head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, weight, arch->hidden,
                         0.0f, logits, arch->vocab);
 }

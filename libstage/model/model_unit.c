@@ -61,29 +61,30 @@ void qp_model_close(struct qp_model *model)
     *model = (struct qp_model){0};
 }
 
-const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int64_t layer, enum qp_linear linear)
+const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int64_t layer, int linear)
 {
     char module[256];
     return qp_scheme_for(model->scheme, qp_module_name(&model->arch, layer, linear, module, sizeof module));
 }
 
-bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum qp_site site)
+bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, int site)
 {
-    for (int i = 0; i < QP_LINEARS; i++)
-        if (model->arch.family->linears[i].site == site && qp_model_scheme(model, layer, (enum qp_linear)i))
+    const struct qp_layer_type *type = qp_layer_type(&model->arch, layer);
+    for (int i = 0; i < type->linear_count; i++)
+        if (type->linears[i].site == site && qp_model_scheme(model, layer, i))
             return true;
     return false;
 }
 
-int qp_model_fold_sites(const struct qp_model *model, int64_t layer, enum qp_site sites[QP_SITES])
+int qp_model_fold_sites(const struct qp_model *model, int64_t layer, int *sites)
 {
     static const enum qp_fold_kind order[] = {QP_FOLD_ROWS, QP_FOLD_NORM};
+    const struct qp_layer_type *type = qp_layer_type(&model->arch, layer);
     int count = 0;
     for (int i = 0; i < 2; i++)
-        for (int site = 0; site < QP_SITES; site++)
-            if (model->arch.family->sites[site].fold == order[i] &&
-                qp_model_quantizes_site(model, layer, (enum qp_site)site))
-                sites[count++] = (enum qp_site)site;
+        for (int site = 0; site < type->site_count; site++)
+            if (type->sites[site].fold == order[i] && qp_model_quantizes_site(model, layer, site))
+                sites[count++] = site;
     return count;
 }
 

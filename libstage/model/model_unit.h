@@ -31,14 +31,15 @@ void qp_model_close(struct qp_model *model); /* a zeroed one is accepted */
 const char *qp_model_string(const struct qp_model *model, const char *key);
 
 /* What applies to a decoder layer's linear, NULL when it stays as it is. Borrowed. */
-const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int64_t layer, enum qp_linear linear);
+const struct qp_linear_scheme *qp_model_scheme(const struct qp_model *model, int64_t layer, int linear);
 
 /* Whether a linear of decoder layer `layer` that reads `site` is to be quantized. */
-bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, enum qp_site site);
+bool qp_model_quantizes_site(const struct qp_model *model, int64_t layer, int site);
 
 /* The sites of decoder layer `layer` that are to be quantized and whose channels a fold can scale; returns how many.
- * Those that fold into rows of weights come first, so that these are scaled when their own site is looked at. */
-int qp_model_fold_sites(const struct qp_model *model, int64_t layer, enum qp_site sites[QP_SITES]);
+ * Those that fold into rows of weights come first, so that these are scaled when their own site is looked at. sites: as
+ * long as the layer's list of them. */
+int qp_model_fold_sites(const struct qp_model *model, int64_t layer, int *sites);
 
 /* Windows of a `data` entry (model/data.h), with the model's own tokenizer and vocabulary. */
 int qp_model_windows(const struct qp_model *model, const json_t *spec, struct qp_windows *out, struct qp_error *err);

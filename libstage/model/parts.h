@@ -11,15 +11,18 @@ enum qp_part_kind { QP_PART_EMBEDDING, QP_PART_FINAL_NORM, QP_PART_HEAD, QP_PART
 struct qp_part {
     enum qp_part_kind kind;
     int64_t layer; /* of norms and linears */
-    int index;     /* an enum qp_norm or qp_linear */
-    bool bias;     /* of a linear: its bias, not its weight */
+    int index;     /* of the layer's norms or linears */
+    bool bias;     /* of a linear or norm: its bias, not its weight */
 };
 
-#define QP_BLOCK_PARTS_MAX (QP_NORMS + 2 * QP_LINEARS)
+/* The tensors of block `index` (0 the embedding, layers + 1 the head) one after the other, in a fixed order: *part is
+ * the first, or what comes after *part, false when there is none. A tied head has the embedding as its matrix. */
+bool qp_first_part(const struct qp_arch *arch, int64_t index, struct qp_part *part);
+bool qp_next_part(const struct qp_arch *arch, int64_t index, struct qp_part *part);
 
-/* The tensors of block `index` (0 the embedding, layers + 1 the head), in a fixed order; returns how many. A tied head
- * has the embedding as its matrix. */
-size_t qp_block_parts(const struct qp_arch *arch, int64_t index, struct qp_part parts[QP_BLOCK_PARTS_MAX]);
+#define QP_EACH_PART(part, arch, index)                                         \
+    for (bool more_parts = qp_first_part((arch), (index), &(part)); more_parts; \
+         more_parts = qp_next_part((arch), (index), &(part)))
 
 /* No quantized checkpoint of the model has more tensors than this. */
 size_t qp_quantized_parts_most(const struct qp_arch *arch);

@@ -18,9 +18,9 @@ static double llama3_frequency(const struct qp_rope_config *rope, double frequen
     return (1.0 - smooth) * frequency / rope->factor + smooth * frequency;
 }
 
-double qp_rope_frequency(const struct qp_rope_config *rope, int head_dim, int i)
+double qp_rope_frequency(const struct qp_rope_config *rope, int i)
 {
-    double frequency = pow(rope->theta, -2.0 * i / head_dim);
+    double frequency = pow(rope->theta, -2.0 * i / rope->dim);
     switch (rope->kind) {
     case QP_ROPE_DEFAULT:
         return frequency;
@@ -32,26 +32,43 @@ double qp_rope_frequency(const struct qp_rope_config *rope, int head_dim, int i)
     return frequency;
 }
 
-int qp_rope_tables(const struct qp_arch *arch, int64_t length, float **cos_out, float **sin_out, struct qp_error *err)
+static int open_table(const struct qp_rope_config *rope, int64_t length, float **cos_out, float **sin_out,
+                      struct qp_error *err)
 {
-    if (length < 1 || length > arch->max_length)
-        return qp_fail(err, QP_ERR_INPUT, "sequences of %lld tokens; this model takes 1 to %lld: set `length` to that",
-                       (long long)length, (long long)arch->max_length);
-    int half = arch->head_dim / 2;
-    float *c = qp_new_floats(length * half, "the rotary tables", err);
-    float *s = c ? qp_new_floats(length * half, "the rotary tables", err) : NULL;
-    if (!s) {
-        free(c);
+    int half = rope->dim / 2;
+    float *c = *cos_out = qp_new_floats(length * half, "the rotary tables", err);
+    float *s = *sin_out = c ? qp_new_floats(length * half, "the rotary tables", err) : NULL;
+    if (!s)
         return QP_ERR_ROOM;
-    }
     for (int i = 0; i < half; i++) {
-        double frequency = qp_rope_frequency(&arch->rope, arch->head_dim, i);
+        double frequency = qp_rope_frequency(rope, i);
         for (int64_t p = 0; p < length; p++) {
             c[p * half + i] = (float)cos((double)p * frequency);
             s[p * half + i] = (float)sin((double)p * frequency);
         }
     }
-    *cos_out = c;
-    *sin_out = s;
     return 0;
+}
+
+int qp_rotations_open(const struct qp_arch *arch, int64_t length, struct qp_rotations *out, struct qp_error *err)
+{
+    int r = 0;
+    *out = (struct qp_rotations){0};
+    if (length < 1 || length > arch->max_length)
+        return qp_fail(err, QP_ERR_INPUT, "sequences of %lld tokens; this model takes 1 to %lld: set `length` to that",
+                       (long long)length, (long long)arch->max_length);
+    for (int i = 0; r == 0 && i < arch->rope_count; i++)
+        r = open_table(&arch->ropes[i], length, &out->cos[i], &out->sin[i], err);
+    if (r < 0)
+        qp_rotations_close(out);
+    return r;
+}
+
+void qp_rotations_close(struct qp_rotations *rotations)
+{
+    for (int i = 0; i < QP_ROPES_MAX; i++) {
+        free(rotations->cos[i]);
+        free(rotations->sin[i]);
+    }
+    *rotations = (struct qp_rotations){0};
 }

@@ -7,7 +7,7 @@ int qp_text_open(const struct qp_arch *arch, const struct qp_windows *windows, s
                  struct qp_error *err)
 {
     struct qp_text text = {.windows = windows};
-    int r = qp_rope_tables(arch, windows->length, &text.cos, &text.sin, err);
+    int r = qp_rotations_open(arch, windows->length, &text.rotations, err);
     if (r == 0)
         r = qp_workspace_new(&text.workspace, err);
     if (r < 0) {
@@ -21,8 +21,7 @@ int qp_text_open(const struct qp_arch *arch, const struct qp_windows *windows, s
 void qp_text_close(struct qp_text *text)
 {
     qp_workspace_free(text->workspace);
-    free(text->cos);
-    free(text->sin);
+    qp_rotations_close(&text->rotations);
     *text = (struct qp_text){0};
 }
 
@@ -82,7 +81,7 @@ static int forward_part(const struct qp_text *text, const void *context, int64_t
 {
     (void)first;
     const struct passage *p = context;
-    return qp_layer_forward(p->layer, windows, text->windows->length, text->cos, text->sin, x, text->workspace, p->taps,
+    return qp_layer_forward(p->layer, windows, text->windows->length, &text->rotations, x, text->workspace, p->taps,
                             err);
 }
 

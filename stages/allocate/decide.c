@@ -26,8 +26,12 @@ static bool in_group(const struct qp_table *t, const struct qp_part *part)
 {
     if (part->kind != QP_PART_LINEAR || part->bias)
         return false;
-    const struct qp_group *g = qp_table_find(t, part->layer, t->arch.family->linears[part->index].site);
-    return g && g->member[part->index];
+    int site = qp_layer_type(&t->arch, part->layer)->linears[part->index].site;
+    const struct qp_group *g = qp_table_find(t, part->layer, site);
+    for (int m = 0; g && m < g->count; m++)
+        if (g->members[m] == part->index)
+            return true;
+    return false;
 }
 
 /* Embedding, norms, biases, the head and linears left alone, and the headers of the files. */
@@ -37,14 +41,14 @@ static uint64_t fixed_bytes(const struct qp_table *t)
     uint64_t bytes = files * qp_safetensors_header_bytes(qp_quantized_parts_most(&t->arch));
     int64_t blocks = qp_arch_blocks(&t->arch);
     for (int64_t b = 0; b < blocks; b++) {
-        struct qp_part parts[QP_BLOCK_PARTS_MAX];
-        size_t count = qp_block_parts(&t->arch, b, parts);
-        for (size_t i = 0; i < count; i++) {
+        struct qp_part part;
+        QP_EACH_PART(part, &t->arch, b)
+        {
             int64_t shape[2] = {1, 1};
-            bool again = t->arch.tied && b == blocks - 1 && parts[i].kind != QP_PART_FINAL_NORM;
-            if (again || in_group(t, &parts[i]))
+            bool again = t->arch.tied && b == blocks - 1 && part.kind != QP_PART_FINAL_NORM;
+            if (again || in_group(t, &part))
                 continue;
-            int rank = qp_part_shape(&t->arch, &parts[i], shape);
+            int rank = qp_part_shape(&t->arch, &part, shape);
             uint64_t elements = (uint64_t)shape[0] * (uint64_t)(rank == 2 ? shape[1] : 1);
             bytes += elements * (uint64_t)qp_dtype_bits(t->arch.dtype) / 8;
         }
@@ -143,21 +147,13 @@ void qp_choice_free(struct qp_choice *choice)
 
 /* ---- the scheme ---- */
 
-static int member_count(const struct qp_group *g)
-{
-    int count = 0;
-    for (int l = 0; l < QP_LINEARS; l++)
-        count += g->member[l];
-    return count;
-}
-
 /* The format of most linears; one that quantizes, if there is any. */
 static size_t most_common(const struct qp_table *t, const struct qp_choice *choice)
 {
     int counts[QP_MAX_CANDIDATES] = {0};
     size_t best = choice->candidate[0];
     for (size_t g = 0; g < t->count; g++)
-        counts[choice->candidate[g]] += member_count(&t->groups[g]);
+        counts[choice->candidate[g]] += t->groups[g].count;
     for (size_t c = 0; c < t->budget->count; c++) {
         bool better = t->budget->candidates[c].scheme.weights.enabled,
              have = t->budget->candidates[best].scheme.weights.enabled;
@@ -181,11 +177,9 @@ static bool set_linear(json_t *object, const struct qp_candidate *c)
 static bool add_rules(const struct qp_table *t, const struct qp_choice *choice, size_t base, json_t *rules)
 {
     for (size_t g = 0; g < t->count; g++)
-        for (int l = 0; l < QP_LINEARS; l++) {
+        for (int m = 0; m < t->groups[g].count && choice->candidate[g] != base; m++) {
             char module[256];
-            if (!t->groups[g].member[l] || choice->candidate[g] == base)
-                continue;
-            qp_module_name(&t->arch, t->groups[g].layer, (enum qp_linear)l, module, sizeof module);
+            qp_module_name(&t->arch, t->groups[g].layer, t->groups[g].members[m], module, sizeof module);
             json_t *rule = json_pack("{s:s}", "match", module);
             bool ok = rule && set_linear(rule, &t->budget->candidates[choice->candidate[g]]);
             if (json_array_append_new(rules, rule) < 0 || !ok)
@@ -217,11 +211,9 @@ static json_t *linears_json(const struct qp_table *t, const struct qp_choice *ch
     for (size_t i = 0; i < t->count; i++) {
         const struct qp_group *g = &t->groups[i];
         size_t c = choice->candidate[i];
-        for (int l = 0; l < QP_LINEARS; l++) {
+        for (int m = 0; m < g->count; m++) {
             char module[256];
-            if (!g->member[l])
-                continue;
-            qp_module_name(&t->arch, g->layer, (enum qp_linear)l, module, sizeof module);
+            qp_module_name(&t->arch, g->layer, g->members[m], module, sizeof module);
             json_array_append_new(linears,
                                   json_pack("{s:s, s:s, s:f}", "name", module, "format", t->budget->candidates[c].name,
                                             "bits", 8.0 * (double)g->bytes[c] / (double)g->weights));
@@ -237,7 +229,7 @@ static json_t *formats_json(const struct qp_table *t, const struct qp_choice *ch
     for (size_t c = 0; c < t->budget->count; c++) {
         int count = 0;
         for (size_t g = 0; g < t->count; g++)
-            count += choice->candidate[g] == c ? member_count(&t->groups[g]) : 0;
+            count += choice->candidate[g] == c ? t->groups[g].count : 0;
         json_object_set_new(formats, t->budget->candidates[c].name, json_integer(count));
     }
     return formats;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/model/gptq.h"
 #include "libstage/model/quality.h"
@@ -21,11 +22,11 @@ struct work {
     const struct qp_kernels *kernels;
     struct qp_layer layer;
     struct qp_probes *probes;
-    bool gptq;                /* losses are those of GPTQ, not of rounding to nearest */
-    struct qp_gptq *solver;   /* of the group at work, with gptq */
-    double tokens;            /* of the second moments */
-    float *probe[QP_LINEARS]; /* weights as the probe has them, where a stream is to start */
-    int64_t rows_seen[QP_SITES];
+    bool gptq;              /* losses are those of GPTQ, not of rounding to nearest */
+    struct qp_gptq *solver; /* of the group at work, with gptq */
+    double tokens;          /* of the second moments */
+    float **probe;          /* [linears] weights as the probe has them, where a stream is to start */
+    int64_t *rows_seen;     /* [sites] */
 };
 
 /* Room for one linear. */
@@ -36,14 +37,9 @@ struct desk {
     uint8_t *codes;
 };
 
-static int64_t dim(const struct work *w, enum qp_dim d)
+static const struct qp_linear *desc_of(const struct work *w, int linear)
 {
-    return qp_arch_dim(w->block->arch, d);
-}
-
-static const struct qp_linear_desc *desc_of(const struct work *w, int linear)
-{
-    return &w->block->arch->family->linears[linear];
+    return &w->block->type->linears[linear];
 }
 
 /* ---- losses of the weights ---- */
@@ -140,7 +136,7 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
 {
     const struct qp_budget *budget = w->table->budget;
     const float *weight = w->layer.weight[linear];
-    int64_t rows = dim(w, desc_of(w, linear)->out), in = dim(w, desc_of(w, linear)->in);
+    int64_t rows = desc_of(w, linear)->out, in = desc_of(w, linear)->in;
     struct desk d;
     int r = open_desk(&d, rows, in, err);
     if (r == 0)
@@ -171,17 +167,15 @@ static int open_solver(struct work *w, const struct qp_group *g, int64_t in, con
 
 static int measure_group(struct work *w, struct qp_group *g, struct qp_error *err)
 {
-    int64_t in = dim(w, w->block->arch->family->sites[g->site].dim);
+    int64_t in = w->block->type->sites[g->site].in;
     float *h = qp_new_floats(in * in, "a second moment", err), largest = 0.0f;
     int r = h ? qp_block_second_moment(w->block, g->site, h, err) : QP_ERR_ROOM;
     if (r == 0)
         r = open_solver(w, g, in, h, err);
-    for (int l = 0; l < QP_LINEARS; l++)
-        if (g->member[l])
-            largest = fmaxf(largest, absmax(dim(w, desc_of(w, l)->out) * in, w->layer.weight[l]));
-    for (int l = 0; l < QP_LINEARS && r == 0; l++)
-        if (g->member[l])
-            r = measure_linear(w, g, l, h, largest, err);
+    for (int m = 0; m < g->count; m++)
+        largest = fmaxf(largest, absmax(desc_of(w, g->members[m])->out * in, w->layer.weight[g->members[m]]));
+    for (int m = 0; m < g->count && r == 0; m++)
+        r = measure_linear(w, g, g->members[m], h, largest, err);
     qp_gptq_close(w->solver);
     w->solver = NULL;
     free(h);
@@ -204,10 +198,11 @@ static int input_loss(const struct work *w, const struct qp_group *g, const stru
     w->kernels->fake_quantize(&grid, rows, in, qp_spec_group(spec, in), d);
     qp_difference(rows * in, d, x, d);
     int r = 0;
-    for (int l = 0; l < QP_LINEARS && r == 0; l++) {
-        int64_t n = g->member[l] ? dim(w, desc_of(w, l)->out) : 0;
-        float *y = n ? qp_new_floats(rows * n, "a linear's output", err) : NULL;
-        if (n && !y)
+    for (int m = 0; m < g->count && r == 0; m++) {
+        int l = g->members[m];
+        int64_t n = desc_of(w, l)->out;
+        float *y = qp_new_floats(rows * n, "a linear's output", err);
+        if (!y)
             r = QP_ERR_ROOM;
         if (y)
             w->kernels->gemm(false, true, rows, n, in, 1.0f, d, in, w->layer.weight[l], in, 0.0f, y, n);
@@ -220,7 +215,7 @@ static int input_loss(const struct work *w, const struct qp_group *g, const stru
 }
 
 /* Tap of the clean stream's forward. */
-static int see_input(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int see_input(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     struct work *w = context;
     struct qp_group *g = qp_table_find(w->table, w->block->layer, site);
@@ -237,8 +232,8 @@ static int see_input(void *context, enum qp_site site, const float *x, int64_t r
 /* Puts the losses of the few tokens seen on the scale of the second moments' many. */
 static void scale_input_losses(struct work *w)
 {
-    for (int site = 0; site < QP_SITES; site++) {
-        struct qp_group *g = qp_table_find(w->table, w->block->layer, (enum qp_site)site);
+    for (int site = 0; site < w->block->type->site_count; site++) {
+        struct qp_group *g = qp_table_find(w->table, w->block->layer, site);
         for (size_t c = 0; g && c < w->table->budget->count; c++)
             g->input_loss[c] *= w->tokens / (double)w->rows_seen[site];
     }
@@ -255,7 +250,7 @@ static float *stream_at(const struct qp_probes *p, size_t index)
 static int move(const struct work *w, size_t first, size_t count, const struct qp_taps *taps, struct qp_error *err)
 {
     struct qp_probes *p = w->probes;
-    return qp_layer_forward(&w->layer, (int64_t)count * p->windows.count, p->windows.length, p->text.cos, p->text.sin,
+    return qp_layer_forward(&w->layer, (int64_t)count * p->windows.count, p->windows.length, &p->text.rotations,
                             stream_at(p, first), p->text.workspace, taps, err);
 }
 
@@ -264,14 +259,17 @@ static int start_stream(struct work *w, struct qp_group *g, struct qp_error *err
 {
     struct qp_probes *p = w->probes;
     size_t bytes = (size_t)(p->windows.count * p->windows.length * p->stream.hidden) * sizeof(float);
-    float *kept[QP_LINEARS];
-    memcpy(kept, w->layer.weight, sizeof kept);
-    for (int l = 0; l < QP_LINEARS; l++)
-        if (w->probe[l] && g->member[l])
+    float *kept[QP_SITE_LINEARS_MAX];
+    for (int m = 0; m < g->count; m++) {
+        int l = g->members[m];
+        kept[m] = w->layer.weight[l];
+        if (w->probe[l])
             w->layer.weight[l] = w->probe[l];
+    }
     memcpy(stream_at(p, p->used), stream_at(p, 0), bytes);
     int r = move(w, p->used, 1, NULL, err);
-    memcpy(w->layer.weight, kept, sizeof kept);
+    for (int m = 0; m < g->count; m++)
+        w->layer.weight[g->members[m]] = kept[m];
     p->owners[p->used++] = g;
     return r;
 }
@@ -300,6 +298,11 @@ int qp_measure_layer(struct qp_table *table, const struct qp_block *block, bool 
     if (w.tokens <= 0.0)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld says not of how many `tokens` its statistics are",
                        (long long)block->unit->seq);
+    size_t linears = (size_t)block->type->linear_count;
+    qp_auto_free float **probe = w.probe = calloc(linears, sizeof *probe);
+    qp_auto_free int64_t *seen = w.rows_seen = calloc((size_t)block->type->site_count, sizeof *seen);
+    if (!probe || !seen)
+        return qp_fail_memory(err, linears * sizeof *probe, "the losses of a layer");
     int r = qp_layer_load(block, QP_TRANSFORMED, NULL, &w.layer, err);
     if (r < 0)
         return r;
@@ -308,8 +311,8 @@ int qp_measure_layer(struct qp_table *table, const struct qp_block *block, bool 
             r = measure_group(&w, &table->groups[g], err);
     if (r == 0 && probes)
         r = move_streams(&w, err);
-    for (int l = 0; l < QP_LINEARS; l++)
-        free(w.probe[l]);
+    for (size_t l = 0; l < linears; l++)
+        free(probe[l]);
     qp_layer_free(&w.layer);
     return r;
 }

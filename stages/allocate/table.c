@@ -24,20 +24,20 @@ static bool is_ignored(const struct qp_scheme *scheme, const char *module)
 static int check_fit(const struct qp_table *t, size_t candidate, int64_t layer, int linear, struct qp_error *err)
 {
     char module[256];
-    const struct qp_linear_desc *d = &t->arch.family->linears[linear];
+    const struct qp_linear *d = &qp_layer_type(&t->arch, layer)->linears[linear];
     const struct qp_linear_scheme *scheme = &t->budget->candidates[candidate].scheme;
-    int64_t rows = qp_arch_dim(&t->arch, d->out), cols = qp_arch_dim(&t->arch, d->in);
-    qp_module_name(&t->arch, layer, (enum qp_linear)linear, module, sizeof module);
+    int64_t rows = d->out, cols = d->in;
+    qp_module_name(&t->arch, layer, linear, module, sizeof module);
     int r = scheme->weights.enabled ? qp_scheme_check(scheme, module, rows, cols, err) : 0;
     return r < 0 || !scheme->weights.enabled ? r : qp_compressed_check(scheme, module, rows, cols, err);
 }
 
 /* Adds what one linear stores to its group. */
-static void count_linear(const struct qp_table *t, struct qp_group *g, enum qp_linear linear)
+static void count_linear(const struct qp_table *t, struct qp_group *g, int linear)
 {
-    const struct qp_linear_desc *d = &t->arch.family->linears[linear];
-    int64_t rows = qp_arch_dim(&t->arch, d->out), cols = qp_arch_dim(&t->arch, d->in);
-    g->member[linear] = true;
+    const struct qp_linear *d = &qp_layer_type(&t->arch, g->layer)->linears[linear];
+    int64_t rows = d->out, cols = d->in;
+    g->members[g->count++] = linear;
     g->weights += rows * cols;
     for (size_t c = 0; c < t->budget->count; c++) {
         g->fits[c] = g->fits[c] && check_fit(t, c, g->layer, linear, NULL) == 0;
@@ -60,14 +60,15 @@ static bool find_probe(const struct qp_table *t, struct qp_group *g)
 static int add_group(const struct qp_scheme *scheme, struct qp_table *t, int64_t layer, int site, struct qp_error *err)
 {
     struct qp_group *g = &t->groups[t->count];
-    *g = (struct qp_group){.layer = layer, .site = (enum qp_site)site, .divergence = NAN};
+    *g = (struct qp_group){.layer = layer, .site = site, .divergence = NAN};
     for (size_t c = 0; c < t->budget->count; c++)
         g->fits[c] = true;
-    for (int l = 0; l < QP_LINEARS; l++) {
+    const struct qp_layer_type *type = qp_layer_type(&t->arch, layer);
+    for (int l = 0; l < type->linear_count; l++) {
         char module[256];
-        qp_module_name(&t->arch, layer, (enum qp_linear)l, module, sizeof module);
-        if ((int)t->arch.family->linears[l].site == site && !is_ignored(scheme, module))
-            count_linear(t, g, (enum qp_linear)l);
+        qp_module_name(&t->arch, layer, l, module, sizeof module);
+        if (type->linears[l].site == site && !is_ignored(scheme, module))
+            count_linear(t, g, l);
     }
     if (g->weights == 0)
         return 0;
@@ -87,8 +88,8 @@ static int check_candidates(const struct qp_table *t, struct qp_error *err)
         bool used = false;
         for (size_t g = 0; g < t->count; g++)
             used = used || t->groups[g].fits[c];
-        for (int l = 0; l < QP_LINEARS && !used; l++)
-            if (t->groups[0].member[l] && check_fit(t, c, t->groups[0].layer, l, err) < 0)
+        for (int m = 0; m < t->groups[0].count && !used; m++)
+            if (check_fit(t, c, t->groups[0].layer, t->groups[0].members[m], err) < 0)
                 return qp_wrap(err, "scheme.choose_from[%zu]: '%s' fits no linear", c, t->budget->candidates[c].name);
     }
     return 0;
@@ -98,7 +99,7 @@ static int add_groups(const struct qp_scheme *scheme, struct qp_table *t, struct
 {
     int r = 0;
     for (int64_t layer = 0; layer < t->arch.layers && r == 0; layer++)
-        for (int site = 0; site < QP_SITES && r == 0; site++)
+        for (int site = 0; site < qp_layer_type(&t->arch, layer)->site_count && r == 0; site++)
             r = add_group(scheme, t, layer, site, err);
     if (r == 0 && t->count == 0)
         r = qp_fail(err, QP_ERR_INPUT, "scheme.ignore: matches every linear, so there is nothing to choose for");
@@ -108,9 +109,12 @@ static int add_groups(const struct qp_scheme *scheme, struct qp_table *t, struct
 int qp_table_open(const struct qp_model *model, struct qp_table *out, struct qp_error *err)
 {
     struct qp_table t = {.arch = model->arch, .budget = model->scheme->budget};
-    t.groups = calloc((size_t)t.arch.layers * QP_SITES + 1, sizeof *t.groups);
+    size_t most = 1;
+    for (int64_t layer = 0; layer < t.arch.layers; layer++)
+        most += (size_t)qp_layer_type(&t.arch, layer)->site_count;
+    t.groups = calloc(most, sizeof *t.groups);
     if (!t.groups)
-        return qp_fail_memory(err, (size_t)t.arch.layers * QP_SITES * sizeof *t.groups, "the losses of formats");
+        return qp_fail_memory(err, most * sizeof *t.groups, "the losses of formats");
     int r = add_groups(model->scheme, &t, err);
     if (r < 0) {
         free(t.groups);
@@ -126,7 +130,7 @@ void qp_table_close(struct qp_table *table)
     *table = (struct qp_table){0};
 }
 
-struct qp_group *qp_table_find(const struct qp_table *table, int64_t layer, enum qp_site site)
+struct qp_group *qp_table_find(const struct qp_table *table, int64_t layer, int site)
 {
     for (size_t g = 0; g < table->count; g++)
         if (table->groups[g].layer == layer && table->groups[g].site == site)
@@ -136,7 +140,8 @@ struct qp_group *qp_table_find(const struct qp_table *table, int64_t layer, enum
 
 const char *qp_group_name(const struct qp_table *table, const struct qp_group *group, char *text, size_t size)
 {
-    return qp_layer_name(&table->arch, group->layer, table->arch.family->sites[group->site].name, text, size);
+    const struct qp_site *site = &qp_layer_type(&table->arch, group->layer)->sites[group->site];
+    return qp_layer_name(&table->arch, group->layer, site->name, text, size);
 }
 
 double qp_damage(const struct qp_group *group, size_t candidate, enum qp_sensitivity by)

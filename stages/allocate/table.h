@@ -8,8 +8,9 @@
 
 struct qp_group {
     int64_t layer;
-    enum qp_site site;
-    bool member[QP_LINEARS];           /* the site's linears that are not ignored */
+    int site;
+    int members[QP_SITE_LINEARS_MAX]; /* the site's linears that are not ignored */
+    int count;
     int64_t weights;                   /* how many its members have */
     bool fits[QP_MAX_CANDIDATES];      /* whether each candidate can be had by all members */
     size_t probe;                      /* the candidate of fewest bytes, whose divergence was measured */
@@ -37,7 +38,7 @@ int qp_table_open(const struct qp_model *model, struct qp_table *out, struct qp_
 void qp_table_close(struct qp_table *table); /* a zeroed one is accepted */
 
 /* The group of a site, NULL when it is ignored whole. */
-struct qp_group *qp_table_find(const struct qp_table *table, int64_t layer, enum qp_site site);
+struct qp_group *qp_table_find(const struct qp_table *table, int64_t layer, int site);
 
 /* "model.layers.3.attn_in" into text; returns it. */
 const char *qp_group_name(const struct qp_table *table, const struct qp_group *group, char *text, size_t size);

@@ -23,14 +23,15 @@ struct qp_drift {
     int64_t windows, length; /* of the text */
     int64_t period;          /* the last window of each `period` is held out */
     float *difference;       /* [tokens, largest in] */
-    struct site sites[QP_SITES];
+    int count;
+    struct site sites[];
 };
 
 static int open_site(struct qp_stage *stage, const struct qp_block *block, int site, int64_t tokens, struct site *s,
                      struct qp_error *err)
 {
-    const struct qp_site_desc *desc = &block->arch->family->sites[site];
-    int64_t in = qp_arch_dim(block->arch, desc->dim), shape[] = {in, in};
+    const struct qp_site *desc = &block->type->sites[site];
+    int64_t in = desc->in, shape[] = {in, in};
     for (int k = 0; k < SUMS; k++) {
         char name[256];
         qp_block_name(block, desc->name, names[k], name, sizeof name);
@@ -50,19 +51,21 @@ int qp_drift_open(struct qp_stage *stage, const struct qp_block *block, const st
         return qp_fail(err, QP_ERR_INPUT,
                        "drift: found one window of calibration text; expected at least 2, as one is held out to judge "
                        "what is learned from the others: ask for more samples");
-    struct qp_drift *drift = calloc(1, sizeof *drift);
+    size_t size = sizeof(struct qp_drift) + (size_t)block->type->site_count * sizeof(struct site);
+    struct qp_drift *drift = calloc(1, size);
     if (!drift)
-        return qp_fail_memory(err, sizeof *drift, "drift");
+        return qp_fail_memory(err, size, "drift");
+    drift->count = block->type->site_count;
     drift->kernels = qp_stage_kernels(stage);
     drift->windows = windows->count;
     drift->length = windows->length;
     drift->period = windows->count < PERIOD ? windows->count : PERIOD;
     int64_t widest = 0;
     int r = 0;
-    for (int i = 0; i < QP_SITES && r == 0; i++) {
-        int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[i].dim);
+    for (int i = 0; i < drift->count && r == 0; i++) {
+        int64_t in = block->type->sites[i].in;
         widest = in > widest ? in : widest;
-        if (qp_block_has_turn(block, (enum qp_site)i))
+        if (qp_block_has_turn(block, i))
             r = open_site(stage, block, i, tokens, &drift->sites[i], err);
     }
     if (r == 0 && !(drift->difference = qp_new_floats(tokens * widest, "a site's inputs", err)))
@@ -79,7 +82,7 @@ void qp_drift_free(struct qp_drift *drift)
 {
     if (!drift)
         return;
-    for (int i = 0; i < QP_SITES; i++) {
+    for (int i = 0; i < drift->count; i++) {
         for (int k = 0; k < SUMS; k++)
             qp_tensor_unref(drift->sites[i].sums[k]);
         free(drift->sites[i].x);
@@ -90,12 +93,11 @@ void qp_drift_free(struct qp_drift *drift)
 
 void qp_drift_begin(struct qp_drift *drift)
 {
-    for (int i = 0; i < QP_SITES; i++)
+    for (int i = 0; i < drift->count; i++)
         drift->sites[i].came = drift->sites[i].compared = 0;
 }
 
-void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, enum qp_dtype dtype, const void *x, int64_t rows,
-                        int64_t in)
+void qp_drift_quantized(struct qp_drift *drift, int site, enum qp_dtype dtype, const void *x, int64_t rows, int64_t in)
 {
     struct site *s = &drift->sites[site];
     if (!s->x)
@@ -130,7 +132,7 @@ static void add(const struct qp_drift *drift, struct site *s, const float *quant
     s->seen += rows;
 }
 
-int qp_drift_original(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+int qp_drift_original(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)err;
     struct qp_drift *drift = context;
@@ -167,7 +169,7 @@ static int put_site(const struct qp_drift *drift, struct site *s, struct qp_unit
 int qp_drift_put(struct qp_drift *drift, struct qp_unit *unit, struct qp_error *err)
 {
     int r = 0;
-    for (int i = 0; i < QP_SITES && r == 0; i++)
+    for (int i = 0; i < drift->count && r == 0; i++)
         if (drift->sites[i].x)
             r = put_site(drift, &drift->sites[i], unit, err);
     return r;

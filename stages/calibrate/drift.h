@@ -18,11 +18,10 @@ void qp_drift_free(struct qp_drift *drift); /* NULL is accepted */
 
 /* A part begins: first all its inputs behind quantized layers come, then the same tokens' original ones. */
 void qp_drift_begin(struct qp_drift *drift);
-void qp_drift_quantized(struct qp_drift *drift, enum qp_site site, enum qp_dtype dtype, const void *x, int64_t rows,
-                        int64_t in);
+void qp_drift_quantized(struct qp_drift *drift, int site, enum qp_dtype dtype, const void *x, int64_t rows, int64_t in);
 
 /* A qp_site_fn. */
-int qp_drift_original(void *drift, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err);
+int qp_drift_original(void *drift, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err);
 
 /* Moves the sums into the unit, as B.S.drift (as large as all windows' would be), .held_drift and .held_moment. */
 int qp_drift_put(struct qp_drift *drift, struct qp_unit *unit, struct qp_error *err);

@@ -75,7 +75,7 @@ void qp_prefix_free(struct qp_prefix *prefix)
     free(prefix);
 }
 
-static int take_site(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int take_site(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     const struct pass *pass = context;
     if (pass->drift)
@@ -83,8 +83,7 @@ static int take_site(void *context, enum qp_site site, const float *x, int64_t r
     return qp_statistics_site(pass->statistics, site, x, rows, in, err);
 }
 
-static int take_site_bf16(void *context, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
-                          struct qp_error *err)
+static int take_site_bf16(void *context, int site, const uint16_t *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     const struct pass *pass = context;
     if (pass->drift)
@@ -101,8 +100,8 @@ static int take_cache(void *context, const float *keys, const float *values, int
 static int forward(const struct qp_prefix *p, const struct qp_layer *layer, int64_t windows, float *x,
                    const struct qp_taps *taps, struct qp_error *err)
 {
-    return qp_layer_forward(layer, windows, p->text->windows->length, p->text->cos, p->text->sin, x, p->text->workspace,
-                            taps, err);
+    return qp_layer_forward(layer, windows, p->text->windows->length, &p->text->rotations, x, p->text->workspace, taps,
+                            err);
 }
 
 /* A part's hidden states, where a forward may change them. */
@@ -144,7 +143,7 @@ static int collect_parts(struct qp_prefix *p, struct qp_stage *stage, struct pas
 static int load_layers(const struct qp_prefix *p, const struct qp_block *block, struct pass *pass, struct qp_error *err)
 {
     bool mixed = block->turn > 1;
-    pass->last = block->turn == 0 || block->turn == QP_SITES;
+    pass->last = block->turn == 0 || block->turn == block->type->site_count;
     pass->quantized = &pass->now;
     pass->original = mixed ? &pass->own : &pass->now;
     int r = qp_layer_load(block, mixed ? QP_QUANTIZED : QP_ORIGINAL, p->model->scheme, &pass->now, err);
@@ -209,7 +208,7 @@ static int keep(struct qp_prefix *p, const struct qp_unit *unit, struct qp_error
 
 int qp_prefix_advance(struct qp_prefix *p, const struct qp_block *block, struct qp_error *err)
 {
-    if (block->turn > 0 && block->turn < QP_SITES)
+    if (block->turn > 0 && block->turn < block->type->site_count)
         return keep(p, block->unit, err);
     qp_unit_free(p->so_far);
     p->so_far = NULL;

@@ -40,8 +40,9 @@ struct site {
 struct qp_statistics {
     const struct qp_kernels *kernels;
     int64_t windows, length; /* of the text */
-    struct site sites[QP_SITES];
     struct qp_tensor *key_absmax, *value_absmax;
+    int count;
+    struct site sites[];
 };
 
 bool qp_statistics_wanted(const struct qp_stage *stage)
@@ -106,9 +107,9 @@ static int shape_of(const struct qp_statistics *s, enum kind kind, int64_t in, i
 static int open_site(struct qp_stage *stage, const struct qp_block *block, struct qp_statistics *s, int site,
                      struct qp_error *err)
 {
-    const struct qp_site_desc *desc = &block->arch->family->sites[site];
+    const struct qp_site *desc = &block->type->sites[site];
     struct site *t = &s->sites[site];
-    int64_t shape[2], in = qp_arch_dim(block->arch, desc->dim);
+    int64_t shape[2], in = desc->in;
     int r = 0;
     for (int k = 0; k < SITE_KINDS && r == 0; k++) {
         float fill = k == MIN || k == WINDOW_MIN ? INFINITY : k == MAX || k == WINDOW_MAX ? -INFINITY : 0.0f;
@@ -128,7 +129,7 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, struc
 static int open_cache(struct qp_stage *stage, const struct qp_block *block, struct qp_statistics *s,
                       struct qp_error *err)
 {
-    int64_t dim = qp_arch_dim(block->arch, QP_DIM_KV);
+    int64_t dim = (int64_t)block->type->attention.kv_heads * block->type->attention.head_dim;
     if (!qp_stage_wants(stage, "kv_absmax"))
         return 0;
     int r = new_stat(stage, block, "kv", "key_absmax", 1, &dim, 0.0f, &s->key_absmax, err);
@@ -138,15 +139,17 @@ static int open_cache(struct qp_stage *stage, const struct qp_block *block, stru
 int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, const struct qp_windows *windows,
                        struct qp_statistics **out, struct qp_error *err)
 {
-    struct qp_statistics *s = calloc(1, sizeof *s);
+    size_t size = sizeof(struct qp_statistics) + (size_t)block->type->site_count * sizeof(struct site);
+    struct qp_statistics *s = calloc(1, size);
     if (!s)
-        return qp_fail_memory(err, sizeof *s, "statistics");
+        return qp_fail_memory(err, size, "statistics");
+    s->count = block->type->site_count;
     s->kernels = qp_stage_kernels(stage);
     s->windows = windows->count;
     s->length = windows->length;
     int r = block->turn <= 1 ? open_cache(stage, block, s, err) : 0;
-    for (int i = 0; i < QP_SITES && r == 0; i++)
-        if (qp_block_has_turn(block, (enum qp_site)i))
+    for (int i = 0; i < s->count && r == 0; i++)
+        if (qp_block_has_turn(block, i))
             r = open_site(stage, block, s, i, err);
     if (r < 0) {
         qp_statistics_free(s);
@@ -216,8 +219,7 @@ static bool wants_values(const struct site *t)
     return false;
 }
 
-int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int64_t rows, int64_t in,
-                       struct qp_error *err)
+int qp_statistics_site(void *statistics, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)err;
     struct qp_statistics *s = statistics;
@@ -228,7 +230,7 @@ int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int6
     return 0;
 }
 
-int qp_statistics_site_bf16(void *statistics, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
+int qp_statistics_site_bf16(void *statistics, int site, const uint16_t *x, int64_t rows, int64_t in,
                             struct qp_error *err)
 {
     struct qp_statistics *s = statistics;
@@ -290,7 +292,7 @@ int qp_statistics_put(struct qp_statistics *s, struct qp_unit *unit, struct qp_e
     int r = put(unit, &s->key_absmax, err);
     if (r == 0)
         r = put(unit, &s->value_absmax, err);
-    for (int i = 0; i < QP_SITES && r == 0; i++)
+    for (int i = 0; i < s->count && r == 0; i++)
         r = put_site(s, &s->sites[i], unit, err);
     if (r == 0 && json_object_set_new(unit->attrs, "tokens", json_integer(s->sites[0].tokens)) < 0)
         return qp_fail_memory(err, 0, "statistics");
@@ -299,7 +301,7 @@ int qp_statistics_put(struct qp_statistics *s, struct qp_unit *unit, struct qp_e
 
 void qp_statistics_free(struct qp_statistics *s)
 {
-    for (int i = 0; s && i < QP_SITES; i++) {
+    for (int i = 0; s && i < s->count; i++) {
         for (int k = 0; k < SITE_KINDS; k++)
             qp_tensor_unref(s->sites[i].stats[k]);
         free(s->sites[i].abssum);

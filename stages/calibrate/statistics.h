@@ -22,11 +22,10 @@ int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, con
                        struct qp_statistics **out, struct qp_error *err);
 
 /* Adds x[rows, in], the next tokens' inputs of a site: a qp_site_fn. */
-int qp_statistics_site(void *statistics, enum qp_site site, const float *x, int64_t rows, int64_t in,
-                       struct qp_error *err);
+int qp_statistics_site(void *statistics, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err);
 
 /* The same of BF16 numbers: a qp_site_bf16_fn. */
-int qp_statistics_site_bf16(void *statistics, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in,
+int qp_statistics_site_bf16(void *statistics, int site, const uint16_t *x, int64_t rows, int64_t in,
                             struct qp_error *err);
 
 /* Adds what a KV cache holds of the next tokens: a qp_cache_fn. */

@@ -14,17 +14,20 @@ struct qp_adapter {
     const struct qp_arch *arch;
     int64_t rank;
     struct qp_safetensors_writer *writer;
-    json_t *without;       /* linears that have no correction */
-    bool seen[QP_LINEARS]; /* kinds of linears that have one */
+    json_t *without; /* linears that have no correction */
+    json_t *targets; /* the last parts of the names of those that have one, as keys in order */
 };
 
 int qp_adapter_new(const char *folder, const struct qp_arch *arch, struct qp_adapter **out, struct qp_error *err)
 {
     struct qp_adapter *a = calloc(1, sizeof *a);
     if (a)
-        *a = (struct qp_adapter){.folder = qp_join(folder, QP_ADAPTER_FOLDER), .arch = arch, .without = json_array()};
+        *a = (struct qp_adapter){.folder = qp_join(folder, QP_ADAPTER_FOLDER),
+                                 .arch = arch,
+                                 .without = json_array(),
+                                 .targets = json_object()};
     *out = a;
-    if (a && a->folder && a->without)
+    if (a && a->folder && a->without && a->targets)
         return 0;
     return qp_fail_memory(err, sizeof *a, "an adapter");
 }
@@ -35,6 +38,7 @@ void qp_adapter_free(struct qp_adapter *adapter)
         return;
     qp_safetensors_abandon(adapter->writer);
     json_decref(adapter->without);
+    json_decref(adapter->targets);
     free(adapter->folder);
     free(adapter);
 }
@@ -42,7 +46,7 @@ void qp_adapter_free(struct qp_adapter *adapter)
 /* The first correction says what rank all have. */
 static int begin(struct qp_adapter *a, int64_t rank, struct qp_error *err)
 {
-    size_t most = 2 * QP_LINEARS * (size_t)a->arch->layers;
+    size_t most = 2 * (size_t)qp_arch_most_linears(a->arch) * (size_t)a->arch->layers;
     a->rank = rank;
     int r = qp_make_folders(a->folder, err);
     return r < 0 ? r : qp_safetensors_create(a->folder, INT64_MAX, most, &a->writer, err);
@@ -61,8 +65,8 @@ static int put_factor(struct qp_adapter *a, const struct qp_tensor *factor, cons
     return r < 0 ? r : qp_safetensors_put(a->writer, t, err);
 }
 
-int qp_adapter_put(struct qp_adapter *adapter, const struct qp_block *block, enum qp_linear linear,
-                   struct qp_digest *digest, struct qp_error *err)
+int qp_adapter_put(struct qp_adapter *adapter, const struct qp_block *block, int linear, struct qp_digest *digest,
+                   struct qp_error *err)
 {
     char module[256];
     const struct qp_tensor *a, *b;
@@ -76,21 +80,20 @@ int qp_adapter_put(struct qp_adapter *adapter, const struct qp_block *block, enu
     if (r == 0 && a->shape[0] != adapter->rank)
         r = qp_fail(err, QP_ERR_INPUT, "%s: found a correction of rank %lld, expected %lld as all others have", module,
                     (long long)a->shape[0], (long long)adapter->rank);
-    adapter->seen[linear] = true;
+    const char *dot = strrchr(module, '.');
+    if (r == 0 && json_object_set_new(adapter->targets, dot ? dot + 1 : module, json_true()) < 0)
+        r = qp_fail_memory(err, 0, "an adapter");
     if (r == 0)
         r = put_factor(adapter, a, module, "A", digest, err);
     return r < 0 ? r : put_factor(adapter, b, module, "B", digest, err);
 }
 
-/* The last parts of the names of modules that have a correction. */
-static json_t *targets(const struct qp_adapter *a)
+static json_t *list_targets(const struct qp_adapter *a)
 {
-    json_t *list = json_array();
-    for (int l = 0; l < QP_LINEARS; l++) {
-        const char *module = a->arch->family->linears[l].module, *dot = strrchr(module, '.');
-        if (a->seen[l])
-            json_array_append_new(list, json_string(dot ? dot + 1 : module));
-    }
+    json_t *list = json_array(), *unused;
+    const char *name;
+    json_object_foreach(a->targets, name, unused)
+        json_array_append_new(list, json_string(name));
     return list;
 }
 
@@ -100,7 +103,7 @@ static int write_config(const struct qp_adapter *a, struct qp_error *err)
     qp_auto_json json_t *config =
         json_pack("{s:s, s:s, s:n, s:b, s:I, s:I, s:f, s:s, s:o, s:O, s:b, s:b, s:b}", "peft_type", "LORA", "task_type",
                   "CAUSAL_LM", "base_model_name_or_path", "inference_mode", 1, "r", (json_int_t)a->rank, "lora_alpha",
-                  (json_int_t)a->rank, "lora_dropout", 0.0, "bias", "none", "target_modules", targets(a),
+                  (json_int_t)a->rank, "lora_dropout", 0.0, "bias", "none", "target_modules", list_targets(a),
                   "exclude_modules", a->without, "fan_in_fan_out", 0, "use_rslora", 0, "use_dora", 0);
     if (!path || !config)
         return qp_fail_memory(err, 0, QP_ADAPTER_CONFIG);

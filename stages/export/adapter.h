@@ -14,8 +14,8 @@ int qp_adapter_new(const char *folder, const struct qp_arch *arch, struct qp_ada
 void qp_adapter_free(struct qp_adapter *adapter); /* NULL is accepted */
 
 /* Writes the linear's factors, if it has any; all have to have the same rank. */
-int qp_adapter_put(struct qp_adapter *adapter, const struct qp_block *block, enum qp_linear linear,
-                   struct qp_digest *digest, struct qp_error *err);
+int qp_adapter_put(struct qp_adapter *adapter, const struct qp_block *block, int linear, struct qp_digest *digest,
+                   struct qp_error *err);
 
 /* Completes the adapter. *rank: 0 when there was nothing to write; *bytes: of its tensors. */
 int qp_adapter_finish(struct qp_adapter *adapter, int64_t *rank, uint64_t *bytes, struct qp_error *err);

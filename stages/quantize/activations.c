@@ -1,5 +1,7 @@
 #include "stages/quantize/activations.h"
 
+#include "libstage/base/cleanup.h"
+#include "libstage/base/memory.h"
 #include "libstage/model/scales.h"
 
 static const double clipped_most = 1e-3;
@@ -12,10 +14,10 @@ static int put_scale(struct qp_stage *stage, struct qp_block *block, const char 
     return qp_block_set_number(block, module, what, scale, qp_stage_allocator(stage), err);
 }
 
-static int fix_range(struct qp_stage *stage, const struct qp_calibrator *calibrator, struct qp_block *block,
-                     enum qp_site site, const struct qp_grid *grid, struct qp_error *err)
+static int fix_range(struct qp_stage *stage, const struct qp_calibrator *calibrator, struct qp_block *block, int site,
+                     const struct qp_grid *grid, struct qp_error *err)
 {
-    const char *name = block->arch->family->sites[site].name;
+    const char *name = block->type->sites[site].name;
     float range;
     double clipped;
     char where[192];
@@ -32,14 +34,14 @@ static int fix_range(struct qp_stage *stage, const struct qp_calibrator *calibra
     return put_scale(stage, block, name, "input_scale", grid, range, err);
 }
 
-static int fix_global(struct qp_stage *stage, const struct qp_calibrator *calibrator, struct qp_block *block,
-                      enum qp_site site, struct qp_error *err)
+static int fix_global(struct qp_stage *stage, const struct qp_calibrator *calibrator, struct qp_block *block, int site,
+                      struct qp_error *err)
 {
     float absmax;
     int r = calibrator->headroom > 0.0 ? qp_site_headroom(block, site, calibrator->headroom, &absmax, err)
                                        : qp_site_absmax(block, site, &absmax, err);
     return r < 0 ? r
-                 : qp_block_set_number(block, block->arch->family->sites[site].name, "input_global_scale",
+                 : qp_block_set_number(block, block->type->sites[site].name, "input_global_scale",
                                        qp_global_scale(absmax, false), qp_stage_allocator(stage), err);
 }
 
@@ -58,18 +60,22 @@ static int fix_cache(struct qp_stage *stage, const struct qp_quant_spec *spec, s
 int qp_quantize_activations(struct qp_stage *stage, const struct qp_model *model,
                             const struct qp_calibrator *calibrator, struct qp_block *block, struct qp_error *err)
 {
-    struct qp_quant_spec specs[QP_SITES];
-    unsigned quantized = 0;
-    for (int l = 0; l < QP_LINEARS; l++)
-        quantized |= (unsigned)(qp_model_scheme(model, block->layer, (enum qp_linear)l) != NULL) << l;
+    const struct qp_layer_type *type = block->type;
+    qp_auto_free struct qp_quant_spec *specs =
+        qp_new_array(type->site_count, sizeof *specs, "how activations are quantized", err);
+    qp_auto_free bool *quantized = qp_new_array(type->linear_count, sizeof *quantized, "a layer's linears", err);
+    if (!specs || !quantized)
+        return QP_ERR_ROOM;
+    for (int l = 0; l < type->linear_count; l++)
+        quantized[l] = qp_model_scheme(model, block->layer, l) != NULL;
     int r = qp_site_activations(block->arch, block->layer, model->scheme, quantized, specs, err);
-    for (int s = 0; r == 0 && s < QP_SITES; s++) {
-        if (!qp_block_has_turn(block, (enum qp_site)s))
+    for (int s = 0; r == 0 && s < type->site_count; s++) {
+        if (!qp_block_has_turn(block, s))
             continue;
         if (qp_spec_is_static(&specs[s]))
-            r = fix_range(stage, calibrator, block, (enum qp_site)s, &specs[s].grid, err);
+            r = fix_range(stage, calibrator, block, s, &specs[s].grid, err);
         else if (qp_spec_has_global(&specs[s]))
-            r = fix_global(stage, calibrator, block, (enum qp_site)s, err);
+            r = fix_global(stage, calibrator, block, s, err);
     }
     return r < 0 || block->turn > 1 ? r : fix_cache(stage, &model->scheme->kv_cache, block, err);
 }

@@ -3,10 +3,10 @@
 #include "libstage/formats/compressed_tensors.h"
 
 static const struct qp_linear_scheme *scheme_of(const struct qp_model *model, const struct qp_block *block, int linear,
-                                                enum qp_site site)
+                                                int site)
 {
-    const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)linear);
-    bool belongs = block->arch->family->linears[linear].site == site && scheme && scheme->weights.enabled;
+    const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, linear);
+    bool belongs = block->type->linears[linear].site == site && scheme && scheme->weights.enabled;
     return belongs ? scheme : NULL;
 }
 
@@ -17,7 +17,7 @@ static bool is_plain(const struct qp_quant_spec *spec)
 }
 
 static int is_direct(const struct qp_quantize_options *o, const struct qp_linear_scheme *scheme,
-                     const struct qp_block *block, enum qp_linear linear, struct qp_error *err)
+                     const struct qp_block *block, int linear, struct qp_error *err)
 {
     struct qp_quantized given;
     const struct qp_tensor *stored;
@@ -28,22 +28,22 @@ static int is_direct(const struct qp_quantize_options *o, const struct qp_linear
 }
 
 int qp_site_is_direct(const struct qp_quantize_options *options, const struct qp_model *model,
-                      const struct qp_block *block, enum qp_site site, struct qp_error *err)
+                      const struct qp_block *block, int site, struct qp_error *err)
 {
     bool ranges = qp_is(options->scales, "minmax") ||
                   (qp_is(options->scales, "auto") && !qp_block_has_stat(block, site, "second_moment"));
     int r = qp_is(options->method, "rtn") && qp_polish_sweeps(options) == 0 && options->low_rank == 0 && ranges &&
             model->scheme->exact != QP_EXACT_MODELOPT;
-    for (int i = 0; i < QP_LINEARS && r > 0; i++) {
+    for (int i = 0; i < block->type->linear_count && r > 0; i++) {
         const struct qp_linear_scheme *scheme = scheme_of(model, block, i, site);
         if (scheme)
-            r = is_direct(options, scheme, block, (enum qp_linear)i, err);
+            r = is_direct(options, scheme, block, i, err);
     }
     return r;
 }
 
-static int round_linear(const struct qp_linear_scheme *scheme, struct qp_block *block, enum qp_linear linear,
-                        bool packed, const struct qp_allocator *allocator, struct qp_error *err)
+static int round_linear(const struct qp_linear_scheme *scheme, struct qp_block *block, int linear, bool packed,
+                        const struct qp_allocator *allocator, struct qp_error *err)
 {
     const struct qp_quant_spec *spec = &scheme->weights;
     const struct qp_tensor *stored;
@@ -63,14 +63,14 @@ static int round_linear(const struct qp_linear_scheme *scheme, struct qp_block *
     return r;
 }
 
-int qp_site_round(const struct qp_model *model, struct qp_block *block, enum qp_site site, bool packed,
+int qp_site_round(const struct qp_model *model, struct qp_block *block, int site, bool packed,
                   const struct qp_allocator *allocator, struct qp_error *err)
 {
     int r = 0;
-    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
+    for (int i = 0; i < block->type->linear_count && r == 0; i++) {
         const struct qp_linear_scheme *scheme = scheme_of(model, block, i, site);
         if (scheme)
-            r = round_linear(scheme, block, (enum qp_linear)i, packed, allocator, err);
+            r = round_linear(scheme, block, i, packed, allocator, err);
     }
     return r;
 }

@@ -8,11 +8,11 @@
  * folds, chosen scales, statistics, polish, corrections, nor scales that several groups or linears share; not with
  * modelopt's own rounding (quantize/modelopt.h). 1, 0 or an error. */
 int qp_site_is_direct(const struct qp_quantize_options *options, const struct qp_model *model,
-                      const struct qp_block *block, enum qp_site site, struct qp_error *err);
+                      const struct qp_block *block, int site, struct qp_error *err);
 
 /* Rounds the linears of such a site in one pass each (kernels/rtn.h): the numbers are those of the long way. `packed`:
  * codes as words where the checkpoint will hold them so. */
-int qp_site_round(const struct qp_model *model, struct qp_block *block, enum qp_site site, bool packed,
+int qp_site_round(const struct qp_model *model, struct qp_block *block, int site, bool packed,
                   const struct qp_allocator *allocator, struct qp_error *err);
 
 #endif

@@ -42,7 +42,7 @@ static int fit(const struct qp_site_work *work, struct qp_member *m, const float
     struct qp_low_rank *low = &m->low_rank;
     if (block->kernels->low_rank(m->q.rows, work->in, low->rank, e, h, low->b, low->a) < 0)
         return qp_fail(err, QP_ERR_INPUT, "layer %lld, %s: weights or second moment are not finite",
-                       (long long)block->layer, block->arch->family->linears[m->linear].module);
+                       (long long)block->layer, block->type->linears[m->linear].module);
     balance(m->q.rows, work->in, low->rank, low->b, low->a);
     int r = round_to_dtype(block, m->q.rows * low->rank, low->b, err);
     return r < 0 ? r : round_to_dtype(block, low->rank * work->in, low->a, err);
@@ -93,7 +93,7 @@ static int check_rank(const struct qp_site_work *work, const struct qp_member *m
     if (rank <= most)
         return 0;
     return qp_fail(err, QP_ERR_INPUT, "low_rank: found %lld, expected at most %lld, the smaller side of %s",
-                   (long long)rank, (long long)most, work->block->arch->family->linears[m->linear].module);
+                   (long long)rank, (long long)most, work->block->type->linears[m->linear].module);
 }
 
 static void take_nothing(int64_t rows, int64_t cols, struct qp_low_rank *low)

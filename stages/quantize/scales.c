@@ -61,7 +61,7 @@ static int check_given(const struct qp_site_work *work, const struct qp_member *
     if (good)
         return 0;
     return qp_fail(err, QP_ERR_INPUT, "layer %lld, %s: a weight_scale of the unit is not a finite number above 0",
-                   (long long)work->block->layer, work->block->arch->family->linears[m->linear].module);
+                   (long long)work->block->layer, work->block->type->linears[m->linear].module);
 }
 
 /* Scales that are in the unit: 1 when there were some. */

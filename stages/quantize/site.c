@@ -21,12 +21,12 @@ int64_t qp_polish_sweeps(const struct qp_quantize_options *options)
     return qp_is(options->method, "gptq") ? DEFAULT_SWEEPS : 0;
 }
 
-static int load_member(struct qp_site_work *work, enum qp_linear linear, const struct qp_linear_scheme *scheme,
+static int load_member(struct qp_site_work *work, int linear, const struct qp_linear_scheme *scheme,
                        struct qp_error *err)
 {
     const struct qp_quant_spec *spec = &scheme->weights;
     const struct qp_block *block = work->block;
-    int64_t rows = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    int64_t rows = block->type->linears[linear].out;
     int64_t group = qp_spec_group(spec, work->in), count = qp_scale_count(rows, work->in, group);
     struct qp_member *m = &work->members[work->count++];
     *m = (struct qp_member){.linear = linear,
@@ -78,18 +78,16 @@ static int load_statistics(const struct qp_quantize_options *o, struct qp_site_w
 }
 
 int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
-                 enum qp_site site, struct qp_site_work *out, struct qp_error *err)
+                 int site, struct qp_site_work *out, struct qp_error *err)
 {
-    const struct qp_family *family = block->arch->family;
+    const struct qp_layer_type *type = block->type;
     int r = 0;
-    *out = (struct qp_site_work){.block = block,
-                                 .site = site,
-                                 .in = qp_arch_dim(block->arch, family->sites[site].dim),
-                                 .exact = model->scheme->exact};
-    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
-        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)i);
-        if (family->linears[i].site == site && scheme && scheme->weights.enabled)
-            r = load_member(out, (enum qp_linear)i, scheme, err);
+    *out =
+        (struct qp_site_work){.block = block, .site = site, .in = type->sites[site].in, .exact = model->scheme->exact};
+    for (int i = 0; i < type->linear_count && r == 0; i++) {
+        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, i);
+        if (type->linears[i].site == site && scheme && scheme->weights.enabled)
+            r = load_member(out, i, scheme, err);
     }
     if (r == 0 && out->count > 0)
         r = load_statistics(options, out, err);

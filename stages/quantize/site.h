@@ -25,7 +25,7 @@ struct qp_low_rank {
 
 /* A linear of the site. `q` points to the arrays beside it. */
 struct qp_member {
-    enum qp_linear linear;
+    int linear;
     const struct qp_linear_scheme *scheme;
     const struct qp_quant_spec *spec; /* the scheme's of weights */
     struct qp_quantized q;
@@ -40,10 +40,10 @@ struct qp_member {
 
 struct qp_site_work {
     struct qp_block *block;
-    enum qp_site site;
+    int site;
     int64_t in;
     enum qp_exact exact; /* the scheme's */
-    struct qp_member members[QP_LINEARS];
+    struct qp_member members[QP_SITE_LINEARS_MAX];
     int count;
     float *h;     /* [in, in] second moment; NULL when no part of the method asks for it */
     float *drift; /* [in, in], with what judges it; NULL likewise */
@@ -60,7 +60,7 @@ bool qp_quantize_learns(const struct qp_quantize_options *options);
 
 /* Loads what the options ask for. Nothing to do when there are no members. Close it also after a failure. */
 int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
-                 enum qp_site site, struct qp_site_work *out, struct qp_error *err);
+                 int site, struct qp_site_work *out, struct qp_error *err);
 void qp_site_close(struct qp_site_work *work);
 
 #endif

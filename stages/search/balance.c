@@ -75,19 +75,17 @@ static double evaluate(const struct descent *d, double *range, double *losses)
 }
 
 /* One step of log s. */
-static void step(const struct descent *d, const struct qp_arch *arch, bool share)
+static void step(const struct descent *d, const struct qp_site *site)
 {
     for (int64_t j = 0; j < d->t->in; j++) {
         double length = d->curvature[j] > 0.0 ? d->slope[j] / d->curvature[j] : 0.0;
         if (isfinite(length))
             d->s[j] *= expf(-fminf(fmaxf((float)length, -LARGEST_MOVE), LARGEST_MOVE));
     }
-    if (share)
-        qp_share_heads(arch, d->s);
+    qp_share_heads(site, d->s);
 }
 
-static void descend(const struct descent *d, const struct qp_arch *arch, bool share, double *range, double *losses,
-                    float *u)
+static void descend(const struct descent *d, const struct qp_site *site, double *range, double *losses, float *u)
 {
     double best = INFINITY;
     for (int64_t j = 0; j < d->t->in; j++)
@@ -97,11 +95,11 @@ static void descend(const struct descent *d, const struct qp_arch *arch, bool sh
         for (int64_t j = 0; loss < best && j < d->t->in; j++)
             u[j] = logf(d->s[j]);
         best = fmin(best, loss);
-        step(d, arch, share);
+        step(d, site);
     }
 }
 
-int balance_scales(const struct trial *t, const struct qp_arch *arch, bool share, float *u, struct qp_error *err)
+int balance_scales(const struct trial *t, const struct qp_site *site, float *u, struct qp_error *err)
 {
     double *memory = qp_new_array(5 * t->in, sizeof *memory, "the state of a descent", err);
     float *s = qp_new_floats(t->in, "scales", err);
@@ -111,7 +109,7 @@ int balance_scales(const struct trial *t, const struct qp_arch *arch, bool share
             d.noise[j] = t->h[j * t->in + j];
             u[j] = 0.0f;
         }
-        descend(&d, arch, share, memory + 3 * t->in, memory + 4 * t->in, u);
+        descend(&d, site, memory + 3 * t->in, memory + 4 * t->in, u);
     }
     bool done = memory && s;
     free(memory);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Puts a copy of `data` into the unit under B.M.what. */
-static int put(struct qp_block *block, enum qp_linear linear, const char *what, enum qp_dtype dtype, int rank,
+static int put(struct qp_block *block, int linear, const char *what, enum qp_dtype dtype, int rank,
                const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
 {
     char module[256], name[300];
@@ -33,7 +33,7 @@ static int clip_member(struct trial *t, struct qp_block *block, const struct mem
     return r;
 }
 
-int clip_site(const struct qp_model *model, struct qp_block *block, enum qp_site site, enum qp_scale_method method,
+int clip_site(const struct qp_model *model, struct qp_block *block, int site, enum qp_scale_method method,
               const struct qp_allocator *allocator, struct qp_error *err)
 {
     struct trial t;

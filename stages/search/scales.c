@@ -26,8 +26,7 @@ static void add_relative(const struct member *m, int64_t in, float *sum)
         }
 }
 
-int profile_open(struct profile *p, const struct trial *t, const struct qp_block *block, enum qp_site site,
-                 struct qp_error *err)
+int profile_open(struct profile *p, const struct trial *t, const struct qp_block *block, int site, struct qp_error *err)
 {
     int64_t rows = 0;
     *p = (struct profile){.x = qp_new_floats(3 * t->in, "what scales are made of", err)};
@@ -43,10 +42,8 @@ int profile_open(struct profile *p, const struct trial *t, const struct qp_block
     }
     for (int64_t j = 0; j < t->in; j++)
         p->w[j] /= (float)rows;
-    if (site == QP_SITE_ATTN_OUT) {
-        qp_share_heads(block->arch, p->x);
-        qp_share_heads(block->arch, p->w);
-    }
+    qp_share_heads(&block->type->sites[site], p->x);
+    qp_share_heads(&block->type->sites[site], p->w);
     return r;
 }
 

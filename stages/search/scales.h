@@ -12,7 +12,7 @@ struct profile {
 };
 
 /* x from the block's absmean, w from the trial's members (AWQ, Lin et al. 2024; the 1e-6 of its implementations). */
-int profile_open(struct profile *p, const struct trial *t, const struct qp_block *block, enum qp_site site,
+int profile_open(struct profile *p, const struct trial *t, const struct qp_block *block, int site,
                  struct qp_error *err);
 void profile_close(struct profile *p);
 

@@ -36,10 +36,10 @@ void trial_close(struct trial *t)
     free(t->losses);
 }
 
-static int load_member(struct trial *t, const struct qp_block *block, enum qp_linear linear,
-                       const struct qp_quant_spec *spec, struct qp_error *err)
+static int load_member(struct trial *t, const struct qp_block *block, int linear, const struct qp_quant_spec *spec,
+                       struct qp_error *err)
 {
-    int64_t rows = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    int64_t rows = block->type->linears[linear].out;
     int64_t group = qp_spec_group(spec, t->in);
     struct member *m = &t->members[t->count++];
     *m = (struct member){.linear = linear,
@@ -63,14 +63,14 @@ static int load_member(struct trial *t, const struct qp_block *block, enum qp_li
     return 0;
 }
 
-static int load_members(struct trial *t, const struct qp_model *model, const struct qp_block *block, enum qp_site site,
+static int load_members(struct trial *t, const struct qp_model *model, const struct qp_block *block, int site,
                         struct qp_error *err)
 {
     int r = 0;
-    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
-        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)i);
-        if (block->arch->family->linears[i].site == site && scheme && scheme->weights.enabled)
-            r = load_member(t, block, (enum qp_linear)i, &scheme->weights, err);
+    for (int i = 0; i < block->type->linear_count && r == 0; i++) {
+        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, i);
+        if (block->type->linears[i].site == site && scheme && scheme->weights.enabled)
+            r = load_member(t, block, i, &scheme->weights, err);
     }
     return r;
 }
@@ -114,13 +114,11 @@ static int allocate(struct trial *t, struct qp_error *err)
     return 0;
 }
 
-int trial_open(struct trial *t, const struct qp_model *model, const struct qp_block *block, enum qp_site site,
+int trial_open(struct trial *t, const struct qp_model *model, const struct qp_block *block, int site,
                enum qp_scale_method clip, struct qp_error *err)
 {
-    *t = (struct trial){.kernels = block->kernels,
-                        .clip = clip,
-                        .in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim),
-                        .best_loss = INFINITY};
+    *t = (struct trial){
+        .kernels = block->kernels, .clip = clip, .in = block->type->sites[site].in, .best_loss = INFINITY};
     int r = load_members(t, model, block, site, err);
     t->slices = count_slices(t);
     if (r == 0)

@@ -14,7 +14,7 @@ struct ranked {
 
 /* A linear that is to be quantized, with its weights as they stand. */
 struct member {
-    enum qp_linear linear;
+    int linear;
     const struct qp_quant_spec *spec;
     struct qp_grid grid; /* the spec's; its global scale belongs to the latest candidate */
     int64_t rows, group, scales;
@@ -30,7 +30,7 @@ struct trial {
     const struct qp_kernels *kernels;
     enum qp_scale_method clip; /* how scales are chosen */
     int64_t in, slices;        /* 1 where a member's scales span rows */
-    struct member members[QP_LINEARS];
+    struct member members[QP_SITE_LINEARS_MAX];
     int count;
     float *h;                /* [in, in] */
     float *scaled_h;         /* [in, in], of the candidate; NULL unless scales are chosen by blocks of H */
@@ -46,7 +46,7 @@ struct trial {
 };
 
 /* Takes the quantized linears of a site and its second moment, folds applied. */
-int trial_open(struct trial *t, const struct qp_model *model, const struct qp_block *block, enum qp_site site,
+int trial_open(struct trial *t, const struct qp_model *model, const struct qp_block *block, int site,
                enum qp_scale_method clip, struct qp_error *err);
 void trial_close(struct trial *t);
 

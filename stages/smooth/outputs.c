@@ -22,10 +22,10 @@ void outputs_close(struct outputs *o)
     free(o->codes);
 }
 
-static int load_linear(struct outputs *o, const struct qp_block *block, enum qp_linear linear,
+static int load_linear(struct outputs *o, const struct qp_block *block, int linear,
                        const struct qp_linear_scheme *scheme, struct qp_error *err)
 {
-    int64_t rows = qp_arch_dim(block->arch, block->arch->family->linears[linear].out);
+    int64_t rows = block->type->linears[linear].out;
     struct smoothed *l = &o->linears[o->count++];
     *l = (struct smoothed){.weights = &scheme->weights,
                            .rows = rows,
@@ -56,16 +56,15 @@ static int allocate(struct outputs *o, struct qp_error *err)
     return o->scaled_x && o->scaled_w && o->products && o->scale && o->zero && o->codes ? 0 : QP_ERR_ROOM;
 }
 
-int outputs_open(struct outputs *o, const struct qp_model *model, const struct qp_block *block, enum qp_site site,
+int outputs_open(struct outputs *o, const struct qp_model *model, const struct qp_block *block, int site,
                  struct qp_error *err)
 {
-    *o = (struct outputs){.kernels = block->kernels,
-                          .in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim)};
+    *o = (struct outputs){.kernels = block->kernels, .in = block->type->sites[site].in};
     int r = qp_block_samples(block, site, &o->n, &o->x, err);
-    for (int i = 0; i < QP_LINEARS && r == 0; i++) {
-        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, (enum qp_linear)i);
-        if (block->arch->family->linears[i].site == site && scheme && scheme->weights.enabled)
-            r = load_linear(o, block, (enum qp_linear)i, scheme, err);
+    for (int i = 0; i < block->type->linear_count && r == 0; i++) {
+        const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, i);
+        if (block->type->linears[i].site == site && scheme && scheme->weights.enabled)
+            r = load_linear(o, block, i, scheme, err);
     }
     return r == 0 ? allocate(o, err) : r;
 }

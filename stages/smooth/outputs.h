@@ -17,7 +17,7 @@ struct outputs {
     const struct qp_kernels *kernels;
     struct qp_quant_spec activations;
     int64_t n, in;
-    struct smoothed linears[QP_LINEARS];
+    struct smoothed linears[QP_SITE_LINEARS_MAX];
     int count;
     float *x;                              /* [n, in], folds applied */
     float *scaled_x, *scaled_w, *products; /* scratch */
@@ -27,7 +27,7 @@ struct outputs {
 };
 
 /* Takes the samples and quantized linears of a site. QP_ERR_INPUT when the unit has no samples. */
-int outputs_open(struct outputs *o, const struct qp_model *model, const struct qp_block *block, enum qp_site site,
+int outputs_open(struct outputs *o, const struct qp_model *model, const struct qp_block *block, int site,
                  struct qp_error *err);
 void outputs_close(struct outputs *o);
 

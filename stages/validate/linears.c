@@ -62,7 +62,7 @@ static int loss_of_rounding(const struct qp_kernels *k, struct desk *d, const st
 }
 
 /* Fills one element of the report; the SQNR in dB is capped, since JSON has no infinity for a lossless linear. */
-static int judge(const struct qp_block *block, enum qp_linear linear, struct desk *d, const struct qp_quant_spec *spec,
+static int judge(const struct qp_block *block, int linear, struct desk *d, const struct qp_quant_spec *spec,
                  const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
     double rounding;
@@ -82,8 +82,8 @@ static int judge(const struct qp_block *block, enum qp_linear linear, struct des
     return r;
 }
 
-static int judge_linear(const struct qp_model *model, const struct qp_block *block, enum qp_linear linear,
-                        const float *h, json_t *linears, struct qp_error *err)
+static int judge_linear(const struct qp_model *model, const struct qp_block *block, int linear, const float *h,
+                        json_t *linears, struct qp_error *err)
 {
     const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, linear);
     struct qp_quantized q;
@@ -105,19 +105,19 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
     return r;
 }
 
-static int judge_site(const struct qp_model *model, const struct qp_block *block, enum qp_site site, json_t *linears,
+static int judge_site(const struct qp_model *model, const struct qp_block *block, int site, json_t *linears,
                       struct qp_error *err)
 {
     float *h = NULL;
     int r = 0;
     if (qp_block_has_stat(block, site, "second_moment")) {
-        int64_t in = qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+        int64_t in = block->type->sites[site].in;
         h = qp_new_floats(in * in, "a second moment", err);
         r = h ? qp_block_second_moment(block, site, h, err) : QP_ERR_ROOM;
     }
-    for (int i = 0; i < QP_LINEARS && r == 0; i++)
-        if (block->arch->family->linears[i].site == site)
-            r = judge_linear(model, block, (enum qp_linear)i, h, linears, err);
+    for (int i = 0; i < block->type->linear_count && r == 0; i++)
+        if (block->type->linears[i].site == site)
+            r = judge_linear(model, block, i, h, linears, err);
     free(h);
     return r;
 }
@@ -143,9 +143,9 @@ int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const
 {
     json_t *linears = json_array();
     int r = linears ? 0 : qp_fail_memory(err, 0, "a report");
-    for (int site = 0; site < QP_SITES && r == 0; site++)
-        if (qp_model_quantizes_site(model, block->layer, (enum qp_site)site))
-            r = judge_site(model, block, (enum qp_site)site, linears, err);
+    for (int site = 0; site < block->type->site_count && r == 0; site++)
+        if (qp_model_quantizes_site(model, block->layer, site))
+            r = judge_site(model, block, site, linears, err);
     if (r < 0) {
         json_decref(linears);
         return r;

@@ -77,15 +77,16 @@ static json_t *config_of(const struct size *s)
 static int put_block(struct qp_safetensors_writer *writer, const struct qp_arch *arch, int64_t block, uint64_t *seed,
                      struct qp_error *err)
 {
-    struct qp_part parts[QP_BLOCK_PARTS_MAX];
-    size_t count = qp_block_parts(arch, block, parts);
+    struct qp_part part;
     int r = 0;
-    for (size_t i = 0; r == 0 && i < count; i++) {
+    QP_EACH_PART(part, arch, block)
+    {
         char name[256];
         int64_t shape[2];
         qp_auto_tensor struct qp_tensor *t = NULL;
-        int rank = qp_part_shape(arch, &parts[i], shape);
-        r = qp_tensor_new(qp_part_name(arch, &parts[i], name, sizeof name), QP_BF16, rank, shape, &t, err);
+        int rank = qp_part_shape(arch, &part, shape);
+        if (r == 0)
+            r = qp_tensor_new(qp_part_name(arch, &part, name, sizeof name), QP_BF16, rank, shape, &t, err);
         if (r == 0) {
             fill(t, ++*seed);
             r = qp_safetensors_put(writer, t, err);

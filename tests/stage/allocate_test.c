@@ -85,9 +85,9 @@ static double counted_bits(const struct qp_model *model)
     double bits = 0.0, weights = 0.0;
     for (int64_t layer = 0; layer < TINY_LAYERS; layer++)
         for (int l = 0; l < QP_LINEARS; l++) {
-            const struct qp_linear_desc *d = &model->arch.family->linears[l];
-            double size = (double)(qp_arch_dim(&model->arch, d->out) * qp_arch_dim(&model->arch, d->in));
-            const struct qp_linear_scheme *s = qp_model_scheme(model, layer, (enum qp_linear)l);
+            const struct qp_linear *d = &model->arch.layer_types[0]->linears[l];
+            double size = (double)(d->out * d->in);
+            const struct qp_linear_scheme *s = qp_model_scheme(model, layer, l);
             /* a scale of 32 bits for each 32 weights, and the shape of the packed matrix, two of 64 */
             bits += s ? size * (s->weights.grid.bits + 1) + 128.0 : size * 32.0;
             weights += size;
@@ -121,7 +121,7 @@ Test(allocate, fused_linears_get_one_format)
     for (int64_t layer = 0; layer < TINY_LAYERS; layer++) {
         const struct qp_linear_scheme *s[QP_LINEARS];
         for (int l = 0; l < QP_LINEARS; l++)
-            s[l] = qp_model_scheme(&r.model, layer, (enum qp_linear)l);
+            s[l] = qp_model_scheme(&r.model, layer, l);
 #define BITS(l) (s[l] ? s[l]->weights.grid.bits : 16)
         cr_expect_eq(BITS(QP_Q), BITS(QP_K));
         cr_expect_eq(BITS(QP_Q), BITS(QP_V));

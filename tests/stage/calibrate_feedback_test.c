@@ -57,7 +57,7 @@ static void close_walk(struct walk *w)
     qp_model_close(&w->model);
 }
 
-static int keep(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int keep(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)err;
     struct walk *w = context;
@@ -88,7 +88,7 @@ static void look(struct walk *w, const struct qp_block *original, const struct q
     cr_assert_eq(qp_layer_load(original, QP_ORIGINAL, NULL, &layer, &err), 0, "%s", err.message);
     cr_assert_eq(qp_layer_load(quantized, QP_QUANTIZED, w->model.scheme, &other, &err), 0, "%s", err.message);
     for (int l = 0; l < QP_LINEARS; l++)
-        if ((int)layer.arch->family->linears[l].site < site)
+        if (layer.arch->layer_types[0]->linears[l].site < site)
             layer.weight[l] = other.weight[l];
     for (int s = 0; s < site; s++)
         layer.activations[s] = other.activations[s];

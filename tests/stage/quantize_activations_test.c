@@ -47,8 +47,8 @@ static void put_site(struct qp_block *block, int site)
 {
     static float counts[TINY_FFN * QP_LOG_BINS], low[WINDOWS * TINY_FFN], high[WINDOWS * TINY_FFN];
     static float absmax[TINY_FFN], blocks[QP_BLOCK_BINS];
-    const struct qp_site_desc *desc = &arch.family->sites[site];
-    int64_t n = qp_arch_dim(&arch, desc->dim);
+    const struct qp_site *desc = &arch.layer_types[0]->sites[site];
+    int64_t n = desc->in;
     const float *x = inputs((int)block->layer, site, n);
     memset(counts, 0, sizeof counts);
     memset(blocks, 0, sizeof blocks);
@@ -120,7 +120,7 @@ static float number(int layer, const char *module, const char *what)
 
 static float largest_input(int layer, int site, const float *fold)
 {
-    int64_t n = qp_arch_dim(&arch, arch.family->sites[site].dim);
+    int64_t n = arch.layer_types[0]->sites[site].in;
     const float *x = inputs(layer, site, n);
     float most = 0.0f;
     for (int64_t i = 0; i < ROWS * n; i++)
@@ -134,8 +134,8 @@ Test(quantize_activations, the_largest_input_is_the_range)
     json_t *report = quantize(NULL);
     for (int l = 0; l < TINY_LAYERS; l++)
         for (int s = 0; s < QP_SITES; s++)
-            cr_expect_float_eq(number(l, arch.family->sites[s].name, "input_scale"), largest_input(l, s, NULL) / 127.5f,
-                               1e-7);
+            cr_expect_float_eq(number(l, arch.layer_types[0]->sites[s].name, "input_scale"),
+                               largest_input(l, s, NULL) / 127.5f, 1e-7);
     cr_expect_eq(json_array_size(json_object_get(report, "warnings")), 0);
     json_decref(report);
     tiny_free(units, TINY_UNITS);
@@ -165,7 +165,7 @@ static int by_size(const void *a, const void *b)
 static float percentile(int site, double percent)
 {
     static float sorted[ROWS * TINY_FFN];
-    int64_t count = ROWS * qp_arch_dim(&arch, arch.family->sites[site].dim);
+    int64_t count = ROWS * arch.layer_types[0]->sites[site].in;
     const float *x = inputs(0, site, count / ROWS);
     for (int64_t i = 0; i < count; i++)
         sorted[i] = fabsf(x[i]);

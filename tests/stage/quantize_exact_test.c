@@ -34,9 +34,9 @@ static void close_all(void)
 
 TestSuite(quantize_exact, .init = open_all, .fini = close_all);
 
-static const struct qp_family *family(void)
+static const struct qp_layer_type *type(void)
 {
-    return checkpoint->arch.family;
+    return checkpoint->arch.layer_types[0];
 }
 
 static double number_of(const json_t *entry, const char *key)
@@ -61,13 +61,13 @@ static void put_ranges(struct qp_unit *unit, int64_t layer, const json_t *preset
 {
     qp_auto_free char *block = qp_format("model.layers.%d", (int)layer);
     for (int i = 0; i < QP_LINEARS; i++) {
-        const struct qp_linear_desc *d = &family()->linears[i];
-        const struct qp_site_desc *site = &family()->sites[d->site];
+        const struct qp_linear *d = &type()->linears[i];
+        const struct qp_site *site = &type()->sites[d->site];
         qp_auto_free char *linear = qp_format("%s.%s", block, d->module), *to = qp_format("%s.%s", block, site->name);
         qp_auto_free char *absmax = qp_format("%s.absmax", to);
         const json_t *entry = json_object_get(preset, linear);
         if (json_object_get(entry, "input_amax") && !qp_unit_find(unit, absmax))
-            put_range(unit, to, "absmax", qp_arch_dim(&checkpoint->arch, site->dim), number_of(entry, "input_amax"));
+            put_range(unit, to, "absmax", site->in, number_of(entry, "input_amax"));
     }
     for (int i = 0; i < 2; i++) {
         qp_auto_free char *side = qp_format("%s.%s", block, i ? "v" : "k"), *kv = qp_format("%s.kv", block);
@@ -100,12 +100,12 @@ static bool is_near(double a, double b)
     return fabs(a - b) <= 0x1p-22 * fabs(b);
 }
 
-static void compare_linear(const char *preset, const struct qp_block *block, enum qp_linear linear,
-                           const struct qp_model *model, const json_t *entry)
+static void compare_linear(const char *preset, const struct qp_block *block, int linear, const struct qp_model *model,
+                           const json_t *entry)
 {
     struct qp_error err;
     struct qp_quantized q;
-    const struct qp_linear_desc *d = &family()->linears[linear];
+    const struct qp_linear *d = &type()->linears[linear];
     const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, linear);
     cr_assert_eq(qp_block_quantized(block, linear, scheme, &q, &err), 1, "%s, %s", preset, d->module);
     qp_auto_free float *scale = stored(&q);
@@ -119,16 +119,16 @@ static void compare_linear(const char *preset, const struct qp_block *block, enu
                   preset, d->module, 1.0 / q.grid.global);
 }
 
-static void compare_input(const char *preset, const struct qp_block *block, enum qp_site site, const json_t *entry)
+static void compare_input(const char *preset, const struct qp_block *block, int site, const json_t *entry)
 {
     struct qp_error err;
     float scale;
     bool nvfp4 = strncmp(preset, "NVFP4", 5) == 0;
     cr_assert_eq(
-        qp_block_number(block, family()->sites[site].name, nvfp4 ? "input_global_scale" : "input_scale", &scale, &err),
-        0, "%s: %s", preset, err.message);
+        qp_block_number(block, type()->sites[site].name, nvfp4 ? "input_global_scale" : "input_scale", &scale, &err), 0,
+        "%s: %s", preset, err.message);
     cr_expect(nvfp4 ? is_near(1.0 / scale, number_of(entry, "input_scale")) : scale == number_of(entry, "input_scale"),
-              "%s: input scale %g of %s", preset, (double)scale, family()->sites[site].name);
+              "%s: input scale %g of %s", preset, (double)scale, type()->sites[site].name);
 }
 
 static void compare_cache(const char *preset, const struct qp_block *block, const json_t *expected)
@@ -153,13 +153,13 @@ static int compare_layer(const char *preset, struct qp_unit *unit, const struct 
     int count = 0;
     cr_assert_eq(qp_block_of(&model->arch, qp_kernels_open("cpu"), unit, &block, &err), 0, "%s", err.message);
     for (int i = 0; i < QP_LINEARS; i++) {
-        qp_auto_free char *name = qp_format("model.layers.%d.%s", (int)block.layer, family()->linears[i].module);
+        qp_auto_free char *name = qp_format("model.layers.%d.%s", (int)block.layer, type()->linears[i].module);
         const json_t *entry = json_object_get(expected, name);
         if (!entry)
             continue;
-        compare_linear(preset, &block, (enum qp_linear)i, model, entry);
+        compare_linear(preset, &block, i, model, entry);
         if (json_object_get(entry, "input_scale"))
-            compare_input(preset, &block, family()->linears[i].site, entry);
+            compare_input(preset, &block, type()->linears[i].site, entry);
         count++;
     }
     compare_cache(preset, &block, expected);

@@ -14,12 +14,12 @@ extern const struct qp_stage_desc qp_stage_desc;
 #define NVFP4 "{\"weights\": {\"format\": \"nvfp4\"}, \"activations\": {\"format\": \"nvfp4\"}}"
 
 /* What the linear loses with its correction, if it has one. */
-static double loss_of_linear(const struct qp_model *model, const struct qp_block *block, enum qp_linear linear)
+static double loss_of_linear(const struct qp_model *model, const struct qp_block *block, int linear)
 {
     struct qp_error err;
     struct qp_quantized q;
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    int64_t rows = qp_arch_dim(block->arch, d->out), in = qp_arch_dim(block->arch, d->in);
+    const struct qp_linear *d = &block->type->linears[linear];
+    int64_t rows = d->out, in = d->in;
     float *w = malloc((size_t)(3 * rows * in + in * in) * sizeof *w);
     float *read = w + rows * in, *scratch = read + rows * in, *h = scratch + rows * in;
     cr_assert_eq(qp_block_quantized(block, linear, qp_model_scheme(model, block->layer, linear), &q, &err), 1);
@@ -42,7 +42,7 @@ static void losses_of_units(struct qp_unit **units, double losses[TINY_LAYERS][Q
         struct qp_block block;
         cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[2 + layer], &block, &err), 0);
         for (int l = 0; l < QP_LINEARS; l++)
-            losses[layer][l] = loss_of_linear(&model, &block, (enum qp_linear)l);
+            losses[layer][l] = loss_of_linear(&model, &block, l);
     }
     qp_model_close(&model);
 }

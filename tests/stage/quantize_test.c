@@ -24,15 +24,14 @@ static double total_loss(struct qp_unit **units, size_t count)
         struct qp_block block;
         cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[u], &block, &err), 0, "%s", err.message);
         for (int i = 0; i < QP_LINEARS; i++) {
-            const struct qp_linear_desc *d = &model.arch.family->linears[i];
-            int64_t rows = qp_arch_dim(&model.arch, d->out), in = qp_arch_dim(&model.arch, d->in);
+            const struct qp_linear *d = &model.arch.layer_types[0]->linears[i];
+            int64_t rows = d->out, in = d->in;
             float *w = malloc((size_t)(3 * rows * in + in * in) * sizeof *w);
             float *q = w + rows * in, *scratch = q + rows * in, *h = scratch + rows * in;
             struct qp_quantized quantized;
-            cr_assert_eq(qp_block_quantized(&block, (enum qp_linear)i, qp_model_scheme(&model, block.layer, i),
-                                            &quantized, &err),
-                         1, "%s", err.message);
-            cr_assert_eq(qp_block_weight(&block, (enum qp_linear)i, true, w, &err), 0, "%s", err.message);
+            cr_assert_eq(qp_block_quantized(&block, i, qp_model_scheme(&model, block.layer, i), &quantized, &err), 1,
+                         "%s", err.message);
+            cr_assert_eq(qp_block_weight(&block, i, true, w, &err), 0, "%s", err.message);
             cr_assert_eq(qp_block_second_moment(&block, d->site, h, &err), 0, "%s", err.message);
             block.kernels->dequantize(&quantized.grid, rows, in, quantized.group, quantized.codes, quantized.scale,
                                       quantized.zero, q);

@@ -36,12 +36,12 @@ static void logits_of(struct qp_unit **units, const struct qp_windows *windows, 
     struct qp_model model;
     struct qp_block block;
     struct qp_workspace *workspace;
-    float *cos, *sin;
+    struct qp_rotations rotations;
     const struct qp_kernels *kernels = qp_kernels_open("cpu");
     cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
     int64_t rows = windows->count * windows->length, blocks = qp_arch_blocks(&model.arch);
     float *x = malloc((size_t)(2 * rows * model.arch.hidden) * sizeof *x);
-    cr_assert_eq(qp_rope_tables(&model.arch, windows->length, &cos, &sin, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_rotations_open(&model.arch, windows->length, &rotations, &err), 0, "%s", err.message);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0, "%s", err.message);
     for (int64_t b = 0; b < blocks; b++) {
         struct qp_layer layer;
@@ -55,14 +55,14 @@ static void logits_of(struct qp_unit **units, const struct qp_windows *windows, 
             qp_head_free(&head);
         } else {
             cr_assert_eq(qp_layer_load(&block, QP_ORIGINAL, NULL, &layer, &err), 0, "%s", err.message);
-            cr_assert_eq(qp_layer_forward(&layer, windows->count, windows->length, cos, sin, x, workspace, NULL, &err),
-                         0, "%s", err.message);
+            cr_assert_eq(
+                qp_layer_forward(&layer, windows->count, windows->length, &rotations, x, workspace, NULL, &err), 0,
+                "%s", err.message);
             qp_layer_free(&layer);
         }
     }
     qp_workspace_free(workspace);
-    free(cos);
-    free(sin);
+    qp_rotations_close(&rotations);
     free(x);
     qp_model_close(&model);
 }

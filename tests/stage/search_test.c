@@ -74,7 +74,7 @@ Test(search, heads_that_share_value_rows_get_one_scale)
 
 /* The site loss of layer 0's linears of `site` with the given fold and the scales that the unit carries, or else of
  * their ranges. */
-static double loss_of(struct qp_unit *const *units, enum qp_site site)
+static double loss_of(struct qp_unit *const *units, int site)
 {
     struct qp_error err;
     struct qp_model model;
@@ -83,9 +83,9 @@ static double loss_of(struct qp_unit *const *units, enum qp_site site)
     cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[2], &block, &err), 0, "%s", err.message);
     for (int i = 0; i < QP_LINEARS; i++) {
-        const struct qp_linear_desc *d = &model.arch.family->linears[i];
+        const struct qp_linear *d = &model.arch.layer_types[0]->linears[i];
         const struct qp_linear_scheme *scheme = qp_model_scheme(&model, 0, i);
-        int64_t rows = qp_arch_dim(&model.arch, d->out), in = qp_arch_dim(&model.arch, d->in);
+        int64_t rows = d->out, in = d->in;
         if (d->site != site)
             continue;
         int64_t group = qp_spec_group(&scheme->weights, in);

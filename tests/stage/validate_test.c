@@ -126,8 +126,9 @@ static json_t *with_numbers(const char *scheme, const char *site_number, float v
         struct qp_block block;
         cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[u], &block, &err), 0);
         for (int s = 0; s < QP_SITES; s++)
-            cr_assert_eq(qp_block_set_number(&block, model.arch.family->sites[s].name, site_number, value, NULL, &err),
-                         0);
+            cr_assert_eq(
+                qp_block_set_number(&block, model.arch.layer_types[0]->sites[s].name, site_number, value, NULL, &err),
+                0);
         cr_assert_eq(qp_block_set_number(&block, "kv", "key_scale", value, NULL, &err), 0);
         cr_assert_eq(qp_block_set_number(&block, "kv", "value_scale", value, NULL, &err), 0);
     }

@@ -12,7 +12,7 @@
 enum { SEQUENCES = 2, LENGTH = 24, STATES = SEQUENCES * LENGTH * TINY_HIDDEN };
 
 /* Makes every 16th channel of a site 30 times as loud as it was, so that scales are worth their while. */
-static void plant_outliers(struct qp_unit *unit, int layer, const struct qp_site_desc *site)
+static void plant_outliers(struct qp_unit *unit, int layer, const struct qp_site *site)
 {
     static const char *const statistics[] = {"second_moment", "absmean", "absmax"};
     for (int k = 0; k < 3; k++) {
@@ -32,16 +32,16 @@ static void run_layer(const struct qp_block *block, enum qp_version version, flo
     struct qp_error err;
     struct qp_layer layer;
     struct qp_workspace *workspace;
-    float *cos, *sin;
+    struct qp_rotations rotations;
     cr_assert_eq(qp_layer_load(block, version, NULL, &layer, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_rope_tables(block->arch, LENGTH, &cos, &sin, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_rotations_open(block->arch, LENGTH, &rotations, &err), 0, "%s", err.message);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0, "%s", err.message);
     tiny_random(91, STATES, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, cos, sin, x, workspace, NULL, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, &rotations, x, workspace, NULL, &err), 0, "%s",
+                 err.message);
     qp_workspace_free(workspace);
     qp_layer_free(&layer);
-    free(cos);
-    free(sin);
+    qp_rotations_close(&rotations);
 }
 
 /* The largest difference that the folds make, as a share of the most that the layer adds. */
@@ -61,7 +61,7 @@ static double change(const struct qp_block *block)
 }
 
 /* Whether most channels of a site have scales: folds of ones would keep any function. */
-static bool is_scaled(const struct qp_block *block, const struct qp_site_desc *site)
+static bool is_scaled(const struct qp_block *block, const struct qp_site *site)
 {
     char name[128];
     snprintf(name, sizeof name, "model.layers.%d.%s.fold", (int)block->layer, site->name);
@@ -83,13 +83,13 @@ int function_is_kept(const struct qp_stage_desc *desc, const char *scheme, const
     cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
     cr_assert_neq(model.arch.heads, model.arch.kv_heads, "the model has no grouped value heads");
     for (int i = 0; i < TINY_LAYERS * QP_SITES; i++)
-        plant_outliers(units[2 + i / QP_SITES], i / QP_SITES, &model.arch.family->sites[i % QP_SITES]);
+        plant_outliers(units[2 + i / QP_SITES], i / QP_SITES, &model.arch.layer_types[0]->sites[i % QP_SITES]);
     out = tiny_call(desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
     for (int l = 0; l < TINY_LAYERS; l++) {
         struct qp_block block;
         cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("cpu"), out[2 + l], &block, &err), 0, "%s", err.message);
         for (int site = 0; site < QP_SITES; site++)
-            scaled += is_scaled(&block, &model.arch.family->sites[site]);
+            scaled += is_scaled(&block, &model.arch.layer_types[0]->sites[site]);
         double d = change(&block);
         cr_expect_lt(d, 1e-5, "%s, layer %d: hidden states change by %g", params, l, d);
     }

@@ -9,7 +9,8 @@ struct network {
     const struct qp_kernels *kernels;
     const struct qp_windows *windows;
     struct qp_workspace *workspace;
-    float *cos, *sin, *x, *logits;
+    struct qp_rotations rotations;
+    float *x, *logits;
 };
 
 static int run_layer(const struct network *n, const struct qp_block *block, struct qp_error *err)
@@ -18,7 +19,7 @@ static int run_layer(const struct network *n, const struct qp_block *block, stru
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
         return r;
-    r = qp_layer_forward(&layer, n->windows->count, n->windows->length, n->cos, n->sin, n->x, n->workspace, NULL, err);
+    r = qp_layer_forward(&layer, n->windows->count, n->windows->length, &n->rotations, n->x, n->workspace, NULL, err);
     qp_layer_free(&layer);
     return r;
 }
@@ -57,9 +58,9 @@ static int run_block(const struct network *n, int64_t index, struct qp_error *er
 int network_logits(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,
                    float *logits, struct qp_error *err)
 {
-    struct network n = {checkpoint, kernels, windows, NULL, NULL, NULL, NULL, logits};
+    struct network n = {.checkpoint = checkpoint, .kernels = kernels, .windows = windows, .logits = logits};
     size_t bytes = (size_t)(windows->count * windows->length * checkpoint->arch.hidden) * sizeof(float);
-    int r = qp_rope_tables(&checkpoint->arch, windows->length, &n.cos, &n.sin, err);
+    int r = qp_rotations_open(&checkpoint->arch, windows->length, &n.rotations, err);
     if (r == 0)
         r = qp_workspace_new(&n.workspace, err);
     if (r == 0 && !(n.x = malloc(bytes)))
@@ -67,8 +68,7 @@ int network_logits(struct qp_checkpoint *checkpoint, const struct qp_windows *wi
     for (int64_t b = 0; r == 0 && b < qp_arch_blocks(&checkpoint->arch); b++)
         r = run_block(&n, b, err);
     qp_workspace_free(n.workspace);
-    free(n.cos);
-    free(n.sin);
+    qp_rotations_close(&n.rotations);
     free(n.x);
     return r;
 }

@@ -57,7 +57,7 @@ static void put(struct qp_unit *unit, struct qp_tensor *tensor)
 }
 
 /* Statistics of 4 n tokens whose channels share a common factor: correlated, and well conditioned. */
-static void put_statistics(struct qp_unit *unit, const char *prefix, const struct qp_site_desc *site, int64_t n,
+static void put_statistics(struct qp_unit *unit, const char *prefix, const struct qp_site *site, int64_t n,
                            uint64_t seed)
 {
     char name[256];
@@ -90,19 +90,19 @@ static void put_statistics(struct qp_unit *unit, const char *prefix, const struc
 static void fill_layer(struct qp_unit *unit, const struct qp_arch *arch, int layer, bool moments)
 {
     char prefix[128], name[256];
-    snprintf(prefix, sizeof prefix, arch->family->block, layer);
+    snprintf(prefix, sizeof prefix, arch->block, layer);
     for (int i = 0; i < QP_LINEARS; i++) {
-        const struct qp_linear_desc *d = &arch->family->linears[i];
-        int64_t rows = qp_arch_dim(arch, d->out), cols = qp_arch_dim(arch, d->in);
+        const struct qp_linear *d = &arch->layer_types[0]->linears[i];
+        int64_t rows = d->out, cols = d->in;
         snprintf(name, sizeof name, "%s.%s.weight", prefix, d->module);
         put(unit, random_tensor(name, 2, rows, cols, 0.0f, 0.1f, (uint64_t)(100 * layer + i + 1)));
     }
     for (int i = 0; i < QP_NORMS; i++) {
-        snprintf(name, sizeof name, "%s.%s.weight", prefix, arch->family->norms[i].module);
+        snprintf(name, sizeof name, "%s.%s.weight", prefix, arch->layer_types[0]->norms[i].module);
         put(unit, random_tensor(name, 1, arch->hidden, 0, 1.0f, 0.1f, (uint64_t)(100 * layer + 50 + i)));
     }
     for (int i = 0; i < QP_SITES && moments; i++)
-        put_statistics(unit, prefix, &arch->family->sites[i], qp_arch_dim(arch, arch->family->sites[i].dim),
+        put_statistics(unit, prefix, &arch->layer_types[0]->sites[i], arch->layer_types[0]->sites[i].in,
                        (uint64_t)(1000 * layer + i));
 }
 
@@ -135,13 +135,13 @@ void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNI
         cr_assert_eq(qp_unit_new(kind, i, &units[i], &err), 0);
     }
     fill_model(units[0], scheme);
-    snprintf(name, sizeof name, "%s.weight", arch.family->embedding);
+    snprintf(name, sizeof name, "%s.weight", arch.embedding);
     struct qp_tensor *embedding = random_tensor(name, 2, TINY_VOCAB, TINY_HIDDEN, 0.0f, 1.0f, 7);
     put(units[1], embedding);
     for (int l = 0; l < TINY_LAYERS; l++)
         fill_layer(units[2 + l], &arch, l, moments);
     put(units[TINY_LAYERS + 2], qp_tensor_ref(embedding));
-    snprintf(name, sizeof name, "%s.weight", arch.family->final_norm);
+    snprintf(name, sizeof name, "%s.weight", arch.final_norm);
     put(units[TINY_LAYERS + 2], random_tensor(name, 1, TINY_HIDDEN, 0, 1.0f, 0.1f, 8));
 }
 
@@ -159,11 +159,11 @@ static void share_blocks(const struct qp_quant_spec *spec, int64_t rows, int64_t
         }
 }
 
-static void quantize_linear(struct qp_block *block, enum qp_linear linear, const struct qp_linear_scheme *scheme)
+static void quantize_linear(struct qp_block *block, int linear, const struct qp_linear_scheme *scheme)
 {
     struct qp_error err;
-    const struct qp_linear_desc *d = &block->arch->family->linears[linear];
-    int64_t rows = qp_arch_dim(block->arch, d->out), cols = qp_arch_dim(block->arch, d->in);
+    const struct qp_linear *d = &block->type->linears[linear];
+    int64_t rows = d->out, cols = d->in;
     float *w = malloc((size_t)(2 * rows * cols) * sizeof *w), *scale = w + rows * cols;
     int8_t *zero = malloc((size_t)(rows * cols));
     uint8_t *codes = malloc((size_t)(rows * cols));
@@ -190,8 +190,8 @@ void tiny_quantize(struct qp_unit *units[TINY_UNITS])
         struct qp_block block;
         cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("ref"), units[u], &block, &err), 0, "%s", err.message);
         for (int i = 0; i < QP_LINEARS; i++)
-            if (qp_model_scheme(&model, block.layer, (enum qp_linear)i))
-                quantize_linear(&block, (enum qp_linear)i, qp_model_scheme(&model, block.layer, (enum qp_linear)i));
+            if (qp_model_scheme(&model, block.layer, i))
+                quantize_linear(&block, i, qp_model_scheme(&model, block.layer, i));
     }
     qp_model_close(&model);
 }
@@ -203,7 +203,7 @@ void tiny_turns(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_TURN
     json_t *config = tiny_config();
     cr_assert_eq(qp_arch_parse(config, "tiny", &arch, &err), 0, "%s", err.message);
     json_decref(config);
-    cr_assert_eq(qp_turns_announce(units[0], &err), 0);
+    cr_assert_eq(qp_turns_announce(&arch, units[0], &err), 0);
     int to = 0;
     for (int u = 0; u < TINY_UNITS; u++) {
         int turns = units[u]->kind == QP_UNIT_BLOCK ? qp_turns_of(&arch, u - 1) : 1;

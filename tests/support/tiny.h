@@ -6,6 +6,7 @@
 
 #include "libstage/include/stage.h"
 #include "libstage/model/block.h"
+#include "tests/support/llama.h"
 
 /* hidden 64, ffn 96, 4 heads of 16, 2 key/value heads, 2 layers, vocabulary 128, F32, tied. */
 enum { TINY_HIDDEN = 64, TINY_FFN = 96, TINY_LAYERS = 2, TINY_VOCAB = 128, TINY_UNITS = TINY_LAYERS + 4 };

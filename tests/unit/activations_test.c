@@ -20,7 +20,7 @@ struct rig {
     struct qp_scheme *scheme;
     struct qp_block block;
     struct qp_layer layer;
-    float *cos, *sin;
+    struct qp_rotations rotations;
     struct qp_workspace *workspace;
 };
 
@@ -32,7 +32,7 @@ static void open_rig(struct rig *r, const char *scheme)
     cr_assert_eq(qp_scheme_parse(value, &r->scheme, &err), 0, "%s", err.message);
     qp_scheme_bind(r->scheme, r->arch.dtype);
     cr_assert_eq(qp_block_of(&r->arch, qp_kernels_open("cpu"), r->units[2], &r->block, &err), 0);
-    cr_assert_eq(qp_rope_tables(&r->arch, LENGTH, &r->cos, &r->sin, &err), 0);
+    cr_assert_eq(qp_rotations_open(&r->arch, LENGTH, &r->rotations, &err), 0);
     cr_assert_eq(qp_workspace_new(&r->workspace, &err), 0);
     cr_assert_eq(qp_layer_load(&r->block, QP_ORIGINAL, NULL, &r->layer, &err), 0, "%s", err.message);
     json_decref(config);
@@ -45,8 +45,7 @@ static void close_rig(struct rig *r)
     qp_scheme_free(r->scheme);
     tiny_free(r->units, TINY_UNITS);
     qp_workspace_free(r->workspace);
-    free(r->cos);
-    free(r->sin);
+    qp_rotations_close(&r->rotations);
 }
 
 static void set(struct rig *r, const char *module, const char *what, float value)
@@ -57,8 +56,8 @@ static void set(struct rig *r, const char *module, const char *what, float value
 static void set_everything(struct rig *r)
 {
     for (int s = 0; s < QP_SITES; s++) {
-        set(r, r->arch.family->sites[s].name, "input_scale", input_scale);
-        set(r, r->arch.family->sites[s].name, "input_global_scale", global_scale);
+        set(r, r->arch.layer_types[0]->sites[s].name, "input_scale", input_scale);
+        set(r, r->arch.layer_types[0]->sites[s].name, "input_global_scale", global_scale);
     }
     set(r, "kv", "key_scale", key_scale);
     set(r, "kv", "value_scale", value_scale);
@@ -175,7 +174,7 @@ static void int8_asymmetric(float *x, int64_t count)
 typedef void round_fn(float *x, int64_t count); /* a token's inputs */
 
 /* The forward's own buffers are changed, as its simulation would. */
-static int round_site(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *e)
+static int round_site(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *e)
 {
     (void)site;
     (void)e;
@@ -210,7 +209,7 @@ static int round_cache_fp8(void *context, const float *keys, const float *values
 static void run(struct rig *r, const struct qp_taps *taps, float *x)
 {
     tiny_random(3, COUNT, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(&r->layer, SEQUENCES, LENGTH, r->cos, r->sin, x, r->workspace, taps, &err), 0);
+    cr_assert_eq(qp_layer_forward(&r->layer, SEQUENCES, LENGTH, &r->rotations, x, r->workspace, taps, &err), 0);
 }
 
 static void is_by_hand(const char *scheme, const struct qp_taps *taps)
@@ -221,8 +220,7 @@ static void is_by_hand(const char *scheme, const struct qp_taps *taps)
     run(&r, NULL, original);
     run(&r, taps, by_hand);
     set_everything(&r);
-    cr_assert_eq(qp_layer_activations(&r.block, r.scheme, (1u << QP_LINEARS) - 1, &r.layer, &err), 0, "%s",
-                 err.message);
+    cr_assert_eq(qp_layer_activations(&r.block, r.scheme, NULL, &r.layer, &err), 0, "%s", err.message);
     run(&r, NULL, simulated);
     cr_assert_leq(largest_difference(COUNT, simulated, by_hand), 0.0, "%s", scheme);
     cr_assert_gt(largest_difference(COUNT, simulated, original), 1e-3, "%s", scheme);
@@ -290,7 +288,7 @@ Test(activations, caches_of_fp8)
 
 static void is_refused(struct rig *r, const char *message)
 {
-    cr_assert_eq(qp_layer_activations(&r->block, r->scheme, (1u << QP_LINEARS) - 1, &r->layer, &err), QP_ERR_INPUT);
+    cr_assert_eq(qp_layer_activations(&r->block, r->scheme, NULL, &r->layer, &err), QP_ERR_INPUT);
     cr_assert_not_null(strstr(err.message, message), "%s", err.message);
 }
 
@@ -328,8 +326,9 @@ Test(activations, sites_without_quantized_linears_need_no_scales)
 {
     struct rig r;
     open_rig(&r, "{\"weights\": {\"format\": \"int8\"}, \"activations\": {\"format\": \"int8\", \"dynamic\": false}}");
+    const bool down[QP_LINEARS] = {[QP_DOWN] = true};
     set(&r, "mlp_out", "input_scale", 1.0f);
-    cr_assert_eq(qp_layer_activations(&r.block, r.scheme, 1u << QP_DOWN, &r.layer, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_layer_activations(&r.block, r.scheme, down, &r.layer, &err), 0, "%s", err.message);
     for (int s = 0; s < QP_SITES; s++)
         cr_expect_eq(r.layer.activations[s].enabled, s == QP_SITE_MLP_OUT);
     close_rig(&r);

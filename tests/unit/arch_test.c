@@ -5,6 +5,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/model/arch.h"
+#include "tests/support/llama.h"
 
 #define SMALL                                                                                               \
     "\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 96, \"num_hidden_layers\": 3, " \
@@ -29,14 +30,16 @@ static struct qp_arch parsed(const char *text)
 Test(arch, defaults_are_those_of_transformers)
 {
     struct qp_arch a = parsed("{" SMALL "}");
-    cr_assert_str_eq(a.family->name, "llama");
+    cr_assert_str_eq(a.model_type, "llama");
     cr_assert_eq(a.kv_heads, 4);
     cr_assert_eq(a.head_dim, 16);
     cr_assert_eq(a.max_length, 2048);
-    cr_assert_eq(a.norm_eps, 1e-6f);
-    cr_assert_eq(a.rope.kind, QP_ROPE_DEFAULT);
-    cr_assert_eq(a.rope.theta, 10000.0);
-    cr_assert(!a.tied && !a.attn_bias && !a.mlp_bias);
+    cr_assert_eq(a.output_norm.eps, 1e-6f);
+    cr_assert_eq(a.ropes[0].kind, QP_ROPE_DEFAULT);
+    cr_assert_eq(a.ropes[0].theta, 10000.0);
+    cr_assert(!a.tied);
+    for (int l = 0; l < QP_LINEARS; l++)
+        cr_assert(!a.layer_types[0]->linears[l].bias);
     cr_assert_eq(a.dtype, QP_F32);
     cr_assert_eq(a.bos, -1);
     cr_assert_eq(a.eos, -1);
@@ -52,13 +55,15 @@ Test(arch, every_key_is_read)
     cr_assert_eq(a.kv_heads, 2);
     cr_assert_eq(a.head_dim, 20);
     cr_assert_eq(a.max_length, 512);
-    cr_assert_eq(a.rope.theta, 500000.0);
-    cr_assert(a.tied && a.attn_bias && a.mlp_bias);
+    cr_assert_eq(a.ropes[0].theta, 500000.0);
+    cr_assert(a.tied);
+    for (int l = 0; l < QP_LINEARS; l++)
+        cr_assert(a.layer_types[2]->linears[l].bias);
     cr_assert_eq(a.dtype, QP_BF16);
     cr_assert_eq(a.bos, 5);
     cr_assert_eq(a.eos, 7);
-    cr_assert_eq(qp_arch_dim(&a, QP_DIM_Q), 80);
-    cr_assert_eq(qp_arch_dim(&a, QP_DIM_KV), 40);
+    cr_assert_eq(a.layer_types[0]->linears[QP_Q].out, 80);
+    cr_assert_eq(a.layer_types[0]->linears[QP_K].out, 40);
     cr_assert_eq(qp_arch_blocks(&a), 5);
 }
 
@@ -80,7 +85,7 @@ Test(arch, modules_have_names)
     cr_assert_str_eq(qp_module_name(&a, 0, QP_Q, text, 8), "model.l");
 }
 
-Test(arch, mistral_is_llama_within_its_window)
+Test(arch, mistral_is_llama_with_windows)
 {
     const char *base = "\"model_type\": \"mistral\", \"hidden_size\": 64, \"intermediate_size\": 96, "
                        "\"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"vocab_size\": 100, "
@@ -88,10 +93,12 @@ Test(arch, mistral_is_llama_within_its_window)
     char text[1024];
     snprintf(text, sizeof text, "{%s, \"sliding_window\": null}", base);
     cr_assert_eq(parsed(text).max_length, 32768);
+    cr_assert_eq(parsed(text).layer_types[0]->attention.window, 0);
     snprintf(text, sizeof text, "{%s, \"sliding_window\": 1000}", base);
-    cr_assert_eq(parsed(text).max_length, 1000);
+    cr_assert_eq(parsed(text).max_length, 32768);
+    cr_assert_eq(parsed(text).layer_types[2]->attention.window, 1000);
     snprintf(text, sizeof text, "{%s}", base);
-    cr_assert_eq(parsed(text).max_length, 4096);
+    cr_assert_eq(parsed(text).layer_types[0]->attention.window, 4096);
 }
 
 Test(arch, both_ways_to_write_rope_are_read)
@@ -103,15 +110,15 @@ Test(arch, both_ways_to_write_rope_are_read)
     };
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         struct qp_arch a = parsed(same[i]);
-        cr_assert_eq(a.rope.kind, QP_ROPE_LINEAR);
-        cr_assert_eq(a.rope.theta, 5000.0);
-        cr_assert_eq(a.rope.factor, 4.0);
+        cr_assert_eq(a.ropes[0].kind, QP_ROPE_LINEAR);
+        cr_assert_eq(a.ropes[0].theta, 5000.0);
+        cr_assert_eq(a.ropes[0].factor, 4.0);
     }
     struct qp_arch a = parsed("{" SMALL ", \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 32.0, "
                               "\"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
                               "\"original_max_position_embeddings\": 8192}}");
-    cr_assert_eq(a.rope.kind, QP_ROPE_LLAMA3);
-    cr_assert_eq(a.rope.original_length, 8192);
+    cr_assert_eq(a.ropes[0].kind, QP_ROPE_LLAMA3);
+    cr_assert_eq(a.ropes[0].original_length, 8192);
 }
 
 Test(arch, what_is_wrong_is_named)
@@ -152,8 +159,9 @@ Test(arch, rope_tables_hold_angles)
 {
     struct qp_error err;
     struct qp_arch a = parsed("{" SMALL "}");
-    float *c, *s;
-    cr_assert_eq(qp_rope_tables(&a, 100, &c, &s, &err), 0);
+    struct qp_rotations tables;
+    cr_assert_eq(qp_rotations_open(&a, 100, &tables, &err), 0);
+    const float *c = tables.cos[0], *s = tables.sin[0];
     for (int i = 0; i < 8; i++) {
         double angle = 99.0 / pow(10000.0, i / 8.0);
         cr_assert_float_eq(c[99 * 8 + i], cos(angle), 1e-6);
@@ -161,8 +169,7 @@ Test(arch, rope_tables_hold_angles)
         cr_assert_eq(c[i], 1.0f);
         cr_assert_eq(s[i], 0.0f);
     }
-    free(c);
-    free(s);
-    cr_assert_eq(qp_rope_tables(&a, 2049, &c, &s, &err), QP_ERR_INPUT);
+    qp_rotations_close(&tables);
+    cr_assert_eq(qp_rotations_open(&a, 2049, &tables, &err), QP_ERR_INPUT);
     cr_assert_not_null(strstr(err.message, "2049 tokens"), "%s", err.message);
 }

@@ -11,9 +11,9 @@
 
 enum { HIDDEN = 24, FFN = 40, HEADS_DIM = 32, LARGEST = FFN * FFN };
 
-static int64_t site_size(const struct qp_block *block, enum qp_site site)
+static int64_t site_size(const struct qp_block *block, int site)
 {
-    return qp_arch_dim(block->arch, block->arch->family->sites[site].dim);
+    return block->type->sites[site].in;
 }
 
 /* Scales within a factor of 8 of 1. */
@@ -24,7 +24,7 @@ static void random_scales(uint64_t seed, int64_t count, float *s)
         s[i] = exp2f(fminf(fmaxf(s[i], -3.0f), 3.0f));
 }
 
-static void fold(struct qp_block *block, enum qp_site site, uint64_t seed, float *s)
+static void fold(struct qp_block *block, int site, uint64_t seed, float *s)
 {
     struct qp_error err;
     random_scales(seed, site_size(block, site), s);
@@ -36,16 +36,15 @@ static void run(const struct qp_block *block, enum qp_version version, float *x)
     struct qp_error err;
     struct qp_layer layer;
     struct qp_workspace *workspace;
-    float *cos, *sin;
+    struct qp_rotations rotations;
     tiny_random(9, GOLDEN_TOKENS * block->arch->hidden, 1.0f, x);
     cr_assert_eq(qp_layer_load(block, version, NULL, &layer, &err), 0, "%s", err.message);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0);
-    cr_assert_eq(qp_rope_tables(block->arch, GOLDEN_LENGTH, &cos, &sin, &err), 0);
-    cr_assert_eq(qp_layer_forward(&layer, GOLDEN_SEQUENCES, GOLDEN_LENGTH, cos, sin, x, workspace, NULL, &err), 0);
+    cr_assert_eq(qp_rotations_open(block->arch, GOLDEN_LENGTH, &rotations, &err), 0);
+    cr_assert_eq(qp_layer_forward(&layer, GOLDEN_SEQUENCES, GOLDEN_LENGTH, &rotations, x, workspace, NULL, &err), 0);
     qp_layer_free(&layer);
     qp_workspace_free(workspace);
-    free(cos);
-    free(sin);
+    qp_rotations_close(&rotations);
 }
 
 /* Two folds at every site, through grouped heads, biases, and gains that are stored in 16 bits. */

@@ -131,11 +131,12 @@ static void same_model(const char *folder, const char *gguf)
     const struct qp_arch *x = &a->arch, *y = &b->arch;
     cr_assert(x->hidden == y->hidden && x->ffn == y->ffn && x->vocab == y->vocab && x->layers == y->layers);
     cr_assert(x->max_length == y->max_length && x->heads == y->heads && x->kv_heads == y->kv_heads);
-    cr_assert(x->head_dim == y->head_dim && x->norm_eps == y->norm_eps && x->tied == y->tied);
-    cr_assert(x->attn_bias == y->attn_bias && x->mlp_bias == y->mlp_bias && x->bos == y->bos && x->eos == y->eos);
+    cr_assert(x->head_dim == y->head_dim && x->output_norm.eps == y->output_norm.eps && x->tied == y->tied);
+    cr_assert(x->layer_types[0] == y->layer_types[0] && x->bos == y->bos && x->eos == y->eos);
     cr_assert_eq(x->dtype, y->dtype);
-    cr_assert(x->rope.kind == y->rope.kind && x->rope.theta == y->rope.theta && x->rope.factor == y->rope.factor);
-    cr_assert(x->rope.original_length == y->rope.original_length);
+    const struct qp_rope_config *r = &x->ropes[0], *s = &y->ropes[0];
+    cr_assert(r->kind == s->kind && r->theta == s->theta && r->factor == s->factor);
+    cr_assert_eq(r->original_length, s->original_length);
     for (int64_t i = 0; i < qp_arch_blocks(x); i++) {
         struct qp_block p = golden_block(a, i), q = golden_block(b, i);
         cr_assert_eq(p.unit->count, q.unit->count);

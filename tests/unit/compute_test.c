@@ -6,6 +6,7 @@
 
 #include "libstage/model/evaluate.h"
 #include "tests/support/golden.h"
+#include "tests/support/llama.h"
 
 #define HIDDEN 24
 
@@ -70,7 +71,7 @@ struct seen {
     int64_t count[QP_SITES];
 };
 
-static int see(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int see(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)err;
     struct seen *s = context;
@@ -80,7 +81,7 @@ static int see(void *context, enum qp_site site, const float *x, int64_t rows, i
     return 0;
 }
 
-static int see_bf16(void *context, enum qp_site site, const uint16_t *x, int64_t rows, int64_t in, struct qp_error *err)
+static int see_bf16(void *context, int site, const uint16_t *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     float *wide = malloc((size_t)(rows * in) * sizeof *wide);
     qp_kernels_open("ref")->to_f32(QP_BF16, rows * in, x, wide);
@@ -100,8 +101,8 @@ static struct seen forward(const struct qp_layer *layer, const struct qp_taps *t
     for (int i = 0; i < GOLDEN_TOKENS * HIDDEN; i++)
         x[i] = sinf((float)i);
     cr_assert_eq(qp_text_open(layer->arch, windows, &text, &err), 0);
-    cr_assert_eq(
-        qp_layer_forward(layer, windows->count, windows->length, text.cos, text.sin, x, text.workspace, &t, &err), 0);
+    cr_assert_eq(qp_layer_forward(layer, windows->count, windows->length, &text.rotations, x, text.workspace, &t, &err),
+                 0);
     qp_text_close(&text);
     return seen;
 }

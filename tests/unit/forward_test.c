@@ -58,7 +58,7 @@ struct tiny {
     struct qp_unit *units[TINY_UNITS];
     struct qp_scheme *scheme;
     struct qp_block block; /* the first decoder layer */
-    float *cos, *sin;
+    struct qp_rotations rotations;
     struct qp_workspace *workspace;
 };
 
@@ -70,7 +70,7 @@ static void tiny_open(struct tiny *t, const char *scheme, int64_t length)
     cr_assert_eq(qp_arch_parse(config, "tiny", &t->arch, &err), 0);
     cr_assert_eq(qp_scheme_parse(value, &t->scheme, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_of(&t->arch, qp_kernels_open("ref"), t->units[2], &t->block, &err), 0);
-    cr_assert_eq(qp_rope_tables(&t->arch, length, &t->cos, &t->sin, &err), 0);
+    cr_assert_eq(qp_rotations_open(&t->arch, length, &t->rotations, &err), 0);
     cr_assert_eq(qp_workspace_new(&t->workspace, &err), 0);
     json_decref(config);
     json_decref(value);
@@ -81,17 +81,16 @@ static void tiny_close(struct tiny *t)
     qp_scheme_free(t->scheme);
     tiny_free(t->units, TINY_UNITS);
     qp_workspace_free(t->workspace);
-    free(t->cos);
-    free(t->sin);
+    qp_rotations_close(&t->rotations);
 }
 
 /* Round-to-nearest codes of a linear into the unit. */
-static void quantize(struct tiny *t, enum qp_linear linear)
+static void quantize(struct tiny *t, int linear)
 {
     struct qp_error err;
     char module[128];
-    const struct qp_linear_desc *d = &t->arch.family->linears[linear];
-    int64_t rows = qp_arch_dim(&t->arch, d->out), cols = qp_arch_dim(&t->arch, d->in);
+    const struct qp_linear *d = &t->arch.layer_types[0]->linears[linear];
+    int64_t rows = d->out, cols = d->in;
     const struct qp_linear_scheme *s =
         qp_scheme_for(t->scheme, qp_module_name(&t->arch, t->block.layer, linear, module, sizeof module));
     const struct qp_grid *grid = &s->weights.grid;
@@ -110,8 +109,7 @@ static void quantize(struct tiny *t, enum qp_linear linear)
     free(zero);
 }
 
-static int round_by_hand(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in,
-                         struct qp_error *err)
+static int round_by_hand(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)site;
     (void)err;
@@ -133,7 +131,7 @@ static void run(struct tiny *t, const struct qp_layer *layer, int64_t length, fl
 {
     struct qp_error err;
     tiny_random(3, 2 * length * TINY_HIDDEN, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(layer, 2, length, t->cos, t->sin, x, t->workspace,
+    cr_assert_eq(qp_layer_forward(layer, 2, length, &t->rotations, x, t->workspace,
                                   &(struct qp_taps){.site = site, .context = context}, &err),
                  0);
 }
@@ -217,7 +215,8 @@ static void codes_are_simulated(const char *scheme, const char *backend, unsigne
         if (quantized >> l & 1)
             quantize(&t, l);
     for (int s = 0; s < QP_SITES; s++)
-        cr_assert_eq(qp_block_set_number(&t.block, t.arch.family->sites[s].name, "input_scale", 0.02f, NULL, &err), 0);
+        cr_assert_eq(
+            qp_block_set_number(&t.block, t.arch.layer_types[0]->sites[s].name, "input_scale", 0.02f, NULL, &err), 0);
     struct qp_kernels with = *qp_kernels_open(backend), without = with;
     with.int8 = true;
     without.int8 = false;
@@ -326,7 +325,7 @@ Test(forward, activations_that_differ_at_a_site_are_refused)
 
 /* ---- chunks and sites ---- */
 
-static int count_rows(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int count_rows(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)err;
     int64_t *seen = context;
@@ -346,20 +345,20 @@ Test(forward, sequences_do_not_see_each_other_and_sites_see_every_row)
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
     tiny_random(4, SEQUENCES * SIZE, 1.0f, all);
     memcpy(alone, all, SEQUENCES * SIZE * sizeof *all);
-    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, t.cos, t.sin, all, t.workspace,
+    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, &t.rotations, all, t.workspace,
                                   &(struct qp_taps){.site = count_rows, .context = seen}, &err),
                  0);
     for (int s = 0; s < QP_SITES; s++)
         cr_assert_eq(seen[s], SEQUENCES * LENGTH);
     for (int i = 0; i < SEQUENCES; i++)
-        cr_assert_eq(qp_layer_forward(&layer, 1, LENGTH, t.cos, t.sin, alone + i * SIZE, t.workspace, NULL, &err), 0);
+        cr_assert_eq(qp_layer_forward(&layer, 1, LENGTH, &t.rotations, alone + i * SIZE, t.workspace, NULL, &err), 0);
     cr_assert_leq(largest_difference(SEQUENCES * SIZE, all, alone), 1e-5);
     qp_layer_free(&layer);
     tiny_close(&t);
     free(all);
 }
 
-static int refuse(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int refuse(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     (void)context;
     (void)x;
@@ -376,7 +375,7 @@ Test(forward, what_a_site_callback_returns_ends_it)
     struct qp_layer layer;
     tiny_open(&t, "\"int8\"", 8);
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
-    cr_assert_eq(qp_layer_forward(&layer, 1, 8, t.cos, t.sin, x, t.workspace, &(struct qp_taps){.site = refuse}, &err),
+    cr_assert_eq(qp_layer_forward(&layer, 1, 8, &t.rotations, x, t.workspace, &(struct qp_taps){.site = refuse}, &err),
                  QP_ERR_ROOM);
     cr_assert_str_eq(err.message, "full");
     qp_layer_free(&layer);

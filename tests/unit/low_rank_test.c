@@ -39,7 +39,7 @@ struct seen {
     float *input[QP_SITES];
 };
 
-static int see(void *context, enum qp_site site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
+static int see(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     struct seen *seen = context;
     (void)err;
@@ -54,24 +54,23 @@ static void forward(const struct fixture *f, float *x, struct seen *seen)
     struct qp_layer layer;
     struct qp_workspace *workspace;
     struct qp_taps taps = {.site = seen ? see : NULL, .context = seen};
-    float *cos, *sin;
+    struct qp_rotations rotations;
     tiny_random(9, TOKENS * TINY_HIDDEN, 1.0f, x);
-    cr_assert_eq(qp_rope_tables(&f->arch, TOKENS, &cos, &sin, &err), 0);
+    cr_assert_eq(qp_rotations_open(&f->arch, TOKENS, &rotations, &err), 0);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0);
     cr_assert_eq(qp_layer_load(&f->block, QP_QUANTIZED, f->scheme, &layer, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_layer_forward(&layer, 1, TOKENS, cos, sin, x, workspace, &taps, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_layer_forward(&layer, 1, TOKENS, &rotations, x, workspace, &taps, &err), 0, "%s", err.message);
     qp_layer_free(&layer);
     qp_workspace_free(workspace);
-    free(cos);
-    free(sin);
+    qp_rotations_close(&rotations);
 }
 
 /* Gives a linear random factors; a, b: room for them. */
-static void correct(struct fixture *f, enum qp_linear linear, float *a, float *b)
+static void correct(struct fixture *f, int linear, float *a, float *b)
 {
     struct qp_error err;
-    const struct qp_linear_desc *d = &f->arch.family->linears[linear];
-    int64_t in = qp_arch_dim(&f->arch, d->in), out = qp_arch_dim(&f->arch, d->out);
+    const struct qp_linear *d = &f->arch.layer_types[0]->linears[linear];
+    int64_t in = d->in, out = d->out;
     tiny_random(100 + (uint64_t)linear, RANK * in, 0.3f, a);
     tiny_random(200 + (uint64_t)linear, out * RANK, 0.3f, b);
     cr_assert_eq(qp_block_set_low_rank(&f->block, linear, RANK, a, b, NULL, &err), 0, "%s", err.message);
@@ -120,8 +119,8 @@ Test(low_rank, is_the_same_as_a_weight_with_the_product_added)
     set_up(&f, scheme);
     set_up(&merged, scheme);
     for (int l = 0; l < QP_LINEARS; l++) {
-        const struct qp_linear_desc *d = &f.arch.family->linears[l];
-        int64_t in = qp_arch_dim(&f.arch, d->in), out = qp_arch_dim(&f.arch, d->out);
+        const struct qp_linear *d = &f.arch.layer_types[0]->linears[l];
+        int64_t in = d->in, out = d->out;
         char name[128];
         struct qp_quantized q;
         struct qp_tensor *t;
