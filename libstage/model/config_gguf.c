@@ -129,13 +129,15 @@ static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor 
 
     double theta = json_number_value(json_object_get(r->config, "rope_theta"));
     struct qp_rope_config plain = {.kind = QP_ROPE_DEFAULT, .theta = theta, .dim = (int)head_dim};
-    struct qp_rope_config llama3 = {QP_ROPE_LLAMA3,
-                                    theta,
-                                    shortest(factors[t->elements - 1]),
-                                    1.0,
-                                    4.0,
-                                    json_is_integer(length) ? json_integer_value(length) : 8192,
-                                    (int)head_dim};
+    struct qp_rope_config llama3 = {
+        .kind = QP_ROPE_LLAMA3,
+        .theta = theta,
+        .factor = shortest(factors[t->elements - 1]),
+        .low_freq_factor = 1.0,
+        .high_freq_factor = 4.0,
+        .original_length = json_is_integer(length) ? json_integer_value(length) : 8192,
+        .dim = (int)head_dim,
+    };
     for (int i = 0; i < t->elements; i++) {
         double expected = qp_rope_frequency(&plain, i) / qp_rope_frequency(&llama3, i);
         if (!(fabs(factors[i] - expected) <= 1e-4 * expected))
