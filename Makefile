@@ -1,5 +1,5 @@
 # A thin front door: CMake does the work (CMakePresets.json).
-.PHONY: demo test build bench bench-gate asan tsan format format-check tidy install interop clean deps
+.PHONY: demo test build bench bench-gate asan tsan format format-check tidy install interop clean deps test-aarch64 test-onednn3
 .DEFAULT_GOAL := build
 
 PREFIX ?= /usr/local
@@ -32,6 +32,14 @@ asan tsan: deps
 	@cmake --preset $@ || { scripts/deps --check; exit 1; }
 	cmake --build --preset $@ --parallel $(JOBS)
 	ctest --preset $@ --output-on-failure
+
+# The kernels elsewhere: for AArch64, emulated, and with oneDNN 3. Libraries go to the user's cache folder, once.
+test-aarch64:
+	@scripts/deps --aarch64
+	tests/portable/aarch64.sh
+
+test-onednn3: deps
+	tests/portable/onednn3.sh
 
 # Times the kernels, then whole jobs beside other tools (tests/bench/README.md says what that takes). PEERS=0: ours alone.
 bench: build

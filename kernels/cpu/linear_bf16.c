@@ -77,6 +77,7 @@ enum { GROUP = 64 };
 /* As many rows of x are widened at once; a whole number of groups. */
 enum { ROWS_AT_ONCE = 2048 };
 
+#ifdef __x86_64__
 /* y[rows, n] += a[GROUP, k] bᵀ, on the calling thread. */
 static void multiply_group(int64_t rows, int64_t n, int64_t k, const float *a, const float *b, float *y, int64_t ldy)
 {
@@ -95,6 +96,30 @@ static void multiply_group(int64_t rows, int64_t n, int64_t k, const float *a, c
         memcpy(y + r * ldy, sums + r * n, (size_t)n * sizeof *sums);
     free(sums);
 }
+#else
+enum { LANES = 16 };
+
+/* The same where oneDNN sums in no order that could be relied on (on AArch64 a row's place in the group counts): by k,
+ * for LANES columns side by side. */
+static void multiply_group(int64_t rows, int64_t n, int64_t k, const float *a, const float *b, float *y, int64_t ldy)
+{
+    float tile[DEPTH * LANES]; /* LANES rows of b, transposed */
+
+    for (int64_t c = 0; c < n; c += LANES) {
+        for (int64_t l = 0; l < k; l++)
+            for (int64_t j = 0; j < LANES; j++)
+                tile[l * LANES + j] = c + j < n ? b[(c + j) * k + l] : 0;
+        for (int64_t r = 0; r < rows; r++) {
+            float sum[LANES] = {0};
+            for (int64_t l = 0; l < k; l++)
+                for (int64_t j = 0; j < LANES; j++)
+                    sum[j] += a[r * k + l] * tile[l * LANES + j];
+            for (int64_t j = 0; j < LANES && c + j < n; j++)
+                y[r * ldy + c + j] += sum[j];
+        }
+    }
+}
+#endif
 
 /* Numbers between rows of w, and of y. */
 struct strides {

@@ -275,7 +275,12 @@ Test(failure, libraries_can_be_used_here)
         cr_expect_null(qp_library_problem((enum qp_library)i), "%s", qp_library_problem((enum qp_library)i));
 }
 
-Test(failure, openblas_runs_code_for_this_processor)
+static void use_no_core(void)
+{
+    unsetenv("OPENBLAS_CORETYPE");
+}
+
+Test(failure, openblas_runs_code_for_this_processor, .init = use_no_core)
 {
     cr_expect_str_eq(qp_blas_core_for(true, true, false), "SkylakeX");
     cr_expect_str_eq(qp_blas_core_for(true, true, true), "SkylakeX");
