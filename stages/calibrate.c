@@ -119,6 +119,7 @@ static int calibrate(struct qp_stage *stage, void *state, struct qp_block *block
 static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *owned = unit;
+    (void)owned; /* clang counts no clean-up as a use */
     struct qp_block block;
     if (unit->kind == QP_UNIT_MODEL && s->model.turns && !json_object_get(unit->attrs, "turns"))
         return qp_fail(err, QP_ERR_INPUT,

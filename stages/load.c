@@ -32,6 +32,7 @@ static int emit(struct qp_stage *stage, const struct state *s, const struct qp_a
                 struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *owned = unit;
+    (void)owned; /* clang counts no clean-up as a use */
     int turns = s->true_sequential && unit->kind == QP_UNIT_BLOCK ? qp_turns_of(arch, unit->seq - 1) : 1;
     int r = 0;
     for (int turn = 1; r == 0 && turn <= turns; turn++) {

@@ -255,6 +255,7 @@ Test(allocate, losses_are_of_the_method_that_follows)
 Test(allocate, losses_of_a_former_run_give_the_same_choice_at_once)
 {
     qp_auto_json json_t *losses = measured_losses(false, "gptq");
+    (void)losses;
     qp_auto_free char *params = qp_format("{\"losses\": \"%s\"}", scratch("out.losses.json"));
     struct result first = allocate(SCHEME("5bits"), NULL), again = allocate(SCHEME("5bits"), params);
     cr_expect(

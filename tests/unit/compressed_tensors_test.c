@@ -479,8 +479,8 @@ Test(config, what_the_layout_cannot_hold_is_refused)
     static const char *const e5m2[] = {
         "{\"weights\": {\"format\": \"fp8_e5m2\"}}",
         "{\"weights\": {\"format\": \"int8\"}, \"activations\": {\"format\": \"fp8_e5m2\"}}",
-        "{\"weights\": {\"format\": \"int8\"}, \"rules\": [{\"match\": \"m\", \"weights\": {\"format\": "
-        "\"fp8_e5m2\"}}]}"};
+        ("{\"weights\": {\"format\": \"int8\"}, \"rules\": [{\"match\": \"m\", \"weights\": {\"format\": "
+         "\"fp8_e5m2\"}}]}")};
     for (size_t i = 0; i < COUNT(e5m2); i++) {
         struct qp_scheme *scheme = parsed(e5m2[i]);
         qp_auto_json json_t *ignore = json_array();

@@ -222,8 +222,8 @@ Test(scheme, source_parses_to_the_same_scheme)
 {
     static const char *const texts[] = {
         "\"int4\"", "\"int8\"",
-        "{\"weights\": {\"format\": \"int3\", \"group\": 64, \"ragged\": true, \"symmetric\": false},"
-        " \"rules\": [{\"match\": \"*.down_proj\", \"weights\": {\"format\": \"bf16\"}}]}"};
+        ("{\"weights\": {\"format\": \"int3\", \"group\": 64, \"ragged\": true, \"symmetric\": false},"
+         " \"rules\": [{\"match\": \"*.down_proj\", \"weights\": {\"format\": \"bf16\"}}]}")};
     for (size_t i = 0; i < COUNT(texts); i++) {
         struct qp_scheme *a = parsed(texts[i]), *b = NULL;
         struct qp_error err;
