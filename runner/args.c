@@ -102,11 +102,11 @@ int qp_arg_integer(const struct qp_args *args, const char *name, long long min, 
 
 int qp_print_json(json_t *value, struct qp_error *err)
 {
-    int r = 0;
-    if (!value)
+    int r = qp_json_check(0, err);
+    if (r == 0 && !value)
         r = qp_fail_memory(err, 0, "the answer");
-    else if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) < 0 || putchar('\n') == EOF ||
-             fflush(stdout) != 0)
+    else if (r == 0 && (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) < 0 ||
+                        putchar('\n') == EOF || fflush(stdout) != 0))
         r = qp_fail_errno(err, QP_ERR_STAGE, "stdout: cannot write");
     json_decref(value);
     return r;

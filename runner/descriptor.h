@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_RUNNER_DESCRIPTOR_H
 #define QUANTPIPE_RUNNER_DESCRIPTOR_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/error.h"
 

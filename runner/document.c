@@ -8,6 +8,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/words.h"
+#include "libstage/base/utf8.h"
 #include "runner/yaml.h"
 
 int qp_document_load(const char *path, struct qp_document **out, struct qp_error *err)
@@ -190,7 +191,7 @@ int qp_document_set_text(struct qp_document *document, const char *path, const c
 {
     qp_auto_json json_t *text = json_string(value);
     qp_auto_free char *copy = strdup(path);
-    if (!text)
+    if (!qp_utf8_is_valid(value, strlen(value)))
         return qp_fail(err, QP_ERR_USAGE, "%s: the value is not valid UTF-8", option);
     int r = copy ? set_value(document, copy, option, text, err) : qp_fail_memory(err, strlen(path), option);
     if (r == 0 && json_object_set_new(document->marks, path, json_string(option)) < 0)

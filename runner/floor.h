@@ -3,7 +3,7 @@
 #ifndef QUANTPIPE_RUNNER_FLOOR_H
 #define QUANTPIPE_RUNNER_FLOOR_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "kernels/peak.h"
 #include "kernels/work.h"

@@ -118,5 +118,7 @@ int main(int argc, char **argv)
     if (strcmp(name, "help") == 0 || asks_help(argc, argv))
         return help_verb(verb);
     int r = check_cpu_level(&err);
-    return report(r < 0 ? r : run_verb(verb, argc, argv, &json, &err), json, &err);
+    if (r == 0)
+        r = run_verb(verb, argc, argv, &json, &err); /* before `json` is read */
+    return report(r, json, &err);
 }

@@ -4,7 +4,7 @@
 #define QUANTPIPE_RUNNER_OUTPUTS_H
 
 #include <stdbool.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/lock.h"
 

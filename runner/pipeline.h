@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/scheme.h"
 #include "runner/document.h"

@@ -8,6 +8,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/utf8.h"
 #include "libstage/model/data.h"
 #include "runner/default.h"
 
@@ -92,6 +93,14 @@ static int load(const struct qp_args *args, struct qp_pipeline **out, struct qp_
     return qp_pipeline_parse(d, out, err);
 }
 
+/* Stages get paths as text in messages, so that one with other bytes cannot be given to them. */
+static int check_text(const struct qp_document *d, const char *key, const char *path, struct qp_error *err)
+{
+    if (qp_utf8_is_valid(path, strlen(path)))
+        return 0;
+    return qp_document_fail(d, key, err, "%s: the path is no UTF-8; rename the folder", path);
+}
+
 /* The model's path becomes its real one: references to its files are checked against that by the stages. */
 static int check_model(struct qp_plan *plan, struct qp_error *err)
 {
@@ -105,7 +114,10 @@ static int check_model(struct qp_plan *plan, struct qp_error *err)
         return qp_fail_errno(err, QP_ERR_INPUT, "%s: %s", qp_document_at(p->document, "model"), p->model);
     free(p->model);
     p->model = real;
-    int r = qp_checkpoint_open(p->model, &plan->model, err);
+    int r = check_text(p->document, "model", p->model, err);
+    if (r < 0)
+        return r;
+    r = qp_checkpoint_open(p->model, &plan->model, err);
     return r < 0 ? qp_wrap(err, "%s", qp_document_at(p->document, "model")) : 0;
 }
 
@@ -183,8 +195,12 @@ static int check_output(const struct qp_plan *plan, struct qp_error *err)
             return qp_document_fail(p->document, "output", err,
                                     "the output %s exists; remove it (rm -r), or choose another one with --output",
                                     output);
-        r = check_room(p->document, "output", output, err);
+        r = check_text(p->document, "output", output, err);
+        if (r == 0)
+            r = check_room(p->document, "output", output, err);
     }
+    if (r == 0)
+        r = check_text(p->document, "output", plan->folder, err);
     return r < 0 ? r : check_room(p->document, "output", plan->folder, err);
 }
 

@@ -155,7 +155,13 @@ void qp_progress_tick(struct qp_progress *progress, const struct qp_supervisor *
 
 void qp_progress_event(struct qp_progress *progress, const char *event, json_t *body)
 {
-    if (progress->mode == JSON && body) {
+    if (progress->mode == JSON && !body) {
+        printf(
+            "{\"event\": \"log\", \"time\": %.9g, \"stage\": \"run\", \"level\": \"warning\", \"message\": \"an event "
+            "was lost, for memory ran out\"}\n",
+            qp_now() - progress->started);
+        fflush(stdout);
+    } else if (progress->mode == JSON) {
         json_object_set_new(body, "event", json_string(event));
         json_object_set_new(body, "time", json_real(qp_now() - progress->started));
         json_dumpf(body, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));

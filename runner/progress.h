@@ -3,7 +3,7 @@
 #define QUANTPIPE_RUNNER_PROGRESS_H
 
 #include <stdbool.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/error.h"
 

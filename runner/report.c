@@ -16,10 +16,8 @@ const char *qp_report_status(int result)
 static json_t *command_of(const struct qp_args *args)
 {
     json_t *words = json_array();
-    for (int i = 0; i < args->argc; i++) {
-        json_t *word = json_string(args->argv[i]);
-        json_array_append_new(words, word ? word : json_string("?")); /* not UTF-8 */
-    }
+    for (int i = 0; i < args->argc; i++)
+        json_array_append_new(words, json_string(args->argv[i]));
     return words;
 }
 
@@ -203,5 +201,9 @@ json_t *qp_report(const struct qp_supervisor *s, const struct qp_args *args, int
     qp_report_floor(report);
     if (result < 0)
         json_object_set_new(report, "error", json_pack("{s:i, s:s}", "code", -result, "message", err->message));
+    if (qp_json_not_finite() > 0)
+        json_array_append_new(
+            s->warnings, json_pack("{s:s, s:s, s:s}", "code", "metric-not-finite", "where", "report.json", "message",
+                                   "figures of the run itself are not finite; null stands in the report"));
     return report;
 }

@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_RUNNER_REPORT_H
 #define QUANTPIPE_RUNNER_REPORT_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "runner/supervise.h"
 #include "runner/verb.h"

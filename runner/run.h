@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_RUNNER_RUN_H
 #define QUANTPIPE_RUNNER_RUN_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/lock.h"
 #include "runner/outputs.h"

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/utf8.h"
 
 static bool one_of(const char *text, const char *const *words)
 {
@@ -87,11 +88,11 @@ void qp_yaml_scalar(const char *text, json_t **out)
     else if (is_integer(text, &base, &start))
         *out = integer(start, base);
     else if (is_float(text))
-        *out = json_real(strtod(text, NULL)); /* NULL when it overflows to infinity */
+        *out = isfinite(strtod(text, NULL)) ? json_real(strtod(text, NULL)) : NULL; /* it may overflow */
     else if (is_not_finite(text))
         *out = NULL;
     else
-        *out = json_string(text);
+        *out = qp_utf8_is_valid(text, strlen(text)) ? json_string(text) : NULL;
 }
 
 struct text {

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 /* A positive whole number of bytes, or text as "2GiB", "1.5 GB", "800M" (K, M, G, T alone are powers of 1024). */
 bool qp_size_read(const json_t *value, uint64_t *bytes);

@@ -6,6 +6,7 @@
 #include <yaml.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/utf8.h"
 
 struct reader {
     yaml_parser_t parser;
@@ -84,7 +85,7 @@ static int read_scalar(struct reader *reader, const yaml_event_t *event, json_t 
     if (style == YAML_PLAIN_SCALAR_STYLE)
         qp_yaml_scalar(expanded, out);
     else
-        *out = json_string(expanded);
+        *out = qp_utf8_is_valid(expanded, strlen(expanded)) ? json_string(expanded) : NULL;
     if (!*out)
         return fail(reader, event->start_mark, err,
                     "found `%.60s`, which is neither a number in range nor valid text; expected a finite number of at "

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 #include <unistd.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 static inline void qp_cleanup_free(void *p)
 {

@@ -1,16 +1,15 @@
 #include "libstage/base/error.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
+
+#include "libstage/base/utf8.h"
 
 int qp_vfail(struct qp_error *err, int code, const char *format, va_list args)
 {
     if (!err)
         return code;
-    char text[QP_ERROR_SIZE];
-    vsnprintf(text, sizeof text, format, args);
-    memcpy(err->message, text, sizeof text);
+    qp_utf8_format(err->message, sizeof err->message, format, args);
     err->code = code;
     return code;
 }
@@ -30,7 +29,7 @@ int qp_fail_errno(struct qp_error *err, int code, const char *format, ...)
     char text[QP_ERROR_SIZE / 2];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    qp_utf8_format(text, sizeof text, format, args);
     va_end(args);
     if (cause == ENOSPC || cause == EDQUOT)
         return qp_fail(err, QP_ERR_ROOM, "%s: %s; free some space and run again", text, strerror(cause));
@@ -47,7 +46,7 @@ int qp_wrap(struct qp_error *err, const char *format, ...)
     char text[QP_ERROR_SIZE / 2];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    qp_utf8_format(text, sizeof text, format, args);
     va_end(args);
     return qp_fail(err, err->code, "%s: %s", text, err->message);
 }

@@ -24,7 +24,8 @@ struct qp_error {
     char message[QP_ERROR_SIZE];
 };
 
-/* Describes an error and returns `code`. `err` may be NULL. Arguments may point into err->message. */
+/* Describes an error and returns `code`. `err` may be NULL. Arguments may point into err->message. The message is UTF-8
+ * whatever bytes the arguments hold (libstage/base/utf8.h). */
 int qp_fail(struct qp_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int qp_vfail(struct qp_error *err, int code, const char *format, va_list args) __attribute__((format(printf, 3, 0)));
 

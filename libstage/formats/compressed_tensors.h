@@ -3,7 +3,7 @@
 #ifndef QUANTPIPE_FORMATS_COMPRESSED_TENSORS_H
 #define QUANTPIPE_FORMATS_COMPRESSED_TENSORS_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/quantized.h"
 #include "libstage/tensor/scheme.h"

@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_FORMATS_GGUF_H
 #define QUANTPIPE_FORMATS_GGUF_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/tensor.h"
 

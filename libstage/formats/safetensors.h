@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_FORMATS_SAFETENSORS_H
 #define QUANTPIPE_FORMATS_SAFETENSORS_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/tensor.h"
 

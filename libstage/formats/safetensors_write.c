@@ -4,6 +4,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/utf8.h"
 #include "libstage/formats/safetensors.h"
 
 #define HEADER_PAGE 4096
@@ -201,6 +202,8 @@ static int check_tensor(const struct qp_safetensors_writer *w, const struct qp_t
 {
     if (qp_dtype_bits(t->dtype) < 8)
         return qp_fail(err, QP_ERR_STAGE, "%s: %s cannot be stored in safetensors", t->name, qp_dtype_name(t->dtype));
+    if (!qp_utf8_is_valid(t->name, strlen(t->name)))
+        return qp_fail(err, QP_ERR_INPUT, "%s: the name of a tensor is no UTF-8; rename it", t->name);
     if (strcmp(t->name, "__metadata__") == 0 || json_object_get(w->shard_of, t->name))
         return qp_fail(err, QP_ERR_STAGE, "%s: written twice, or a name that the format reserves", t->name);
     return 0;

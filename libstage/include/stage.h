@@ -1,9 +1,9 @@
 /* All that a stage's author needs.
  *
  * A stage is one executable: callbacks, a parameter table, port tables and, last in its file, one
- * `const struct qp_stage_desc qp_stage_desc`. Linked with libquantpipe-stage (pkg-config quantpipe-stage, once quantpipe
- * is installed) it gets main(), --help, --describe, parameters, sockets, credit, acknowledgement, signals, logs and exit
- * codes.
+ * `const struct qp_stage_desc qp_stage_desc`. Linked with libquantpipe-stage (pkg-config quantpipe-stage, once
+ * quantpipe is installed) it gets main(), --help, --describe, parameters, sockets, credit, acknowledgement, signals,
+ * logs and exit codes.
  *
  * Order of calls: open once, with the parameters in the state; process once for each unit, in order of seq (a stage
  * without input ports is called once with NULL, and emits everything), and for unit n of a feedback port after unit n,
@@ -19,7 +19,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "kernels/kernels.h"
 #include "libstage/base/error.h"
@@ -125,7 +125,8 @@ void qp_stage_progress(struct qp_stage *stage, int64_t done, int64_t total);
 
 /* Puts `value` (reference taken over) under `key` in what the runner makes report.json of. A second call with the same
  * key replaces it, or appends its elements when both are arrays. Keys used: model, outputs, linears, metrics, compute.
- */
+ * Numbers that are not finite have become null by then (libstage/base/json.h), which is warned of: metric-not-finite. A
+ * value that cannot be sent is warned of as well: report-lost. */
 void qp_stage_report(struct qp_stage *stage, const char *key, json_t *value);
 
 /* A warning for the report: code (a word), where (a tensor, a file) and a message. */

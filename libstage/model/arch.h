@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "kernels/dtype.h"
 #include "kernels/gated.h"

@@ -3,7 +3,7 @@
 #define QUANTPIPE_MODEL_DATA_H
 
 #include <stdint.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/error.h"
 #include "libstage/model/tokenizer.h"

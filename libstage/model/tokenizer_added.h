@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_MODEL_TOKENIZER_ADDED_H
 #define QUANTPIPE_MODEL_TOKENIZER_ADDED_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/error.h"
 #include "libstage/model/tokenizer_bpe.h"

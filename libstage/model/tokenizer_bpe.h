@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_MODEL_TOKENIZER_BPE_H
 #define QUANTPIPE_MODEL_TOKENIZER_BPE_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/error.h"
 #include "libstage/model/tokenizer_text.h"

@@ -4,7 +4,7 @@
 #define QUANTPIPE_STAGE_LINK_H
 
 #include <stdbool.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/stage/internal.h"
 #include "libstage/stage/pool.h"

@@ -66,14 +66,6 @@ static int send_report(struct life *life, const char *key, json_t *value, struct
     return r < 0 ? r : send_report(life, key, back, err);
 }
 
-static void report(void *context, const char *key, json_t *value)
-{
-    struct qp_error err;
-    if (send_report(context, key, value, &err) < 0)
-        write_log(context, "warning", err.message);
-    json_decref(value);
-}
-
 static void warn(void *context, const char *code, const char *where, const char *message)
 {
     const struct life *life = context;
@@ -82,6 +74,15 @@ static void warn(void *context, const char *code, const char *where, const char 
     write_log(life, "warning", line);
     link_say(life->link, "warning", json_pack("{s:s, s:s, s:s}", "code", code, "where", where, "message", message),
              NULL);
+}
+
+/* What cannot be sent is missing in report.json, so that has to stand there at least. */
+static void report(void *context, const char *key, json_t *value)
+{
+    struct qp_error err = {0};
+    if (send_report(context, key, value, &err) < 0)
+        warn(context, "report-lost", key, err.message);
+    json_decref(value);
 }
 
 static void progress(void *context, int64_t done, int64_t total)

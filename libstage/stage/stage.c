@@ -3,8 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/base/utf8.h"
 #include "libstage/stage/internal.h"
 #include "libstage/tensor/operations.h"
+
+#define WHERE 1024 /* bytes of the place that a warning is about */
 
 size_t qp_port_count(const struct qp_port *ports)
 {
@@ -52,7 +55,8 @@ int qp_stage_begin(struct qp_stage *stage, const json_t *params, struct qp_error
         return r;
     }
     stage->state = state;
-    return stage->desc->open ? qp_operations_check(stage->desc->open(stage, state, err), err) : 0;
+    r = stage->desc->open ? qp_operations_check(stage->desc->open(stage, state, err), err) : 0;
+    return qp_json_check(r, err);
 }
 
 int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_error *err)
@@ -63,7 +67,7 @@ int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_err
         qp_unit_free(unit);
         return qp_fail_memory(err, 0, "a scheme");
     }
-    return qp_operations_check(stage->desc->process(stage, stage->state, unit, err), err);
+    return qp_json_check(qp_operations_check(stage->desc->process(stage, stage->state, unit, err), err), err);
 }
 
 void qp_stage_end(struct qp_stage *stage)
@@ -158,17 +162,25 @@ void qp_stage_progress(struct qp_stage *stage, int64_t done, int64_t total)
 
 void qp_stage_report(struct qp_stage *stage, const char *key, json_t *value)
 {
-    stage->around->report(stage->around_context, key, value);
+    unsigned lost = qp_json_not_finite();
+    if (lost > 0)
+        qp_stage_warn(stage, "metric-not-finite", key, "%u %s not finite; null stands in the report", lost,
+                      lost > 1 ? "figures are" : "figure is");
+    if (value)
+        stage->around->report(stage->around_context, key, value);
+    else
+        qp_stage_warn(stage, "report-lost", key, "the stage could not build the value");
 }
 
 void qp_stage_warn(struct qp_stage *stage, const char *code, const char *where, const char *format, ...)
 {
-    char message[QP_ERROR_SIZE];
+    char message[QP_ERROR_SIZE], place[WHERE];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    qp_utf8_format(message, sizeof message, format, args);
     va_end(args);
-    stage->around->warn(stage->around_context, code, where ? where : "", message);
+    qp_utf8_clean(where ? where : "", place, sizeof place);
+    stage->around->warn(stage->around_context, code, place, message);
 }
 
 void qp_stage_log(struct qp_stage *stage, enum qp_level level, const char *format, ...)
@@ -176,7 +188,7 @@ void qp_stage_log(struct qp_stage *stage, enum qp_level level, const char *forma
     char message[QP_ERROR_SIZE];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    qp_utf8_format(message, sizeof message, format, args);
     va_end(args);
     stage->around->log(stage->around_context, level, message);
 }

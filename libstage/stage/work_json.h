@@ -3,7 +3,7 @@
 #ifndef QUANTPIPE_STAGE_WORK_JSON_H
 #define QUANTPIPE_STAGE_WORK_JSON_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "kernels/work.h"
 

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "kernels/quant.h"
 #include "libstage/base/error.h"

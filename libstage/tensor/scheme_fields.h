@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/base/error.h"
 

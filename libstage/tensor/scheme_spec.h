@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_TENSOR_SCHEME_SPEC_H
 #define QUANTPIPE_TENSOR_SCHEME_SPEC_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/scheme.h"
 

@@ -5,7 +5,7 @@
 #ifndef QUANTPIPE_TENSOR_UNIT_H
 #define QUANTPIPE_TENSOR_UNIT_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/tensor.h"
 

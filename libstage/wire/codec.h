@@ -3,7 +3,7 @@
 #ifndef QUANTPIPE_WIRE_CODEC_H
 #define QUANTPIPE_WIRE_CODEC_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 #include <msgpack/pack.h>
 #include <msgpack/sbuffer.h>
 

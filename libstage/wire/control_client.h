@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_WIRE_CONTROL_CLIENT_H
 #define QUANTPIPE_WIRE_CONTROL_CLIENT_H
 
-#include <jansson.h>
+#include "libstage/base/json.h"
 #include <msgpack/sbuffer.h>
 
 #include "libstage/base/error.h"

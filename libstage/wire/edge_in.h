@@ -6,7 +6,7 @@
 #define QUANTPIPE_WIRE_EDGE_IN_H
 
 #include <stdbool.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 
 #include "libstage/tensor/unit.h"
 #include "libstage/wire/receipt.h"

@@ -4,7 +4,7 @@
 #define QUANTPIPE_WIRE_MESSAGE_H
 
 #include <stddef.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 #include <msgpack/sbuffer.h>
 
 #include "libstage/base/error.h"

@@ -3,7 +3,7 @@
 #define QUANTPIPE_WIRE_UNIT_HEADER_H
 
 #include <stdbool.h>
-#include <jansson.h>
+#include "libstage/base/json.h"
 #include <msgpack/sbuffer.h>
 
 #include "libstage/tensor/unit.h"
