@@ -15,8 +15,8 @@
 #include "runner/run.h"
 
 #define MARKER "run.json"
-#define SOCKETS "quantpipe-" /* and six characters of mkdtemp's */
-#define SOCKET_PATH_ROOM 40  /* bytes of a socket's path that the folder above may take: 108 in all */
+#define SOCKETS "quantpipe-" /* and twelve digits of the run's id */
+#define SOCKET_PATH_ROOM 34  /* bytes of a socket's path that the folder above may take: 108 in all */
 
 double qp_now(void)
 {
@@ -56,6 +56,18 @@ static void remove_shared_memory(const char *id)
     globfree(&found);
 }
 
+/* Unless another run works on that output now. */
+static void clean_output(const char *output, const char *id)
+{
+    struct qp_lock lock;
+    struct qp_error ignored;
+    qp_auto_free char *path = qp_lock_path(output);
+    if (!path || qp_lock_take(path, is_run_id(id) ? id : "", &lock, &ignored) < 0)
+        return;
+    qp_temporary_clean(output);
+    qp_lock_release(&lock);
+}
+
 /* `marker` comes from a file: nothing is removed that has not the form of a run's own. */
 static void remove_leftovers(const json_t *marker)
 {
@@ -71,7 +83,7 @@ static void remove_leftovers(const json_t *marker)
     json_t *output;
     json_array_foreach(json_object_get(marker, "outputs"), i, output)
         if (json_is_string(output) && json_string_value(output)[0] == '/')
-            qp_temporary_clean(json_string_value(output));
+            clean_output(json_string_value(output), id);
 }
 
 /* ---- the folder ---- */
@@ -162,20 +174,23 @@ static int make_folder(struct qp_run *run, struct qp_error *err)
     return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot make the run folder", run->folder);
 }
 
-static int make_sockets(struct qp_run *run, struct qp_error *err)
+/* Its name is known before it is there, so that run.json, which is written first, names it to later runs. */
+static int name_sockets(struct qp_run *run, struct qp_error *err)
 {
     const char *base = getenv("XDG_RUNTIME_DIR");
     bool usable = base && base[0] == '/' && strlen(base) < SOCKET_PATH_ROOM && access(base, W_OK | X_OK) == 0;
-    run->sockets = qp_format("%s/" SOCKETS "XXXXXX", usable ? base : "/tmp");
-    if (!run->sockets)
-        return qp_fail_memory(err, 0, "the sockets' folder");
-    if (!mkdtemp(run->sockets)) {
-        int r = qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot make a folder for sockets", run->sockets);
-        free(run->sockets);
-        run->sockets = NULL;
-        return r;
-    }
-    return 0;
+    run->sockets = qp_format("%s/" SOCKETS "%.12s", usable ? base : "/tmp", run->id);
+    return run->sockets ? 0 : qp_fail_memory(err, 0, "the sockets' folder");
+}
+
+static int make_sockets(struct qp_run *run, struct qp_error *err)
+{
+    if (mkdir(run->sockets, 0700) == 0)
+        return 0;
+    int r = qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot make a folder for sockets", run->sockets);
+    free(run->sockets); /* it is somebody else's */
+    run->sockets = NULL;
+    return r;
 }
 
 static int make_parts(const struct qp_run *run, struct qp_error *err)
@@ -216,9 +231,11 @@ static int open_parts(struct qp_run *run, struct qp_error *err)
 {
     int r = qp_outputs_open(run, err);
     if (r == 0)
-        r = make_sockets(run, err);
+        r = name_sockets(run, err);
     if (r == 0)
         r = write_papers(run, err);
+    if (r == 0)
+        r = make_sockets(run, err);
     if (r == 0)
         r = make_parts(run, err);
     if (r < 0) {

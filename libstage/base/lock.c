@@ -198,5 +198,5 @@ bool qp_lock_is_stale(const char *path)
     struct holder holder;
     bool unsupported;
     qp_auto_close int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    return fd >= 0 && examine(fd, path, false, &unsupported, &holder) == STATE_FREE && holder.pid > 0;
+    return fd >= 0 && examine(fd, path, false, &unsupported, &holder) == STATE_FREE;
 }

@@ -14,7 +14,8 @@ int qp_temporary_new(const char *path, char **out, struct qp_error *err);
 char *qp_temporary_lock(const char *temporary);
 
 /* Removes the temporary folders beside `path` that dead runs have left: those whose lock file is there and free, of
- * this user. Everything else stays, whatever it is called. */
+ * this user. Everything else stays, whatever it is called. The caller holds the lock of `path`, for a run that has just
+ * begun has not locked its folder yet. */
 void qp_temporary_clean(const char *path);
 
 /* Gives the file or folder `from` the name `to`, on the same file system, unless something has that name: QP_ERR_INPUT.
