@@ -58,7 +58,7 @@ ALWAYS uint16_t largest_lane(vi x)
 ALWAYS uint16_t largest_magnitude(int64_t count, const uint16_t *w)
 {
     const vi magnitude = V(set1_epi16)(0x7fff);
-    vi most = magnitude ^ magnitude;
+    vi most = V(set1_epi16)(0);
     for (int64_t i = 0; i < count; i += 2 * LANES)
         most = V(max_epu16)(most, load_pairs(w + i) & magnitude);
     return largest_lane(most);
