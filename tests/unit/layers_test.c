@@ -1,0 +1,102 @@
+/* scripts/layers: this tree keeps to its layers, and a wrong include in any of them is found. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "tests/support/command.h"
+#include "tests/support/scratch.h"
+
+#define LAYERS SOURCE_DIR "/scripts/layers"
+
+/* A tree of one file with one #include, in which every folder exists. */
+static struct command look_at(const char *file, const char *what)
+{
+    static const char *const folders[] = {"kernels", "libstage", "stages", "runner", "examples"};
+    struct qp_error err;
+    char text[256];
+    scratch_make();
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        cr_assert_eq(qp_make_folders(scratch(folders[i]), &err), 0, "%s", err.message);
+    qp_auto_free char *folder = qp_folder_of(scratch(file));
+    cr_assert_eq(qp_make_folders(folder, &err), 0, "%s", err.message);
+    snprintf(text, sizeof text, "/* one line */\n#include %s\n", what);
+    scratch_text(file, text);
+    struct command c = command_run(30, WORDS(LAYERS, scratch("")));
+    scratch_drop();
+    return c;
+}
+
+static void refused(const char *file, const char *what)
+{
+    char place[256];
+    struct command c = look_at(file, what);
+    snprintf(place, sizeof place, "%s:2: %.*s", file, (int)strlen(what) - 2, what + 1);
+    cr_expect(c.code == 1 && strstr(c.output, place) == c.output, "%s in %s: %d\n%s%s", what, file, c.code, c.output,
+              c.errors);
+    command_free(&c);
+}
+
+static void taken(const char *file, const char *what)
+{
+    struct command c = look_at(file, what);
+    cr_expect(c.code == 0 && !*c.output, "%s in %s: %d\n%s%s", what, file, c.code, c.output, c.errors);
+    command_free(&c);
+}
+
+Test(layers, this_tree_keeps_to_them)
+{
+    struct command c = command_run(60, WORDS(LAYERS));
+    cr_expect_eq(c.code, 0, "%s%s", c.output, c.errors);
+    command_free(&c);
+}
+
+Test(layers, lower_never_includes_higher)
+{
+    refused("kernels/cpu/gemm.c", "\"libstage/base/error.h\"");
+    refused("libstage/base/file.c", "\"kernels/dtype.h\"");
+    refused("libstage/base/file.c", "\"libstage/tensor/tensor.h\"");
+    refused("libstage/tensor/unit.h", "\"libstage/formats/gguf.h\"");
+    refused("libstage/formats/gguf.c", "\"libstage/model/arch.h\"");
+    refused("libstage/model/block.c", "\"libstage/wire/codec.h\"");
+    refused("libstage/model/block.c", "\"libstage/include/stage.h\"");
+    refused("libstage/wire/codec.c", "\"libstage/model/block.h\"");
+    refused("libstage/include/stage.h", "\"libstage/wire/codec.h\"");
+    refused("libstage/stage/main.c", "\"runner/run.h\"");
+    refused("libstage/stage/main.c", "\"stages/quantize/site.h\"");
+}
+
+Test(layers, nobody_includes_what_belongs_to_another)
+{
+    refused("runner/costs.c", "\"stages/quantize/site.h\"");
+    refused("runner/costs.c", "\"kernels/gptq.h\"");
+    refused("runner/graph.c", "\"libstage/stage/link_internal.h\"");
+    refused("stages/search.c", "\"stages/quantize/site.h\"");
+    refused("stages/search/trial.c", "\"stages/quantize/site.h\"");
+    refused("stages/search.c", "\"libstage/wire/codec.h\"");
+    refused("stages/search.c", "\"runner/run.h\"");
+    refused("stages/search.c", "\"kernels/cpu/cpu.h\"");
+    refused("examples/stage/outliers.c", "\"libstage/stage/internal.h\"");
+    refused("libstage/other/file.c", "\"libstage/base/error.h\"");
+    refused("libstage/base/file.c", "\"error.h\"");
+}
+
+Test(layers, libraries_stay_hidden)
+{
+    refused("libstage/include/stage.h", "<msgpack.h>");
+    refused("libstage/stage/main.c", "<zmq.h>");
+    refused("stages/load.c", "<yaml.h>");
+    refused("runner/doctor.c", "<oneapi/dnnl/dnnl.h>");
+}
+
+Test(layers, what_is_right_passes)
+{
+    taken("kernels/cpu/gemm.c", "\"kernels/cpu/cpu.h\"");
+    taken("libstage/wire/codec.c", "<zmq.h>");
+    taken("libstage/wire/codec.c", "\"libstage/tensor/unit.h\"");
+    taken("stages/search.c", "\"stages/search/trial.h\"");
+    taken("stages/search/trial.c", "\"stages/search/trial.h\"");
+    taken("runner/graph.c", "\"libstage/wire/control_server.h\"");
+    taken("examples/stage/outliers.c", "\"libstage/include/block_stage.h\"");
+}
