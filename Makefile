@@ -41,11 +41,12 @@ test-aarch64:
 test-onednn3: deps
 	tests/portable/onednn3.sh
 
-# Times the kernels, then whole jobs beside other tools (tests/bench/README.md says what that takes). PEERS=0: ours alone.
+# Times the kernels, then whole jobs, in ten minutes at most. PEERS="TOOL:RECIPE ..." runs these of other tools as well
+# (tests/bench/README.md says what that takes).
 bench: build
 	cmake --build --preset release --target bench_kernels
-	build/tests/bench_kernels
-	tests/bench/speed/run.sh
+	timeout 120 build/tests/bench_kernels
+	PEERS="$(PEERS)" tests/bench/speed/run.sh
 
 # Counts instructions of kernels under valgrind, against tests/bench/gate/counts.txt; UPDATE=1 writes that file.
 bench-gate: build

@@ -1,9 +1,11 @@
 # What the benchmarks stand on, made once; sourced by their run.sh from the root of the repository.
-#   $model      SmolLM2-135M-Instruct as a Hugging Face folder in BF16
+#   $gguf       SmolLM2-135M-Instruct as it comes, 4 bits a weight
+#   $model      the same as a Hugging Face folder in BF16
 #   python NAME the interpreter of tool NAME's virtual environment: "interop", or a file peers/NAME.txt
 # shellcheck shell=sh
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/quantpipe"
+gguf=examples/smollm2/model/SmolLM2-135M-Instruct.gguf
 model=build/reference/SmolLM2-135M-Instruct
 texts="$PWD/examples/smollm2/model"
 export CALIBRATION_TEXT="${CALIBRATION_TEXT:-$texts/calibration.txt}"
@@ -29,16 +31,22 @@ environment() {
     echo "$stamp" >"$folder/stamp"
 }
 
-prepare() {
+# What needs no environment: the program, $gguf and the texts.
+prepare_model() {
     examples/smollm2/get.sh
-    environment interop tests/interop/requirements.txt
-    if [ ! -f "$model/tokenizer.json" ]; then
-        mkdir -p "$model"
-        "$(python interop)" tests/interop/reference.py examples/smollm2/model/SmolLM2-135M-Instruct.gguf "$model" \
-            >"$model.log" 2>&1 || { cat "$model.log" && exit 1; }
-    fi
     if [ ! -x build/bin/quantpipe ]; then
         echo "build/bin/quantpipe is missing: run make build" >&2
         exit 1
+    fi
+}
+
+# And $model, which a Python library makes of $gguf.
+prepare() {
+    prepare_model
+    environment interop tests/interop/requirements.txt
+    if [ ! -f "$model/tokenizer.json" ]; then
+        mkdir -p "$model"
+        "$(python interop)" tests/interop/reference.py "$gguf" "$model" >"$model.log" 2>&1 ||
+            { cat "$model.log" && exit 1; }
     fi
 }

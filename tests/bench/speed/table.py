@@ -1,4 +1,4 @@
-"""usage: table.py FOLDER RESULTS.md --samples N   medians of what run.sh measured, between a file's <!-- speed --> lines"""
+"""usage: table.py FOLDER RESULTS.md --samples N --model FORM   medians of what run.sh measured, between a file's <!-- speed --> lines"""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def processor():
     return "unknown"
 
 
-def floor_share(folder):
+def roofline_share(folder):
     """The least time the machine's peaks allow, as a share of our first run's; "" where they were never measured."""
     report = folder.with_name(folder.name + ".run") / "report.json"
     share = json.loads(report.read_text()).get("share_of_floor") if report.exists() else None
@@ -58,18 +58,21 @@ def rows(folder):
                 f"{score['kl_divergence']:.4f}" if score else "",
                 f"{m['wall_seconds'] / ours['wall_seconds']:.1f}" if ours and m is not ours else "",
                 f"{m['peak_anonymous_bytes'] / ours['peak_anonymous_bytes']:.1f}" if ours and m is not ours else "",
-                floor_share(folder / job / f"{tool}.1") if tool == "quantpipe" else "",
+                roofline_share(folder / job / f"{tool}.1") if tool == "quantpipe" else "",
                 str(len(tools[tool])),
                 f"{busy:.0%}",
             ]
 
 
-def table(folder, samples):
+MODELS = {"gguf": "SmolLM2-135M-Instruct from its 4-bit GGUF", "bf16": "SmolLM2-135M-Instruct as a BF16 folder"}
+
+
+def table(folder, samples, model):
     head = ["job", "tool", "wall s", "CPU s", "anonymous MiB", "total MiB", "perplexity", "KL", "x time", "x memory"]
-    head += ["of the floor", "runs", "others' CPU"]
+    head += ["of the roofline", "runs", "others' CPU"]
     lines = [
-        f"{processor()}, {os.cpu_count()} cores; {samples} calibration windows of 512 tokens; medians. x: the tool's",
-        "over quantpipe's. Others' CPU: the largest share of the machine that something else took during a run.",
+        f"{processor()}, {os.cpu_count()} cores; {MODELS[model]}; {samples} calibration windows of 512 tokens; medians.",
+        "x: the tool's over quantpipe's. Others' CPU: the largest share of the machine that something else took in a run.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * len(head),
@@ -82,11 +85,12 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--samples", required=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
     args = parser.parse_args()
     text = args.results.read_text() if args.results.exists() else ""
     if text.count(MARK) != 2:
         text += f"\n## Speed\n\n{MARK}\n{MARK}\n"
-    new = f"{MARK}\n{table(args.folder, args.samples)}\n{MARK}"
+    new = f"{MARK}\n{table(args.folder, args.samples, args.model)}\n{MARK}"
     args.results.write_text(re.sub(f"{MARK}.*{MARK}", lambda _: new, text, flags=re.DOTALL))
     print(new)
 
