@@ -2,7 +2,7 @@
 # Time and memory of quantpipe on one real model, and beside other tools that are named: the tools of a job take turns,
 # and the medians make a table. `make bench` runs this. What is there already is kept, so that a run that was stopped
 # goes on; remove build/bench to begin anew. Without another tool it ends within BUDGET seconds and needs no packages.
-#   run.sh [JOB...]                        only these jobs of jobs.txt
+#   run.sh [--list] [JOB...]               only these jobs of jobs.txt; --list prints what would be run
 #   PEERS=llmcompressor:gptq run.sh        and these of other tools, TOOL:RECIPE with blanks between: the jobs that have
 #                                          them, on a BF16 folder for all (8 GB of packages; minutes to hours a recipe)
 #   BUDGET=420 LIMIT=1800                  seconds for all runs of ours together, and for each run of another tool
@@ -22,6 +22,9 @@ named() {
     case " $peers " in *" $1:$2 "* | *" $1:${2#int4-} "*) return 0 ;; *) return 1 ;; esac
 }
 
+list=""
+if [ "${1:-}" = --list ]; then list=yes && shift; fi
+
 # What was asked for has to exist.
 for peer in $peers; do
     found=""
@@ -37,18 +40,9 @@ for peer in $peers; do
     } >&2
 done
 
-prepare_model
-if [ -n "$peers" ] || [ "$windows" -gt 0 ]; then prepare; fi
-if [ -n "$peers" ]; then form=bf16 BENCH_MODEL="$PWD/$model"; else form=gguf BENCH_MODEL="$PWD/$gguf"; fi
-export BENCH_MODEL
-work=build/bench/$form-$samples
-mkdir -p "$work"
-build/bin/quantpipe doctor --bench >"$work/doctor.log" 2>&1 ||
-    echo "the machine's peaks were not measured ($work/doctor.log): the column of the roofline stays empty"
-
 # The lines of jobs.txt that are run.
 jobs=$(mktemp) wanted=" "
-trap 'rm -f "$jobs"' EXIT
+trap 'rm -f "$jobs" "$jobs.spent"' EXIT
 while read -r job tool words; do
     case $job in '' | '#'*) continue ;; esac
     if [ "$tool" != quantpipe ] && named "$tool" "$words"; then wanted="$wanted$job "; fi
@@ -63,6 +57,16 @@ while read -r job tool words; do
     if [ "$tool" = quantpipe ] || named "$tool" "$words"; then echo "$job $tool $words"; fi
 done <$here/jobs.txt >"$jobs"
 [ -s "$jobs" ] || { echo "run.sh: no such job in $here/jobs.txt" >&2 && exit 2; }
+if [ -n "$list" ]; then cat "$jobs" && exit; fi
+
+prepare_model
+if [ -n "$peers" ] || [ "$windows" -gt 0 ]; then prepare; fi
+if [ -n "$peers" ]; then form=bf16 BENCH_MODEL="$PWD/$model"; else form=gguf BENCH_MODEL="$PWD/$gguf"; fi
+export BENCH_MODEL
+work=build/bench/$form-$samples
+mkdir -p "$work"
+build/bin/quantpipe doctor --bench >"$work/doctor.log" 2>&1 ||
+    echo "the machine's peaks were not measured ($work/doctor.log): the column of the roofline stays empty"
 
 # measured SECONDS TOOL OUTPUT WORD...: runs it under measure.py, for so long at most.
 measured() {
@@ -113,7 +117,6 @@ turn() {
     fi
 }
 
-trap 'rm -f "$jobs" "$jobs.spent"' EXIT
 echo 0 >"$jobs.spent"
 cut -d ' ' -f 2 "$jobs" | sort -u | while read -r tool; do
     [ "$tool" = quantpipe ] || environment "$tool" "tests/bench/peers/$tool.txt" </dev/null
