@@ -81,10 +81,7 @@ Test(advise, measured_figures_decide, .timeout = 300)
         advice(WORDS(QUANTPIPE, "advise", TINY, "--hardware", "cpu", "--priority", "size", "--measure", "--text",
                      TINY "/train.txt", "--evaluation", TINY "/test.txt", "--json"));
     const json_t *measured = json_object_get(a, "measured");
-    double original = number(measured, "perplexity", "original"),
-           quantized = number(measured, "perplexity", "quantized");
-    cr_expect(original > 1 && quantized > 0.98 * original && quantized < 1.1 * original, "%g %g", original, quantized);
-    cr_expect_gt(number(measured, "kl_divergence", NULL), 0);
+    runs_expect_network(measured);
     cr_expect_str_eq(text(a, "preset"), "int4");
 }
 

@@ -102,6 +102,24 @@ void edges_turn_for(struct edges *edges, int milliseconds)
         turn(edges);
 }
 
+static const char *awaited_key;
+static long awaited_value;
+
+static bool is_reached(const struct edges *edges)
+{
+    return edges_count(edges, true, awaited_key) >= awaited_value;
+}
+
+bool edges_stay_at(struct edges *edges, const char *key, long value)
+{
+    awaited_key = key;
+    awaited_value = value;
+    if (!edges_turn(edges, is_reached))
+        return false;
+    edges_turn_for(edges, 50);
+    return edges_count(edges, true, key) == value;
+}
+
 bool edges_has_unit(const struct edges *edges)
 {
     return qp_in_next(edges->in) != NULL;

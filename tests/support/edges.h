@@ -28,6 +28,8 @@ void edges_close(struct edges *edges);
 
 /* Turns both ends until `done(edges)`; false when an end failed or nothing of that kind happened in time. */
 bool edges_turn(struct edges *edges, bool (*done)(const struct edges *));
+/* The same until a number of the producer's record is `value`, and for a while after it: so that more would show. */
+bool edges_stay_at(struct edges *edges, const char *key, long value);
 void edges_turn_for(struct edges *edges, int milliseconds);
 
 bool edges_has_unit(const struct edges *edges);

@@ -203,7 +203,20 @@ static void forward_with(struct tiny *t, const struct qp_kernels *kernels, enum 
     qp_layer_free(&layer);
 }
 
-/* coded: the linears whose codes are multiplied, a bit each. */
+/* Of the differences, relative to the first. */
+static double relative_error(int64_t count, const float *a, const float *b)
+{
+    double squares = 0.0, all = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        squares += pow((double)a[i] - b[i], 2);
+        all += pow(a[i], 2);
+    }
+    return sqrt(squares / all);
+}
+
+/* A last place may decide how an input of 8 bits, or a BF16 number, rounds: in float32 few do, in BF16 many. What is
+ * computed wrongly is off by as much as it is.
+ * coded: the linears whose codes are multiplied, a bit each. */
 static void codes_are_simulated(const char *scheme, const char *backend, unsigned quantized, unsigned coded)
 {
     enum { LENGTH = 9, COUNT = 2 * LENGTH * TINY_HIDDEN };
@@ -224,8 +237,8 @@ static void codes_are_simulated(const char *scheme, const char *backend, unsigne
         enum qp_dtype compute = bf16 ? QP_BF16 : QP_F32;
         forward_with(&t, &with, compute, coded, LENGTH, real);
         forward_with(&t, &without, compute, coded, LENGTH, simulated);
-        double worst = largest_difference(COUNT, real, simulated);
-        cr_assert_leq(worst, bf16 ? 0.3 : 2e-5, "%s on %s: %g", scheme, backend, worst);
+        double off = relative_error(COUNT, real, simulated);
+        cr_assert_leq(off, bf16 ? 3e-2 : 1e-3, "%s on %s: %g", scheme, backend, off);
     }
     tiny_close(&t);
 }

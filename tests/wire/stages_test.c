@@ -4,8 +4,10 @@
 #include <stddef.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
 #include "tests/support/edges.h"
 #include "tests/support/fake_runner.h"
 #include "tests/support/scratch.h"
@@ -21,8 +23,9 @@ const char *__asan_default_options(void)
 /* ---- the stages ---- */
 
 struct state {
-    int64_t blocks, bytes, delay_ms, fail_at;
+    int64_t blocks, bytes, delay_ms, fail_at, hold_at;
     bool heap, headless;
+    const char *until;
     int64_t units;
 };
 
@@ -31,6 +34,8 @@ static const struct qp_param params[] = {
     {"bytes", QP_PARAM_INT, "100000", 0, 1e9, NULL, "bytes of a block", offsetof(struct state, bytes)},
     {"delay_ms", QP_PARAM_INT, "0", 0, 10000, NULL, "time that a unit takes", offsetof(struct state, delay_ms)},
     {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to fail at", offsetof(struct state, fail_at)},
+    {"hold_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to wait at", offsetof(struct state, hold_at)},
+    {"until", QP_PARAM_STRING, NULL, 0, 0, NULL, "the file that ends the wait", offsetof(struct state, until)},
     {"heap", QP_PARAM_BOOL, "false", 0, 0, NULL, "make tensors on the heap", offsetof(struct state, heap)},
     {"headless", QP_PARAM_BOOL, "false", 0, 0, NULL, "forget the end unit", offsetof(struct state, headless)},
     {.name = NULL},
@@ -42,6 +47,17 @@ static const struct qp_port out_ports[] = {{.name = "out", .help = "units"}, {.n
 static void rest(const struct state *s)
 {
     nanosleep(&(struct timespec){.tv_sec = s->delay_ms / 1000, .tv_nsec = s->delay_ms % 1000 * 1000000}, NULL);
+}
+
+/* Waits at one unit, until a file is there or the run is stopped. */
+static int hold(struct qp_stage *stage, const struct state *s, int64_t seq, struct qp_error *err)
+{
+    while (seq == s->hold_at && !(s->until && access(s->until, F_OK) == 0)) {
+        if (qp_stage_cancelled(stage))
+            return qp_fail(err, QP_ERR_INTERRUPTED, "cancelled");
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return 0;
 }
 
 static int make_block(struct qp_stage *stage, const struct state *s, int64_t seq, struct qp_error *err)
@@ -62,7 +78,7 @@ static int make_block(struct qp_stage *stage, const struct state *s, int64_t seq
     json_object_set_new(unit->attrs, "name", json_pack("{s:I}", "seq", (json_int_t)seq));
     qp_unit_put(unit, qp_tensor_ref(tensor), err);
     rest(s);
-    return qp_stage_emit(stage, NULL, unit, err);
+    return qp_stage_pass(stage, unit, hold(stage, s, seq, err), err);
 }
 
 static int emit_bare(struct qp_stage *stage, enum qp_unit_kind kind, int64_t seq, struct qp_error *err)
@@ -98,6 +114,8 @@ static int check(struct qp_stage *stage, void *state, struct qp_unit *unit, stru
     (void)owned;
     rest(s);
     s->units++;
+    if (hold(stage, s, unit->seq, err) < 0)
+        return err->code;
     if (unit->kind == QP_UNIT_BLOCK && !edges_intact(unit, (size_t)s->bytes))
         return qp_fail(err, QP_ERR_INPUT, "unit %lld is not what was sent", (long long)unit->seq);
     qp_stage_progress(stage, unit->seq, unit->seq);
@@ -260,7 +278,7 @@ static void kill_the_sink(struct fake_run *run)
 Test(stages, a_killed_consumer_is_replaced_and_nothing_is_lost)
 {
     struct fake_stage list[] = {MAKE(.params = "{\"blocks\": 20}"),
-                                CHECK(.name = "check", .from = 0, .params = "{\"delay_ms\": 20}"),
+                                CHECK(.name = "check", .from = 0, .params = "{\"hold_at\": 5}"),
                                 CHECK(.name = "check", .from = 0, .params = "{\"delay_ms\": 5}", .spare = true)};
     struct fake_run run = {.stages = list, .count = 3, .hook = kill_the_sink};
     run_all(&run);
@@ -347,11 +365,17 @@ Test(stages, an_end_unit_is_owed)
     fake_drop(&run);
 }
 
+static void end_the_wait_at_two_heartbeats(struct fake_run *run)
+{
+    if (run->stages[0].heartbeats >= 2)
+        scratch_text("beaten", "");
+}
+
 Test(stages, heartbeats_come_while_process_runs)
 {
-    struct fake_stage list[] = {MAKE(.params = "{\"blocks\": 1, \"delay_ms\": 2500}"),
-                                CHECK(.name = "check", .from = 0)};
-    struct fake_run run = {.stages = list, .count = 2};
+    qp_auto_free char *until = qp_format("{\"blocks\": 1, \"hold_at\": 1, \"until\": \"%s\"}", scratch("beaten"));
+    struct fake_stage list[] = {MAKE(.params = until), CHECK(.name = "check", .from = 0)};
+    struct fake_run run = {.stages = list, .count = 2, .hook = end_the_wait_at_two_heartbeats};
     run_all(&run);
     expect_success(&run);
     cr_expect_geq(list[0].heartbeats, 2);
