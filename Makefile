@@ -1,5 +1,5 @@
 # A thin front door: CMake does the work (CMakePresets.json).
-.PHONY: demo test build bench bench-gate asan tsan format format-check tidy install interop clean deps test-aarch64 test-onednn3
+.PHONY: demo test test-cpus build bench bench-gate asan tsan format format-check tidy install interop clean deps test-aarch64 test-onednn3
 .DEFAULT_GOAL := build
 
 PREFIX ?= /usr/local
@@ -13,7 +13,11 @@ demo: deps
 
 test: deps
 	@$(MAKE) --no-print-directory build
-	ctest --preset release --output-on-failure
+	ctest --preset release --output-on-failure --parallel $(JOBS)
+
+# Kernels, stages and whole runs under each instruction set of QUANTPIPE_CPU that this machine has, and a table.
+test-cpus: build
+	JOBS=$(JOBS) tests/cpus.sh
 
 # Installs nothing: what is missing is named.
 build:
@@ -31,7 +35,7 @@ interop: build
 asan tsan: deps
 	@cmake --preset $@ || { scripts/deps --check; exit 1; }
 	cmake --build --preset $@ --parallel $(JOBS)
-	ctest --preset $@ --output-on-failure
+	ctest --preset $@ --output-on-failure --parallel $(JOBS)
 
 # The kernels elsewhere: for AArch64, emulated, and with oneDNN 3. Libraries go to the user's cache folder, once.
 test-aarch64:
