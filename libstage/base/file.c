@@ -61,16 +61,38 @@ static int read_all(int fd, char *text, size_t size, const char *path, struct qp
     return 0;
 }
 
-int qp_read_file(const char *path, size_t limit, char **text, size_t *size, struct qp_error *err)
+static const char *kind_of(mode_t mode)
 {
-    qp_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return S_ISDIR(mode)    ? "a folder"
+           : S_ISFIFO(mode) ? "a FIFO"
+           : S_ISCHR(mode)  ? "a character device"
+           : S_ISBLK(mode)  ? "a block device"
+           : S_ISSOCK(mode) ? "a socket"
+                            : "something else";
+}
+
+int qp_open_file(const char *path, struct qp_error *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    struct stat st;
     if (fd < 0)
         return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot open", path);
+    int r = fstat(fd, &st) < 0 ? qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot stat", path) : 0;
+    if (r == 0 && !S_ISREG(st.st_mode))
+        r = qp_fail(err, QP_ERR_INPUT, "%s: expected a regular file, found %s; name a file", path, kind_of(st.st_mode));
+    if (r < 0)
+        close(fd);
+    return r < 0 ? r : fd;
+}
+
+int qp_read_file(const char *path, size_t limit, char **text, size_t *size, struct qp_error *err)
+{
+    qp_auto_close int fd = qp_open_file(path, err);
+    if (fd < 0)
+        return fd;
     struct stat st;
     if (fstat(fd, &st) < 0)
         return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot stat", path);
-    if (!S_ISREG(st.st_mode))
-        return qp_fail(err, QP_ERR_INPUT, "%s: expected a regular file", path);
     if ((unsigned long long)st.st_size > limit)
         return qp_fail(err, QP_ERR_INPUT, "%s: %lld bytes; at most %zu are accepted here", path, (long long)st.st_size,
                        limit);

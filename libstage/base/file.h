@@ -9,6 +9,10 @@
 
 #include "libstage/base/error.h"
 
+/* Opens a regular file to read: a descriptor, or QP_ERR_INPUT. Never waits: a FIFO or a device in its place is refused,
+ * with what it is. */
+int qp_open_file(const char *path, struct qp_error *err);
+
 /* Reads a whole regular file of at most `limit` bytes into a new NUL-terminated buffer that the caller frees.
  * QP_ERR_INPUT when it cannot be read or is larger. */
 int qp_read_file(const char *path, size_t limit, char **text, size_t *size, struct qp_error *err);

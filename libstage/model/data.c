@@ -4,9 +4,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
 #include "libstage/base/memory.h"
 #include "libstage/base/words.h"
 #include "libstage/base/random.h"
@@ -97,15 +97,11 @@ static int parse(const json_t *json, const char *where, struct spec *out, struct
 int qp_windows_check(const json_t *spec, const char *where, struct qp_error *err)
 {
     struct spec parsed;
-    struct stat st;
     int r = parse(spec, where, &parsed, err);
     if (r < 0 || !parsed.text)
         return r;
-    if (stat(parsed.text, &st) < 0)
-        return qp_fail_errno(err, QP_ERR_INPUT, "%s.text: %s", where, parsed.text);
-    if (!S_ISREG(st.st_mode))
-        return qp_fail(err, QP_ERR_INPUT, "%s.text: %s: expected a file", where, parsed.text);
-    return access(parsed.text, R_OK) == 0 ? 0 : qp_fail_errno(err, QP_ERR_INPUT, "%s.text: %s", where, parsed.text);
+    qp_auto_close int fd = qp_open_file(parsed.text, err);
+    return fd < 0 ? qp_wrap(err, "%s.text", where) : 0;
 }
 
 /* Uniform in [0, n): numbers of the last, incomplete interval of n are drawn again. */

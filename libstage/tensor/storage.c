@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
 #include "libstage/base/mapped.h"
 
 static void release_heap(struct qp_storage *s)
@@ -71,8 +72,6 @@ static int map_fd(int fd, int protection, int flags, struct qp_storage *s, struc
     struct stat st;
     if (fstat(fd, &st) < 0)
         return qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot stat", s->path);
-    if (s->where == QP_WHERE_FILE && !S_ISREG(st.st_mode))
-        return qp_fail(err, QP_ERR_INPUT, "%s: expected a regular file", s->path);
     s->size = (size_t)st.st_size;
     if (s->size == 0)
         return 0;
@@ -105,8 +104,8 @@ static int open_mapping(enum qp_where where, int fd, int protection, const char 
 
 int qp_storage_map(const char *path, struct qp_storage **out, struct qp_error *err)
 {
-    qp_auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    return open_mapping(QP_WHERE_FILE, fd, PROT_READ, path, out, err);
+    qp_auto_close int fd = qp_open_file(path, err);
+    return fd < 0 ? fd : open_mapping(QP_WHERE_FILE, fd, PROT_READ, path, out, err);
 }
 
 int qp_storage_open_shm(const char *name, struct qp_storage **out, struct qp_error *err)
