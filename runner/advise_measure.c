@@ -13,7 +13,6 @@
 
 #define CALIBRATION "data.calibration.samples=32"
 #define EVALUATION "data.evaluation.samples=16"
-#define PATIENCE_MS (INT_MAX)
 #define TABLE_LIMIT ((size_t)1 << 20)
 
 /* The pipeline of one candidate, in `folder`; new memory. */
@@ -41,7 +40,7 @@ static int run(const char *pipeline, const char *folder, struct qp_error *err)
     char *const argv[] = {self,        "run",   (char *)pipeline, "--run-dir",  (char *)folder, "--set",
                           CALIBRATION, "--set", EVALUATION,       "--progress", "none",         NULL};
     qp_auto_free char *table = NULL;
-    return qp_process_output(argv, NULL, PATIENCE_MS, TABLE_LIMIT, &table, err);
+    return qp_process_output(argv, NULL, 0, TABLE_LIMIT, &table, err);
 }
 
 static int read_report(struct qp_advice *a, struct qp_candidate_figures *c, const char *folder, struct qp_error *err)

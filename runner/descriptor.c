@@ -10,9 +10,9 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/wire/times.h"
 #include "runner/process.h"
 
-#define DESCRIBE_TIMEOUT_MS 10000
 #define DESCRIBE_LIMIT ((size_t)1 << 20)
 #define MAX_WORDS 256
 
@@ -160,10 +160,10 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
     return 0;
 }
 
-static int describe(char *const *argv, const char *folder, json_t **out, struct qp_error *err)
+static int describe(char *const *argv, const char *folder, int timeout, json_t **out, struct qp_error *err)
 {
     qp_auto_free char *text = NULL;
-    int r = qp_process_output(argv, folder, DESCRIBE_TIMEOUT_MS, DESCRIBE_LIMIT, &text, err);
+    int r = qp_process_output(argv, folder, timeout * 1000, DESCRIBE_LIMIT, &text, err);
     if (r < 0)
         return r;
     json_error_t at;
@@ -176,7 +176,7 @@ static int describe(char *const *argv, const char *folder, json_t **out, struct 
     return r;
 }
 
-int qp_descriptor_read(char *const *command, const char *folder, json_t **out, struct qp_error *err)
+int qp_descriptor_read(char *const *command, const char *folder, int timeout, json_t **out, struct qp_error *err)
 {
     size_t count = 0;
     while (command[count])
@@ -187,7 +187,7 @@ int qp_descriptor_read(char *const *command, const char *folder, json_t **out, s
     memcpy(argv, command, count * sizeof *argv);
     char last[] = "--describe";
     argv[count] = last;
-    int r = describe(argv, folder, out, err);
+    int r = describe(argv, folder, timeout, out, err);
     return r < 0 ? qp_wrap(err, "%s --describe", command[0]) : 0;
 }
 
@@ -214,5 +214,5 @@ int qp_builtin_descriptor(const char *path, json_t **out, struct qp_error *err)
         *out = json_incref(value);
         return 0;
     }
-    return qp_descriptor_read((char *[]){copy, NULL}, NULL, out, err);
+    return qp_descriptor_read((char *[]){copy, NULL}, NULL, QP_TIMEOUT_SECONDS, out, err);
 }

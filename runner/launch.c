@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/wire/times.h"
 #include "runner/graph.h"
 #include "runner/machine.h"
 #include "runner/process.h"
@@ -42,9 +42,6 @@ static int start(struct qp_supervisor *s, struct qp_child *child, struct qp_erro
     if (r < 0)
         return qp_wrap(err, "stage `%s`", in->name);
     child->heard = qp_now();
-    child->pidfd = (int)syscall(SYS_pidfd_open, child->pid, 0);
-    if (child->pidfd < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "stage `%s`: pidfd_open", in->name);
     return 0;
 }
 
@@ -52,6 +49,7 @@ int qp_launch(struct qp_supervisor *s, struct qp_error *err)
 {
     /* A thread that waits for work must sleep: seven stages share the cores. */
     setenv("OMP_WAIT_POLICY", "passive", 0);
+    setenv(QP_CONFIG_VARIABLE, "0", 1);
     for (size_t i = 0; i < s->count; i++) {
         int r = open_log(s, &s->children[i], err);
         if (r == 0)

@@ -9,6 +9,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/words.h"
+#include "libstage/wire/times.h"
 #include "runner/size.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -453,6 +454,7 @@ int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, st
         return qp_fail_memory(err, sizeof *p, "the pipeline");
     }
     p->document = document;
+    p->timeout = QP_TIMEOUT_SECONDS;
     int r = read_top(p, err);
     if (r == 0)
         r = qp_branches_read(p, err);

@@ -64,6 +64,7 @@ struct qp_pipeline {
     char *model, *output;                       /* absolute; the output as written: branches have their own */
     json_t *scheme;                             /* as written: one, or a list */
     bool strict;                                /* a warning is a failed gate */
+    int timeout;                                /* seconds, 0: none; QP_TIMEOUT_SECONDS unless --timeout is given */
     struct qp_branch branches[QP_MAX_BRANCHES]; /* one a scheme, at least one */
     size_t branch_count;
     json_t *data; /* object of entries, paths absolute */

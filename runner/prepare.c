@@ -10,6 +10,7 @@
 #include "libstage/base/file.h"
 #include "libstage/base/utf8.h"
 #include "libstage/model/data.h"
+#include "libstage/wire/times.h"
 #include "runner/default.h"
 
 const struct qp_option qp_pipeline_options[] = {
@@ -23,6 +24,8 @@ const struct qp_option qp_pipeline_options[] = {
     {"set", "KEY.KEY=VALUE", "override any key, as in stages.quantize.with.damping=0.05; may be repeated"},
     {"profile", "NAME", "lay the pipeline's profiles.NAME over it; may be repeated"},
     {"run-dir", "FOLDER", "keep the run's files here instead of OUTPUT.run"},
+    {"timeout", "SECONDS",
+     "give up a stage that does not start, or says nothing, for so long, and a run that stands still (60; 0: never)"},
     {0}};
 
 /* A text that is named takes the place of random ids. */
@@ -79,6 +82,15 @@ static int load_document(const struct qp_args *args, struct qp_document **out, s
     return qp_document_load(path, out, err);
 }
 
+static int read_timeout(const struct qp_args *args, struct qp_pipeline *p, struct qp_error *err)
+{
+    long long seconds;
+    int r = qp_arg_integer(args, "timeout", 0, 1000000, QP_TIMEOUT_SECONDS, &seconds, err);
+    if (r == 0)
+        p->timeout = (int)seconds;
+    return r;
+}
+
 static int load(const struct qp_args *args, struct qp_pipeline **out, struct qp_error *err)
 {
     struct qp_document *d = NULL;
@@ -90,7 +102,8 @@ static int load(const struct qp_args *args, struct qp_pipeline **out, struct qp_
         qp_document_free(d);
         return r;
     }
-    return qp_pipeline_parse(d, out, err);
+    r = qp_pipeline_parse(d, out, err);
+    return r < 0 ? r : read_timeout(args, *out, err);
 }
 
 /* Stages get paths as text in messages, so that one with other bytes cannot be given to them. */

@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,19 @@ int qp_process_start(char *const *argv, const char *folder, int out, int errors,
     return cause ? qp_fail_errno(err, QP_ERR_INPUT, "%s: cannot be started", argv[0]) : 0;
 }
 
+bool qp_process_is_traced(pid_t pid)
+{
+    char path[64], line[256];
+    int tracer = 0;
+    snprintf(path, sizeof path, "/proc/%ld/status", (long)pid);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file) && sscanf(line, "TracerPid: %d", &tracer) != 1)
+        ;
+    if (file)
+        fclose(file);
+    return tracer > 0;
+}
+
 const char *qp_status_text(int status, char *text, size_t size)
 {
     if (WIFSIGNALED(status))
@@ -96,7 +111,7 @@ static int collect(int fd, int64_t deadline, size_t limit, char *text, size_t *s
     for (*size = 0;;) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
         int64_t left = deadline - now_ms();
-        int ready = left > 0 ? poll(&wait, 1, (int)left) : 0;
+        int ready = left > 0 ? poll(&wait, 1, left < INT_MAX ? (int)left : INT_MAX) : 0;
         if (ready < 0 && errno == EINTR)
             continue;
         if (ready <= 0)
@@ -155,7 +170,8 @@ int qp_process_output(char *const *argv, const char *folder, int timeout_ms, siz
     char tail[512];
     if (!buffer || errors < 0)
         return qp_fail_memory(err, limit, argv[0]);
-    int r = run(argv, folder, errors, now_ms() + timeout_ms, limit, buffer, &size, err);
+    int64_t deadline = timeout_ms > 0 ? now_ms() + timeout_ms : INT64_MAX;
+    int r = run(argv, folder, errors, deadline, limit, buffer, &size, err);
     if (r < 0) {
         const char *said = qp_tail(errors, tail, sizeof tail);
         return qp_fail(err, r, "%s%s%s", err ? err->message : "", *said ? "; it said: " : "", said);

@@ -1,5 +1,7 @@
 #include "runner/progress.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,12 +9,16 @@
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
+#include "libstage/base/file.h"
+#include "libstage/wire/times.h"
+#include "runner/signals.h"
 #include "runner/size.h"
 #include "runner/supervise.h"
 
 #define BAR_SECONDS 0.2
 #define LINE_SECONDS 5.0
 #define BAR_WIDTH 24
+#define PIECE 512 /* bytes that a pipe or a terminal that has a place takes at once */
 
 enum mode { BAR, PLAIN, JSON, NONE };
 
@@ -20,8 +26,43 @@ struct qp_progress {
     enum mode mode;
     double started, shown;
     bool bar_is_up;
-    double whole; /* never goes back */
+    bool hurried, muted; /* the run is being stopped; its reader took nothing until a signal came */
+    double whole;        /* never goes back */
 };
+
+/* ---- lines ---- */
+
+/* Waits until the descriptor takes something; not when a signal asks for an end meanwhile, and not long once one has.
+ */
+static bool wait_writable(const struct qp_progress *progress, int fd)
+{
+    double since = qp_now();
+    for (;;) {
+        struct pollfd item = {.fd = fd, .events = POLLOUT};
+        if (poll(&item, 1, QP_TICK_MS) > 0)
+            return true;
+        if ((progress->hurried || qp_signals_stop_waits()) && qp_now() - since > QP_READER_SECONDS)
+            return false;
+    }
+}
+
+/* Writes a line to a reader who may be slow, or gone, or stopped for ever: that must not make the run deaf. */
+static void write_text(struct qp_progress *progress, int fd, const char *text)
+{
+    for (size_t left = text ? strlen(text) : 0; left > 0 && !progress->muted;) {
+        progress->muted = !wait_writable(progress, fd);
+        ssize_t n = progress->muted ? 0 : write(fd, text, left < PIECE ? left : PIECE);
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            progress->muted = true;
+        text += n > 0 ? n : 0;
+        left -= n > 0 ? (size_t)n : 0;
+    }
+}
+
+void qp_progress_hurry(struct qp_progress *progress)
+{
+    progress->hurried = true;
+}
 
 int qp_progress_new(const char *mode, struct qp_progress **out, struct qp_error *err)
 {
@@ -46,7 +87,7 @@ int qp_progress_new(const char *mode, struct qp_progress **out, struct qp_error 
 static void clear_bar(struct qp_progress *progress)
 {
     if (progress->bar_is_up)
-        fputs("\r\033[K", stderr);
+        write_text(progress, 2, "\r\033[K");
     progress->bar_is_up = false;
 }
 
@@ -106,7 +147,7 @@ static int terminal_width(void)
 
 static void show_bar(struct qp_progress *progress, const struct qp_supervisor *s)
 {
-    char stages[1024], time[32], bar[BAR_WIDTH + 1], line[1200];
+    char stages[1024], time[32], bar[BAR_WIDTH + 1], line[1200], shown[1300];
     double part = whole(progress, s);
     for (int i = 0; i < BAR_WIDTH; i++)
         bar[i] = i < (int)(part * BAR_WIDTH) ? '#' : '.';
@@ -114,17 +155,18 @@ static void show_bar(struct qp_progress *progress, const struct qp_supervisor *s
     stages_text(s, stages, sizeof stages);
     qp_seconds_text(qp_now() - progress->started, time, sizeof time);
     snprintf(line, sizeof line, "[%s] %3.0f %%  %s  %s", bar, part * 100, time, stages);
-    fprintf(stderr, "\r\033[K%.*s", terminal_width() - 1, line);
-    fflush(stderr);
+    snprintf(shown, sizeof shown, "\r\033[K%.*s", terminal_width() - 1, line);
+    write_text(progress, 2, shown);
     progress->bar_is_up = true;
 }
 
 static void show_line(struct qp_progress *progress, const struct qp_supervisor *s)
 {
-    char stages[1024], time[32];
+    char stages[1024], time[32], line[1200];
     stages_text(s, stages, sizeof stages);
-    fprintf(stderr, "%s: %.0f %% (%s)\n", qp_seconds_text(qp_now() - progress->started, time, sizeof time),
-            whole(progress, s) * 100, stages);
+    snprintf(line, sizeof line, "%s: %.0f %% (%s)\n", qp_seconds_text(qp_now() - progress->started, time, sizeof time),
+             whole(progress, s) * 100, stages);
+    write_text(progress, 2, line);
 }
 
 static void show_event(struct qp_progress *progress, const struct qp_supervisor *s)
@@ -164,9 +206,9 @@ void qp_progress_event(struct qp_progress *progress, const char *event, json_t *
     } else if (progress->mode == JSON) {
         json_object_set_new(body, "event", json_string(event));
         json_object_set_new(body, "time", json_real(qp_now() - progress->started));
-        json_dumpf(body, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
-        putchar('\n');
-        fflush(stdout);
+        qp_auto_free char *text = json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        qp_auto_free char *line = text ? qp_format("%s\n", text) : NULL;
+        write_text(progress, 1, line);
     }
     json_decref(body);
 }
@@ -183,7 +225,8 @@ void qp_progress_note(struct qp_progress *progress, const char *message)
                           json_pack("{s:s, s:s, s:s}", "stage", "run", "level", "info", "message", message));
     } else if (progress->mode != NONE) {
         clear_bar(progress);
-        fprintf(stderr, "quantpipe: note: %s\n", message);
+        qp_auto_free char *line = qp_format("quantpipe: note: %s\n", message);
+        write_text(progress, 2, line);
     }
 }
 
@@ -199,7 +242,8 @@ void qp_progress_say(struct qp_progress *progress, const char *stage, const char
         qp_progress_event(progress, kind, event);
     } else if (progress->mode != NONE && !info) {
         clear_bar(progress);
-        fprintf(stderr, "%s: warning: %s%s%s\n", stage, where ? where : "", where && *where ? ": " : "",
-                message ? message : "");
+        qp_auto_free char *line = qp_format("%s: warning: %s%s%s\n", stage, where ? where : "",
+                                            where && *where ? ": " : "", message ? message : "");
+        write_text(progress, 2, line);
     }
 }

@@ -30,6 +30,9 @@ void qp_progress_stage(struct qp_progress *progress, const char *stage, const ch
 /* An event of the run itself ("start", "end"), for programs alone; takes `body` over. */
 void qp_progress_event(struct qp_progress *progress, const char *event, json_t *body);
 
+/* The run is being stopped: from here on a reader that takes nothing is not waited for. */
+void qp_progress_hurry(struct qp_progress *progress);
+
 /* Whether stdout belongs to events. */
 bool qp_progress_is_json(const struct qp_progress *progress);
 

@@ -100,7 +100,7 @@ int qp_stages_describe(struct qp_pipeline *pipeline, struct qp_error *err)
         if (r < 0)
             return r;
         const char *folder = in->own ? pipeline->document->folder : NULL;
-        r = in->own ? qp_descriptor_read(in->command, folder, &in->descriptor, err)
+        r = in->own ? qp_descriptor_read(in->command, folder, pipeline->timeout, &in->descriptor, err)
                     : qp_builtin_descriptor(in->command[0], &in->descriptor, err);
         if (r < 0)
             return qp_wrap(err, "%s: stage `%s`", qp_document_key_at(pipeline->document, in->path), in->name);

@@ -1,8 +1,6 @@
 /* `quantpipe run` */
-#include <signal.h>
 #include <stdio.h>
-#include <string.h>
-#include <unistd.h>
+#include <stdlib.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
@@ -10,6 +8,7 @@
 #include "runner/progress.h"
 #include "runner/report.h"
 #include "runner/run.h"
+#include "runner/signals.h"
 #include "runner/supervise.h"
 #include "runner/timeline.h"
 
@@ -50,14 +49,22 @@ static void add_published(const struct qp_run *run, struct qp_error *err)
                 i ? ", " : "; the output is complete and published: ", json_string_value(path));
 }
 
-/* Writes report.json whatever came of the run, and shows it: a table for people, an event for programs. */
-static int conclude(struct qp_supervisor *s, const struct qp_args *args, int result, struct qp_error *err)
+/* What a run leaves to show when all of it is closed. */
+struct ending {
+    json_t *report;
+    char *path;
+    bool shown; /* as a table */
+};
+
+/* Writes report.json whatever came of the run, and tells programs. */
+static int conclude(struct qp_supervisor *s, const struct qp_args *args, int result, struct ending *ending,
+                    struct qp_error *err)
 {
     struct qp_error write_error = {0};
     if (result < 0 && result != QP_ERR_GATE)
         add_published(s->run, err);
-    qp_auto_json json_t *report = qp_report(s, args, result, err);
-    qp_auto_free char *path = qp_run_path(s->run, "report.json");
+    json_t *report = ending->report = qp_report(s, args, result, err);
+    char *path = ending->path = qp_run_path(s->run, "report.json");
     int r = report && path ? qp_write_json(path, report, &write_error) : qp_fail_memory(&write_error, 0, "report.json");
     if (r < 0 && result == 0) {
         *err = write_error;
@@ -69,21 +76,30 @@ static int conclude(struct qp_supervisor *s, const struct qp_args *args, int res
                       json_pack("{s:s, s:i, s:s, s:s?, s:o}", "status", qp_report_status(result), "code", -result,
                                 "message", result < 0 ? err->message : "", "report", r == 0 ? path : NULL, "published",
                                 qp_outputs_published(s->run)));
-    if (r == 0 && (result == 0 || result == QP_ERR_GATE) && !qp_progress_is_json(s->progress)) {
-        qp_print_table(report, path);
-        fflush(stdout);
-    }
+    ending->shown = r == 0 && (result == 0 || result == QP_ERR_GATE) && !qp_progress_is_json(s->progress);
     return result;
 }
 
+/* The last thing of all: a signal may end it while it waits for who reads it. */
+static void show_ending(struct ending *ending)
+{
+    qp_signals_release();
+    if (ending->shown) {
+        qp_print_table(ending->report, ending->path);
+        fflush(stdout);
+    }
+    json_decref(ending->report);
+    free(ending->path);
+}
+
 static int run_stages(struct qp_run *run, struct qp_progress *progress, const struct qp_args *args,
-                      struct qp_error *err)
+                      struct ending *ending, struct qp_error *err)
 {
     struct qp_supervisor supervisor;
     announce(progress, run);
     note_locks(progress, run);
     int r = qp_supervise(run, progress, &supervisor, err);
-    r = conclude(&supervisor, args, r, err);
+    r = conclude(&supervisor, args, r, ending, err);
     qp_supervisor_free(&supervisor);
     return r;
 }
@@ -100,14 +116,15 @@ static int run(const struct qp_args *args, struct qp_error *err)
         qp_progress_free(progress);
         return r;
     }
-    sigset_t signals;
-    qp_signals_block(&signals);
+    struct ending ending = {0};
+    qp_signals_block();
     r = qp_run_open(&plan, &state, err);
     if (r == 0) {
-        r = run_stages(&state, progress, args, err);
+        r = run_stages(&state, progress, args, &ending, err);
         qp_run_close(&state);
     }
     qp_progress_free(progress);
+    show_ending(&ending);
     qp_plan_free(&plan);
     return r;
 }

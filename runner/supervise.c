@@ -6,21 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/wire/times.h"
 #include "runner/process.h"
 #include "runner/progress.h"
-
-#define TICK_MS 100
-#define HELLO_SECONDS 20.0
-#define SILENCE_SECONDS 60.0 /* heartbeats come every second, also while a stage computes */
-#define LAST_WORDS 0.5       /* seconds after its end in which a stage's last message may still arrive */
-#define TERM_SECONDS 3.0     /* from `stop` to SIGTERM */
-#define KILL_SECONDS 6.0     /* and to SIGKILL */
+#include "runner/signals.h"
 
 /* ---- ending ---- */
 
@@ -57,19 +51,24 @@ void qp_supervisor_stop(struct qp_supervisor *s, int code, const char *format, .
 static void press(struct qp_supervisor *s, int branch, int *done, double stop_at)
 {
     double since = qp_now() - stop_at;
-    if (since > TERM_SECONDS)
-        force(s, branch, done, since > KILL_SECONDS ? 3 : 2);
+    if (since > QP_TERM_SECONDS)
+        force(s, branch, done, since > QP_KILL_SECONDS ? 3 : 2);
 }
 
 static void hear_signals(struct qp_supervisor *s)
 {
-    struct signalfd_siginfo info;
-    while (read(s->signals, &info, sizeof info) == sizeof info) {
+    int signal;
+    while ((signal = qp_signals_take())) {
+        if (signal == SIGCHLD)
+            continue; /* look_after sees whose */
+        qp_progress_hurry(s->progress);
         if (s->stopping && s->cause.code == QP_ERR_INTERRUPTED)
             force(s, QP_SHARED, &s->force, 3); /* asked twice */
         else
             qp_supervisor_stop(s, QP_ERR_INTERRUPTED, "stopped by %s; nothing half-written is left",
-                               info.ssi_signo == SIGINT ? "SIGINT (Ctrl-C)" : "SIGTERM");
+                               signal == SIGINT    ? "SIGINT (Ctrl-C)"
+                               : signal == SIGTERM ? "SIGTERM"
+                                                   : "SIGHUP");
     }
 }
 
@@ -137,11 +136,12 @@ static void look_after_branch(struct qp_supervisor *s, int branch)
 
 static void reap(struct qp_child *c)
 {
-    if (c->pidfd < 0 || waitpid(c->pid, &c->status, WNOHANG) != c->pid)
+    if (c->pid <= 0 || c->ended > 0)
         return;
-    close(c->pidfd);
-    c->pidfd = -1;
-    c->ended = qp_now();
+    pid_t r = waitpid(c->pid, &c->status, WNOHANG);
+    bool gone = r < 0 && errno == ECHILD; /* somebody else has its status; it has ended all the same */
+    if (gone || (r == c->pid && !WIFSTOPPED(c->status)))
+        c->ended = qp_now();
 }
 
 /* A process that ended without a word: its code alone is no verdict, but for a gate's. */
@@ -166,15 +166,31 @@ static void judge_end(struct qp_supervisor *s, struct qp_child *c)
     qp_supervisor_fail(s, c, err.code, err.message);
 }
 
+static int timeout_of(const struct qp_supervisor *s)
+{
+    return s->run->plan->pipeline->timeout;
+}
+
+static bool is_late(const struct qp_supervisor *s, double since)
+{
+    return timeout_of(s) > 0 && qp_now() - since > timeout_of(s);
+}
+
 static void look_after(struct qp_supervisor *s, struct qp_child *c)
 {
     double now = qp_now();
     reap(c);
-    if (!c->over && c->ended > 0 && (c->done || is_stopping(s, c) || now - c->ended > LAST_WORDS))
+    if (!c->over && c->ended > 0 && (c->done || is_stopping(s, c) || now - c->ended > QP_LAST_WORDS_SECONDS))
         judge_end(s, c);
-    if (c->greeted && !c->over && c->ended <= 0 && !is_stopping(s, c) && now - c->heard > SILENCE_SECONDS)
-        qp_supervisor_stop(s, QP_ERR_STAGE, "stage `%s` (process %d) has been silent for %.0f seconds; its log is %s",
-                           c->instance->name, (int)c->pid, SILENCE_SECONDS, c->log_path);
+    if (!c->greeted || c->over || c->ended > 0 || is_stopping(s, c) || !is_late(s, c->heard))
+        return;
+    if (qp_process_is_traced(c->pid))
+        c->heard = now;
+    else
+        qp_supervisor_stop(s, QP_ERR_STAGE,
+                           "stage `%s` (process %d) has been silent for %d seconds, though heartbeats come every "
+                           "second; its log is %s; --timeout sets another limit",
+                           c->instance->name, (int)c->pid, timeout_of(s), c->log_path);
 }
 
 /* ---- the beginning ---- */
@@ -182,14 +198,24 @@ static void look_after(struct qp_supervisor *s, struct qp_child *c)
 static void check_hellos(struct qp_supervisor *s)
 {
     char missing[512] = "";
-    for (size_t i = 0; i < s->count; i++)
-        if (!s->children[i].greeted && !is_stopping(s, &s->children[i]))
-            snprintf(missing + strlen(missing), sizeof missing - strlen(missing), "%s%s", missing[0] ? ", " : "",
-                     s->children[i].instance->name);
-    if (!missing[0] || s->stopping || qp_now() - s->run->started < HELLO_SECONDS)
+    bool traced = false;
+    if (s->stopping || !is_late(s, s->patient_since))
         return;
-    qp_supervisor_stop(s, QP_ERR_STAGE, "no hello within %.0f seconds from: %s; their logs are in %s/logs",
-                       HELLO_SECONDS, missing, s->run->folder);
+    for (size_t i = 0; i < s->count; i++) {
+        const struct qp_child *c = &s->children[i];
+        if (c->greeted || is_stopping(s, c))
+            continue;
+        snprintf(missing + strlen(missing), sizeof missing - strlen(missing), "%s%s", missing[0] ? ", " : "",
+                 c->instance->name);
+        traced = traced || qp_process_is_traced(c->pid);
+    }
+    if (traced)
+        s->patient_since = qp_now();
+    else if (missing[0])
+        qp_supervisor_stop(s, QP_ERR_STAGE,
+                           "no hello within %d seconds from: %s; their logs are in %s/logs; --timeout sets another "
+                           "limit",
+                           timeout_of(s), missing, s->run->folder);
 }
 
 static void configure(struct qp_supervisor *s)
@@ -226,13 +252,8 @@ static void hear_stages(struct qp_supervisor *s)
 
 static void wait_for_something(struct qp_supervisor *s)
 {
-    struct pollfd fds[QP_MAX_INSTANCES + 2];
-    nfds_t count = 0;
-    fds[count++] = (struct pollfd){.fd = s->signals, .events = POLLIN};
-    fds[count++] = (struct pollfd){.fd = qp_control_fd(s->control), .events = POLLIN};
-    for (size_t i = 0; i < s->count; i++)
-        fds[count++] = (struct pollfd){.fd = s->children[i].pidfd, .events = POLLIN};
-    poll(fds, count, TICK_MS); /* a negative descriptor is ignored; errors are found by what follows */
+    struct pollfd fds[] = {{.fd = s->signals, .events = POLLIN}, {.fd = qp_control_fd(s->control), .events = POLLIN}};
+    poll(fds, 2, QP_TICK_MS); /* a negative descriptor is ignored; errors are found by what follows */
 }
 
 static bool is_over(const struct qp_supervisor *s)
@@ -263,24 +284,6 @@ static void watch(struct qp_supervisor *s)
     }
 }
 
-void qp_signals_block(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGINT);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGHUP);
-    sigprocmask(SIG_BLOCK, set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-}
-
-static int open_signals(struct qp_supervisor *s, struct qp_error *err)
-{
-    sigset_t set;
-    qp_signals_block(&set);
-    s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return s->signals < 0 ? qp_fail_errno(err, QP_ERR_STAGE, "signalfd") : 0;
-}
-
 static int open_all(struct qp_supervisor *s, struct qp_error *err)
 {
     const struct qp_pipeline *p = s->run->plan->pipeline;
@@ -291,10 +294,11 @@ static int open_all(struct qp_supervisor *s, struct qp_error *err)
         return qp_fail_memory(err, 0, "the supervisor");
     s->count = p->count;
     for (size_t i = 0; i < p->count; i++)
-        s->children[i] = (struct qp_child){
-            .instance = &p->instances[i], .pidfd = -1, .log = -1, .report = json_object(), .spans = json_array()};
-    int r = open_signals(s, err);
-    return r < 0 ? r : qp_control_open(endpoint, &s->control, err);
+        s->children[i] =
+            (struct qp_child){.instance = &p->instances[i], .log = -1, .report = json_object(), .spans = json_array()};
+    qp_signals_block();
+    s->signals = qp_signals_descriptor();
+    return qp_control_open(endpoint, &s->control, err);
 }
 
 /* What is known before the start. */
@@ -308,7 +312,7 @@ static void say_warnings(const struct qp_supervisor *s)
 
 int qp_supervise(struct qp_run *run, struct qp_progress *progress, struct qp_supervisor *out, struct qp_error *err)
 {
-    *out = (struct qp_supervisor){.run = run, .progress = progress, .signals = -1};
+    *out = (struct qp_supervisor){.run = run, .progress = progress, .signals = -1, .patient_since = qp_now()};
     int r = open_all(out, err);
     if (r < 0)
         return r;

@@ -1,9 +1,8 @@
-/* Starting the stages of a run and watching them to the end: one poll loop over their pidfds, the control socket and
- * the signals. */
+/* Starting the stages of a run and watching them to the end: one poll loop over the control socket and the signals,
+ * SIGCHLD among them. */
 #ifndef QUANTPIPE_RUNNER_SUPERVISE_H
 #define QUANTPIPE_RUNNER_SUPERVISE_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -15,8 +14,7 @@
 struct qp_child {
     const struct qp_instance *instance;
     pid_t pid;
-    int pidfd; /* -1 before the start and after the end */
-    int log;   /* its stdout and stderr; -1: none */
+    int log; /* its stdout and stderr; -1: none */
     char *log_path;
     bool greeted, ready, done, over;
     double heard; /* when it said something last */
@@ -54,7 +52,8 @@ struct qp_supervisor {
     struct qp_progress *progress;
     struct qp_child *children; /* one an instance, in the pipeline's order */
     size_t count;
-    int signals;           /* a signalfd */
+    int signals;           /* qp_signals_descriptor */
+    double patient_since;  /* start of the wait for hellos */
     bool configured;       /* every stage has its config */
     bool stopping;         /* everything is to end, because of `cause` */
     int force;             /* steps taken to make it end: stop, SIGTERM, SIGKILL */
@@ -69,10 +68,6 @@ struct qp_supervisor {
  * qp_supervisor_free. */
 int qp_supervise(struct qp_run *run, struct qp_progress *progress, struct qp_supervisor *out, struct qp_error *err);
 void qp_supervisor_free(struct qp_supervisor *supervisor);
-
-/* From here on SIGINT, SIGTERM and SIGHUP are for qp_supervise to read, and a reader of ours that goes away is an error
- * of a write: nothing may cut the cleaning up short. */
-void qp_signals_block(sigset_t *set);
 
 /* ---- parts of it, in files of their own ---- */
 

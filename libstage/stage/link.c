@@ -1,6 +1,7 @@
 #include "libstage/stage/link.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -15,9 +16,7 @@
 #include "libstage/wire/host.h"
 #include "libstage/wire/message.h"
 #include "libstage/wire/socket.h"
-
-#define CONFIG_SECONDS 60 /* a runner that refuses us is silent */
-#define BYE_SECONDS 60
+#include "libstage/wire/times.h"
 
 /* Takes `body` over. */
 static int pack(const char *kind, json_t *body, struct outgoing **out, struct qp_error *err)
@@ -106,7 +105,7 @@ static int open_all(struct link *link, const char *control, struct qp_error *err
     sigaddset(&set, SIGINT);
     link->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     link->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (link->wake < 0 || link->signals < 0)
+    if (link->wake < 0) /* without the other, signals are found at intervals */
         return qp_fail_errno(err, QP_ERR_STAGE, "cannot wait for events");
     int r = qp_context_new(&link->context, err);
     if (r == 0)
@@ -203,15 +202,27 @@ static int failure(const struct link *link, struct qp_error *err)
     return link->error.code ? qp_fail(err, link->error.code, "%s", link->error.message) : 0;
 }
 
+/* How long to wait for a config, in seconds; 0: without limit. */
+static double config_limit(void)
+{
+    const char *text = getenv(QP_CONFIG_VARIABLE);
+    char *end = NULL;
+    double seconds = text ? strtod(text, &end) : 0;
+    return text && end != text && !*end && seconds >= 0 && seconds < 1e9 ? seconds : QP_CONFIG_SECONDS;
+}
+
 int link_wait_config(struct link *link, json_t **config, struct qp_error *err)
 {
-    double deadline = qp_wall_seconds() + CONFIG_SECONDS;
+    double limit = config_limit(), deadline = limit > 0 ? qp_wall_seconds() + limit : 0;
     pthread_mutex_lock(&link->lock);
     while (!link->config && link->error.code == 0 && wait_until(link, deadline))
         ;
     int r = failure(link, err);
     if (r == 0 && !link->config)
-        r = qp_fail(err, QP_ERR_STAGE, "no config from the runner within %d seconds", CONFIG_SECONDS);
+        r = qp_fail(err, QP_ERR_STAGE,
+                    "no config from the runner within %g seconds; " QP_CONFIG_VARIABLE
+                    " in the environment sets another limit",
+                    limit);
     if (r == 0)
         *config = json_incref(link->config);
     pthread_mutex_unlock(&link->lock);
@@ -367,7 +378,7 @@ int link_drain(struct link *link, struct qp_error *err)
 
 void link_wait_bye(struct link *link)
 {
-    double deadline = qp_wall_seconds() + BYE_SECONDS;
+    double deadline = qp_wall_seconds() + QP_BYE_SECONDS;
     pthread_mutex_lock(&link->lock);
     while (!link->bye && link->error.code == 0 && wait_until(link, deadline))
         ;

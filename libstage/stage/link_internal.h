@@ -25,7 +25,7 @@ struct link {
     char host[64]; /* identity */
 
     pthread_t thread;
-    int wake, signals; /* eventfd, signalfd */
+    int wake, signals; /* eventfd; signalfd, only polled, or -1 */
     atomic_bool cancelled;
 
     pthread_mutex_t lock; /* guards all that follows, and what it points to */

@@ -2,17 +2,14 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
+#include <time.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/stage/link_internal.h"
 #include "libstage/wire/control_client.h"
 #include "libstage/wire/message.h"
 #include "libstage/wire/socket.h"
-
-#define SAMPLE_MS 200
-#define HEARTBEAT_SECONDS 1.0
+#include "libstage/wire/times.h"
 
 void link_wake(struct link *link)
 {
@@ -137,7 +134,7 @@ static void beat(struct link *link, double *last)
 {
     int64_t rss = link_sample(link);
     double now = qp_wall_seconds();
-    if (now - *last < HEARTBEAT_SECONDS)
+    if (now - *last < QP_HEARTBEAT_SECONDS)
         return;
     *last = now;
     qp_auto_json json_t *body = json_pack("{s:I}", "rss_bytes", (json_int_t)rss);
@@ -145,13 +142,14 @@ static void beat(struct link *link, double *last)
         qp_client_send(link->control, "heartbeat", body, NULL);
 }
 
-/* What to wait for: descriptors first, then the sockets. The lock is held. */
+/* What to wait for; the first is `wake`. The lock is held. */
 static int list_items(const struct link *link, zmq_pollitem_t *items)
 {
     int count = 0;
     items[count++] = (zmq_pollitem_t){.fd = link->wake, .events = ZMQ_POLLIN};
-    items[count++] = (zmq_pollitem_t){.fd = link->signals, .events = ZMQ_POLLIN};
     items[count++] = (zmq_pollitem_t){.socket = link->control, .events = ZMQ_POLLIN};
+    if (link->signals >= 0)
+        items[count++] = (zmq_pollitem_t){.fd = link->signals, .events = ZMQ_POLLIN};
     bool edges = link->connected && link->error.code == 0;
     for (size_t i = 0; edges && i < link->out_count; i++)
         items[count++] = (zmq_pollitem_t){.socket = qp_out_socket(link->outs[i]), .events = ZMQ_POLLIN};
@@ -163,11 +161,16 @@ static int list_items(const struct link *link, zmq_pollitem_t *items)
 static void hear(struct link *link, const zmq_pollitem_t *items)
 {
     eventfd_t ignored;
-    struct signalfd_siginfo signal;
+    sigset_t set;
+    const struct timespec at_once = {0};
     if (items[0].revents)
         eventfd_read(link->wake, &ignored);
-    if (items[1].revents && read(link->signals, &signal, sizeof signal) == sizeof signal)
-        interrupt(link, signal.ssi_signo == SIGINT ? "interrupted by SIGINT" : "interrupted by SIGTERM");
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    int signal = sigtimedwait(&set, NULL, &at_once); /* the descriptor only wakes */
+    if (signal > 0)
+        interrupt(link, signal == SIGINT ? "interrupted by SIGINT" : "interrupted by SIGTERM");
 }
 
 void *link_thread(void *argument)
@@ -180,7 +183,7 @@ void *link_thread(void *argument)
         zmq_pollitem_t items[3 + 2 * LINK_MOST];
         int count = list_items(link, items);
         pthread_mutex_unlock(&link->lock);
-        zmq_poll(items, count, busy ? 0 : SAMPLE_MS);
+        zmq_poll(items, count, busy ? 0 : QP_SAMPLE_MS);
         pthread_mutex_lock(&link->lock);
         hear(link, items);
         busy = turn(link);

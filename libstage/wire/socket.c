@@ -4,10 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LINGER_MS 2000     /* for the last acknowledgement or word, when the peer has gone */
-#define HANDSHAKE_MS 30000 /* a peer that connects and says nothing is cut off */
-#define HEARTBEAT_MS 5000  /* of the connection itself: finds a dead host */
-#define HEARTBEAT_LOST 30000
+#include "libstage/wire/times.h"
 
 #if defined(__SANITIZE_THREAD__)
 /* libzmq is not instrumented: ThreadSanitizer cannot see how it hands messages from thread to thread. */
@@ -42,9 +39,8 @@ static int set(void *socket, int option, int value)
 static int configure(void *socket, int type, const char *identity)
 {
     int64_t frame_limit = QP_FRAME_LIMIT;
-    int r = set(socket, ZMQ_LINGER, LINGER_MS) | set(socket, ZMQ_SNDHWM, 0) | set(socket, ZMQ_RCVHWM, 0) |
-            set(socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) | set(socket, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) |
-            set(socket, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_LOST) |
+    int r = set(socket, ZMQ_LINGER, QP_LINGER_MS) | set(socket, ZMQ_SNDHWM, 0) | set(socket, ZMQ_RCVHWM, 0) |
+            set(socket, ZMQ_HANDSHAKE_IVL, QP_HANDSHAKE_MS) |
             zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &frame_limit, sizeof frame_limit);
     if (type == ZMQ_ROUTER)
         r |= set(socket, ZMQ_ROUTER_MANDATORY, 1) | set(socket, ZMQ_ROUTER_HANDOVER, 1);
@@ -67,6 +63,16 @@ int qp_socket_new(void *context, int type, const char *identity, void **socket, 
     return 0;
 }
 
+/* Between hosts the connection itself has a heartbeat. */
+static int watch_connection(void *socket, const char *endpoint, struct qp_error *err)
+{
+    if (strncmp(endpoint, "tcp://", 6) != 0)
+        return 0;
+    if ((set(socket, ZMQ_HEARTBEAT_IVL, QP_TCP_HEARTBEAT_MS) | set(socket, ZMQ_HEARTBEAT_TIMEOUT, QP_TCP_LOST_MS)) != 0)
+        return fail(err, "set up a socket", endpoint);
+    return 0;
+}
+
 int qp_socket_bind(void *socket, const char *endpoint, char *bound, size_t size, struct qp_error *err)
 {
     const size_t longest = 107; /* sockaddr_un.sun_path, less its NUL */
@@ -74,6 +80,9 @@ int qp_socket_bind(void *socket, const char *endpoint, char *bound, size_t size,
         return qp_fail(err, QP_ERR_INPUT,
                        "%s: a socket's path may have %zu bytes, this one has %zu; use a folder with a shorter name",
                        endpoint, longest, strlen(endpoint + 6));
+    int r = watch_connection(socket, endpoint, err);
+    if (r < 0)
+        return r;
     if (zmq_bind(socket, endpoint) != 0)
         return fail(err, "listen", endpoint);
     if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) != 0)
@@ -83,7 +92,8 @@ int qp_socket_bind(void *socket, const char *endpoint, char *bound, size_t size,
 
 int qp_socket_dial(void *socket, const char *endpoint, struct qp_error *err)
 {
-    return zmq_connect(socket, endpoint) == 0 ? 0 : fail(err, "connect", endpoint);
+    int r = watch_connection(socket, endpoint, err);
+    return r < 0 || zmq_connect(socket, endpoint) == 0 ? r : fail(err, "connect", endpoint);
 }
 
 void qp_socket_close(void *socket, const char *endpoint)

@@ -237,11 +237,6 @@ Test(run, a_stage_that_dies_is_named)
     run_with_impostor("echo last words >&2; exit 3", 4, "and ends with:\nlast words");
 }
 
-Test(run, a_stage_that_never_says_hello_is_named)
-{
-    run_with_impostor("exec sleep 1000", 4, "no hello within 20 seconds from: calibrate;");
-}
-
 /* Starts a run that ends in no other way, and sends it the signal when blocks are on their way. */
 static struct command run_until_signal(int signal, const char *output)
 {
