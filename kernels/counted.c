@@ -3,73 +3,82 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "kernels/failure.h"
 #include "kernels/work.h"
 
 static struct qp_kernels inner; /* what does the work */
 
-static void count(enum qp_work_kind kind, double operations)
+/* Counts an operation that is about to begin; false when it must not, after a failure or because the process is to
+ * end. */
+static bool count(enum qp_work_kind kind, double operations)
 {
+    if (qp_failure_is_set())
+        return false;
     qp_kernels_take_threads();
     qp_work_add(kind, operations);
+    return true;
 }
 
 static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
 {
-    count(QP_WORK_GEMM, qp_gemm_operations(m, n, k));
-    inner.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (count(QP_WORK_GEMM, qp_gemm_operations(m, n, k)))
+        inner.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 static void linear_bf16(int64_t m, int64_t n, int64_t k, const uint16_t *x, const uint16_t *w, bool add, float *y)
 {
-    count(QP_WORK_GEMM_BF16, qp_gemm_operations(m, n, k));
-    inner.linear_bf16(m, n, k, x, w, add, y);
+    if (count(QP_WORK_GEMM_BF16, qp_gemm_operations(m, n, k)))
+        inner.linear_bf16(m, n, k, x, w, add, y);
 }
 
 static void linear_int8(const struct qp_linear_int8 *l)
 {
-    count(QP_WORK_GEMM_INT8, qp_gemm_operations(l->m, l->n, l->k));
-    inner.linear_int8(l);
+    if (count(QP_WORK_GEMM_INT8, qp_gemm_operations(l->m, l->n, l->k)))
+        inner.linear_int8(l);
 }
 
 static void attention(const struct qp_attention *a)
 {
-    count(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window));
-    inner.attention(a);
+    if (count(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window)))
+        inner.attention(a);
 }
 
 static void attention_bf16(const struct qp_attention *a, uint16_t *out)
 {
-    count(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window));
-    inner.attention_bf16(a, out);
+    if (count(QP_WORK_ATTENTION_BF16, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window)))
+        inner.attention_bf16(a, out);
 }
 
 static void second_moment(int64_t rows, int64_t n, const float *x, float *h)
 {
-    count(QP_WORK_MOMENT, qp_moment_operations(rows, n));
-    inner.second_moment(rows, n, x, h);
+    if (count(QP_WORK_MOMENT, qp_moment_operations(rows, n)))
+        inner.second_moment(rows, n, x, h);
 }
 
 static void second_moment_bf16(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
-    count(QP_WORK_MOMENT_BF16, qp_moment_operations(rows, n));
-    inner.second_moment_bf16(rows, n, x, h);
+    if (count(QP_WORK_MOMENT_BF16, qp_moment_operations(rows, n)))
+        inner.second_moment_bf16(rows, n, x, h);
 }
 
 static int64_t inverse_factor(int64_t n, float *h)
 {
-    count(QP_WORK_SOLVE, qp_factor_operations(n));
-    return inner.inverse_factor(n, h);
+    if (count(QP_WORK_SOLVE, qp_factor_operations(n)))
+        return inner.inverse_factor(n, h);
+    return 0;
 }
 
 static void gptq_block(const struct qp_gptq_block *b)
 {
-    count(QP_WORK_SOLVE, qp_gptq_block_operations(b->rows, b->count));
-    inner.gptq_block(b);
+    if (count(QP_WORK_SOLVE, qp_gptq_block_operations(b->rows, b->count)))
+        inner.gptq_block(b);
 }
 
 static int64_t polish(const struct qp_polish *p)
 {
+    if (qp_failure_is_set())
+        return 0;
     qp_kernels_take_threads();
     int64_t steps = inner.polish(p);
     qp_work_add(QP_WORK_SOLVE, qp_polish_operations(p->rows, p->cols, steps));
@@ -95,6 +104,8 @@ static void scale_search(const struct qp_scale_search *s)
 
 static void rtn(const struct qp_rtn *job)
 {
+    if (qp_failure_is_set())
+        return;
     qp_kernels_take_threads();
     qp_work_add_read((double)job->rows * (double)job->cols * qp_dtype_bits(job->dtype) / 8);
     inner.rtn(job);

@@ -27,13 +27,24 @@ bool qp_failure_is_set(void)
     return atomic_load_explicit(&kind_of_first, memory_order_relaxed) != QP_FAILURE_NONE;
 }
 
-enum qp_failure qp_failure_take(char *message, size_t size)
+static enum qp_failure read_first(char *message, size_t size, bool forget)
 {
     pthread_mutex_lock(&lock);
     enum qp_failure kind = (enum qp_failure)atomic_load(&kind_of_first);
     if (kind != QP_FAILURE_NONE)
         snprintf(message, size, "%s", message_of_first);
-    atomic_store(&kind_of_first, QP_FAILURE_NONE);
+    if (forget && kind != QP_FAILURE_STOPPED)
+        atomic_store(&kind_of_first, QP_FAILURE_NONE);
     pthread_mutex_unlock(&lock);
     return kind;
+}
+
+enum qp_failure qp_failure_look(char *message, size_t size)
+{
+    return read_first(message, size, false);
+}
+
+enum qp_failure qp_failure_take(char *message, size_t size)
+{
+    return read_first(message, size, true);
 }

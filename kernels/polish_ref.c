@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "kernels/failure.h"
 #include "kernels/quantum.h"
 #include "kernels/scratch.h"
 
@@ -47,7 +48,7 @@ int64_t qp_polish_ref(const struct qp_polish *p)
         int64_t before = -1;
         for (int64_t k = 0; k < p->cols; k++)
             q[k] = value_of(p, r, k, p->codes[r * p->cols + k]);
-        for (int sweep = 0; sweep < p->sweeps && before != steps; sweep++) {
+        for (int sweep = 0; sweep < p->sweeps && before != steps && !qp_failure_is_set(); sweep++) {
             before = steps;
             for (int64_t k = 0; k < p->cols; k++) {
                 double gained = step(p, r, k, q, p->gradient + r * p->cols);

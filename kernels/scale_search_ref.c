@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "kernels/candidates.h"
+#include "kernels/failure.h"
 #include "kernels/scratch.h"
 
 /* Sums of float32 go over 16 partial sums, element j to that of j % 16, which are then folded in halves. */
@@ -108,7 +109,7 @@ void qp_scale_search_ref(const struct qp_scale_search *s)
     bool good = d != NULL && scale != NULL && zero != NULL;
     if (s->group == 0 && good)
         search(s, (struct piece){s->w, 0, s->cols, d}, s->rows, scale, zero, 0);
-    for (int64_t r = 0; r < s->rows && s->group != 0 && good; r++)
+    for (int64_t r = 0; r < s->rows && s->group != 0 && good && !qp_failure_is_set(); r++)
         for (int64_t g = 0; g < groups; g++) {
             int64_t first = g * width, count = s->cols - first < width ? s->cols - first : width;
             search(s, (struct piece){s->w + r * s->cols + first, first, count, d}, 1, scale, zero, r * groups + g);

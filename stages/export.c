@@ -19,6 +19,7 @@
 #include "libstage/model/block.h"
 #include "libstage/model/model_unit.h"
 #include "libstage/model/parts.h"
+#include "libstage/tensor/operations.h"
 #include "stages/export/adapter.h"
 #include "stages/export/digest.h"
 #include "stages/export/side_files.h"
@@ -109,7 +110,9 @@ static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *
 /* Writes a tensor; takes over the reference. */
 static int put(struct state *s, struct qp_tensor *tensor, struct qp_error *err)
 {
-    int r = qp_digest_add(s->digest, tensor, err);
+    int r = qp_operations_go_on(err);
+    if (r == 0)
+        r = qp_digest_add(s->digest, tensor, err);
     if (r == 0)
         r = qp_safetensors_put(s->writer, tensor, err);
     qp_tensor_unref(tensor);

@@ -18,6 +18,7 @@
 #include "libstage/include/block_stage.h"
 #include "libstage/model/gptq.h"
 #include "libstage/model/turns.h"
+#include "libstage/tensor/operations.h"
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
 #include "stages/quantize/low_rank.h"
@@ -261,7 +262,9 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
                         struct qp_member *m, struct qp_gptq **solver, struct outcome *out, struct qp_error *err)
 {
     struct qp_polished polished;
-    int r = 0;
+    int r = qp_operations_go_on(err);
+    if (r < 0)
+        return r;
     if (qp_is(o->method, "gptq")) {
         r = open_solver(stage, o, work, m, solver, err);
         if (r == 0)

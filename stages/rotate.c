@@ -16,6 +16,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "libstage/tensor/operations.h"
 #include "stages/rotate/rotation.h"
 
 struct state {
@@ -125,7 +126,9 @@ static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int lin
     if (!turn->in && !turn->out && !turn->gain)
         return 0;
     qp_module_name(block->arch, block->layer, linear, module, sizeof module);
-    int r = rotate_weight(stage, block, module, shape, turn, err);
+    int r = qp_operations_go_on(err);
+    if (r == 0)
+        r = rotate_weight(stage, block, module, shape, turn, err);
     if (r == 0 && turn->out && d->bias)
         r = rotate_bias(stage, block, module, shape[0], turn->out, err);
     return r;
@@ -280,7 +283,9 @@ static int rotate_end(struct qp_stage *stage, const struct state *s, struct qp_b
         return r;
     for (int64_t first = 0; first < arch->vocab && r == 0; first += CHUNK) {
         int64_t rows = arch->vocab - first < CHUNK ? arch->vocab - first : CHUNK;
-        r = rotate_chunk(s, block, t, first, rows, gain, w, (float *)out->data + first * arch->hidden, err);
+        r = qp_operations_go_on(err);
+        if (r == 0)
+            r = rotate_chunk(s, block, t, first, rows, gain, w, (float *)out->data + first * arch->hidden, err);
     }
     if (r < 0) {
         qp_tensor_unref(out);

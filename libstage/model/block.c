@@ -9,6 +9,7 @@
 #include "libstage/base/memory.h"
 #include "libstage/model/block_internal.h"
 #include "libstage/model/turns.h"
+#include "libstage/tensor/operations.h"
 
 int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
                 struct qp_block *out, struct qp_error *err)
@@ -136,7 +137,9 @@ int qp_block_weight(const struct qp_block *block, int linear, bool transformed, 
     const struct qp_linear *d = &block->type->linears[linear];
     int64_t rows = d->out, cols = d->in;
     struct linear_folds folds = {0};
-    int r = get_f32(block, d->module, "weight", rows, cols, w, err);
+    int r = qp_operations_go_on(err);
+    if (r == 0)
+        r = get_f32(block, d->module, "weight", rows, cols, w, err);
     if (r == 0 && transformed)
         r = get_folds(block, linear, &folds, err);
     if (r < 0 || (!folds.in && !folds.out))

@@ -10,6 +10,7 @@
 #include "libstage/model/block_internal.h"
 #include "libstage/model/checkpoint_gguf.h"
 #include "libstage/model/parts.h"
+#include "libstage/tensor/operations.h"
 
 #define CONFIG_LIMIT ((size_t)16 << 20)
 
@@ -212,6 +213,8 @@ int qp_checkpoint_block(struct qp_checkpoint *checkpoint, int64_t index, const s
     QP_EACH_PART(part, &checkpoint->arch, index)
     {
         struct qp_tensor *t;
+        if (r == 0)
+            r = qp_operations_go_on(err);
         if (r == 0)
             r = load_part(checkpoint, &part, allocator, &t, err);
         if (r == 0)

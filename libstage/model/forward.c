@@ -8,6 +8,7 @@
 #include "libstage/base/checked.h"
 #include "libstage/model/block_internal.h"
 #include "libstage/model/buffers.h"
+#include "libstage/tensor/operations.h"
 
 #define CHUNK_TOKENS 2048
 
@@ -404,8 +405,11 @@ int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t le
                           x + s * length * layer->arch->hidden,
                           workspace->memory,
                           workspace->memory + buffers};
-        for (int i = 0; r == 0 && i < ops; i++)
-            r = run_op(&c, &layer->type->ops[i], err);
+        for (int i = 0; r == 0 && i < ops; i++) {
+            r = qp_operations_go_on(err);
+            if (r == 0)
+                r = run_op(&c, &layer->type->ops[i], err);
+        }
     }
     return r;
 }

@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/memory.h"
+#include "libstage/tensor/operations.h"
 
 struct qp_gptq {
     const struct qp_kernels *kernels;
@@ -122,7 +124,7 @@ static void spread_scales(struct solve *v)
 static void reorder(const int64_t *order, int64_t rows, int64_t cols, size_t bytes, bool forward, const char *from,
                     char *to)
 {
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows && !qp_failure_is_set(); r++)
         for (int64_t i = 0; i < cols; i++) {
             size_t ordered = (size_t)(r * cols + i) * bytes, natural = (size_t)(r * cols + order[i]) * bytes;
             memcpy(to + (forward ? ordered : natural), from + (forward ? natural : ordered), bytes);
@@ -195,6 +197,8 @@ static int solve_ordered(struct solve *v, struct qp_error *err)
             if (at == 0 || v->group_of[at] != v->group_of[at - 1])
                 r = enter_group(v, at, err);
         }
+        if (r == 0)
+            r = qp_operations_go_on(err);
         if (r == 0)
             solve_block(v, at, count);
     }

@@ -6,6 +6,7 @@
 
 #include "kernels/quantum.h"
 #include "libstage/base/memory.h"
+#include "libstage/tensor/operations.h"
 
 /* Grids whose scales are themselves coarse (NVFP4, MX) try every scale that can be held, up to twice the range's: their
  * elements are spaced unevenly, and a larger scale can suit them better. */
@@ -113,6 +114,9 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
 {
     bool weighted = choice->method == QP_SCALES_WEIGHTED || choice->method == QP_SCALES_HESSIAN;
     float *importance = NULL;
+    int r = qp_operations_go_on(err);
+    if (r < 0)
+        return r;
     if (weighted) {
         importance = qp_new_floats(cols, "weights of columns", err);
         if (!importance)
@@ -124,7 +128,7 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
     s.rows = rows;
     s.cols = cols;
     s.w = w;
-    int r = choose(kernels, spec, &s, choice, scale, zero, err);
+    r = choose(kernels, spec, &s, choice, scale, zero, err);
     free(importance);
     return r;
 }

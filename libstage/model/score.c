@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "libstage/base/memory.h"
+#include "libstage/tensor/operations.h"
 
 /* Logits of both networks stay below this many floats, or one row. */
 #define LOGITS_FLOATS ((int64_t)16 << 20)
@@ -110,8 +111,9 @@ int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, 
     int r = scratch_open(head, &s, err);
     if (r < 0)
         return r;
-    for (int64_t row = 0; row < total; row += s.rows) {
+    for (int64_t row = 0; r == 0 && row < total; row += s.rows) {
         int64_t rows = total - row < s.rows ? total - row : s.rows;
+        r = qp_operations_go_on(err);
         score_rows(head, stream, reference, row, rows, &s);
         add_up(&s, rows, reference != NULL, &sums);
     }
@@ -122,5 +124,5 @@ int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, 
                                .reference_perplexity = reference ? exp(sums.reference_nll / n) : NAN,
                                .kl_divergence = reference ? sums.kl / n : NAN,
                                .top1_agreement = reference ? (double)sums.agreed / n : NAN};
-    return 0;
+    return r;
 }

@@ -2,6 +2,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/model/evaluate.h"
+#include "libstage/tensor/operations.h"
 
 int qp_text_open(const struct qp_arch *arch, const struct qp_windows *windows, struct qp_text *out,
                  struct qp_error *err)
@@ -42,7 +43,9 @@ static int in_parts(const struct qp_text *text, const struct qp_kernels *kernels
         int64_t windows = text->windows->count - w < step ? text->windows->count - w : step;
         if (reads)
             qp_stream_read(stream, kernels, w * length, windows * length, x);
-        r = work(text, context, w, windows, x, err);
+        r = qp_operations_go_on(err);
+        if (r == 0)
+            r = work(text, context, w, windows, x, err);
         if (r == 0)
             qp_stream_write(stream, kernels, w * length, windows * length, x);
     }

@@ -411,6 +411,14 @@ bool link_cancelled(const struct link *link)
     return atomic_load(&link->cancelled);
 }
 
+int link_cause(struct link *link, int r, struct qp_error *err)
+{
+    pthread_mutex_lock(&link->lock);
+    int cause = failure(link, err);
+    pthread_mutex_unlock(&link->lock);
+    return cause < 0 ? cause : r;
+}
+
 json_t *link_statistics(struct link *link)
 {
     json_t *records = json_array();

@@ -64,6 +64,9 @@ void link_say_busy(struct link *link, int64_t unit);
 
 bool link_cancelled(const struct link *link);
 
+/* What the stage failed of: what the thread met, or a stop, before `r`, which may be a consequence of it. */
+int link_cause(struct link *link, int r, struct qp_error *err);
+
 /* Records of all edges, as `done` carries them; a new reference. */
 json_t *link_statistics(struct link *link);
 double link_waited(const struct link *link);    /* seconds that link_emit waited */

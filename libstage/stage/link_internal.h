@@ -32,6 +32,7 @@ struct link {
     pthread_cond_t changed;
     bool quit, connected, bye;
     struct qp_error error; /* what the thread met, or a stop; code 0: nothing */
+    double stopped_at;     /* when the process was asked to end; 0: it was not */
     json_t *config;
     void *context, *control; /* ZeroMQ's */
     struct outgoing *first, **last;

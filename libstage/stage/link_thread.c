@@ -3,7 +3,9 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/stage/link_internal.h"
 #include "libstage/wire/control_client.h"
@@ -21,6 +23,7 @@ void link_fail(struct link *link, const struct qp_error *err)
     if (link->error.code == 0)
         link->error = *err;
     atomic_store(&link->cancelled, true);
+    qp_failure_set(QP_FAILURE_STOPPED, "%s", link->error.message); /* nothing that is computed now is of use */
     pthread_cond_broadcast(&link->changed);
 }
 
@@ -29,6 +32,22 @@ static void interrupt(struct link *link, const char *why)
     struct qp_error err;
     qp_fail(&err, QP_ERR_INTERRUPTED, "%s", why);
     link_fail(link, &err);
+    if (link->stopped_at == 0)
+        link->stopped_at = qp_wall_seconds();
+}
+
+/* The main thread is in the middle of an operation that may last: its stage is worth nothing any more, and its runner
+ * may be gone, so that nobody else would end it. */
+static void end_process(struct link *link)
+{
+    qp_auto_json json_t *body =
+        json_pack("{s:i, s:s, s:n}", "code", -QP_ERR_INTERRUPTED, "message", link->error.message, "seq");
+    if (body)
+        qp_client_send(link->control, "failed", body, NULL);
+    if (link->pool)
+        qp_pool_unlink(link->pool);
+    usleep(QP_SEND_US);
+    _exit(-QP_ERR_INTERRUPTED);
 }
 
 int64_t link_sample(struct link *link)
@@ -188,6 +207,8 @@ void *link_thread(void *argument)
         hear(link, items);
         busy = turn(link);
         beat(link, &last_beat);
+        if (link->stopped_at > 0 && qp_wall_seconds() - link->stopped_at > QP_STOP_SECONDS)
+            end_process(link);
     }
     turn(link);
     pthread_mutex_unlock(&link->lock);

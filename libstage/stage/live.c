@@ -203,6 +203,8 @@ static int live(struct life *life, struct qp_error *err)
     int r = link_wait_config(life->link, &config, err);
     if (r == 0)
         r = work(life, config, err);
+    if (r < 0)
+        r = link_cause(life->link, r, err);
     qp_stage_end(&life->stage);
     if (r < 0) {
         tell_failure(life, err);

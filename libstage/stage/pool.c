@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
@@ -79,9 +80,23 @@ static struct segment *take_free(struct qp_pool *pool, size_t size)
     return segment;
 }
 
+static char *segment_name(const struct qp_pool *pool, long number)
+{
+    return qp_format("/qp-%s-%ld-%ld", pool->run, (long)getpid(), number);
+}
+
+void qp_pool_unlink(struct qp_pool *pool)
+{
+    for (long i = 0; i < pool->made; i++) {
+        qp_auto_free char *name = segment_name(pool, i);
+        if (name)
+            shm_unlink(name);
+    }
+}
+
 static int make(struct qp_pool *pool, size_t size, struct segment **out, struct qp_error *err)
 {
-    qp_auto_free char *name = qp_format("/qp-%s-%ld-%ld", pool->run, (long)getpid(), pool->made++);
+    qp_auto_free char *name = segment_name(pool, pool->made++);
     struct segment *segment = calloc(1, sizeof *segment);
     int r = name && segment ? qp_storage_create_shm(name, size, &segment->storage, err)
                             : qp_fail_memory(err, sizeof *segment, "a segment");

@@ -15,6 +15,9 @@ int qp_pool_new(const char *run, size_t keep, struct qp_pool **out, struct qp_er
 /* Unlinks all segments; no tensor of the pool may be left. NULL is accepted. */
 void qp_pool_free(struct qp_pool *pool);
 
+/* Unlinks the names of all segments, also of those in use: for a process that ends at once. */
+void qp_pool_unlink(struct qp_pool *pool);
+
 /* Small tensors, all tensors while the pool is off, and those that /dev/shm has no room for, go to the heap. */
 const struct qp_allocator *qp_pool_allocator(struct qp_pool *pool);
 

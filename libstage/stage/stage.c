@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/utf8.h"
 #include "libstage/stage/internal.h"
 #include "libstage/tensor/operations.h"
@@ -152,7 +153,7 @@ const char *qp_stage_scratch(const struct qp_stage *stage)
 
 bool qp_stage_cancelled(const struct qp_stage *stage)
 {
-    return stage->around->cancelled(stage->around_context);
+    return stage->around->cancelled(stage->around_context) || qp_failure_is_set();
 }
 
 void qp_stage_progress(struct qp_stage *stage, int64_t done, int64_t total)

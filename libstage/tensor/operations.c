@@ -3,6 +3,12 @@
 #include "kernels/failure.h"
 #include "libstage/base/mapped.h"
 
+static int describe(enum qp_failure kind, const char *message, struct qp_error *err)
+{
+    int code = kind == QP_FAILURE_MEMORY ? QP_ERR_ROOM : kind == QP_FAILURE_STOPPED ? QP_ERR_INTERRUPTED : QP_ERR_STAGE;
+    return qp_fail(err, code, "%s", message);
+}
+
 int qp_operations_check(int r, struct qp_error *err)
 {
     char message[512];
@@ -12,7 +18,14 @@ int qp_operations_check(int r, struct qp_error *err)
     if (!qp_failure_is_set())
         return r;
     enum qp_failure kind = qp_failure_take(message, sizeof message);
-    if (kind == QP_FAILURE_NONE)
-        return r;
-    return qp_fail(err, kind == QP_FAILURE_MEMORY ? QP_ERR_ROOM : QP_ERR_STAGE, "%s", message);
+    return kind == QP_FAILURE_NONE ? r : describe(kind, message, err);
+}
+
+int qp_operations_go_on(struct qp_error *err)
+{
+    char message[512];
+    if (!qp_failure_is_set())
+        return 0;
+    enum qp_failure kind = qp_failure_look(message, sizeof message);
+    return kind == QP_FAILURE_NONE ? 0 : describe(kind, message, err);
 }

@@ -17,6 +17,11 @@
 #define QP_HEARTBEAT_SECONDS 1.0
 #define QP_SAMPLE_MS 200
 
+/* A stage that is asked to end, by `stop` or by SIGTERM (which comes when its runner dies), and that has not done so
+ * after this many seconds, in the middle of a long operation, is ended by the thread that serves its sockets. */
+#define QP_STOP_SECONDS 0.7
+#define QP_SEND_US 50000 /* that it gives its last message to leave */
+
 /* How a run ends: `stop`, then SIGTERM, then SIGKILL, in seconds from the first. */
 #define QP_TERM_SECONDS 3.0
 #define QP_KILL_SECONDS 6.0

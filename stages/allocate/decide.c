@@ -9,6 +9,7 @@
 #include "libstage/formats/safetensors.h"
 #include "libstage/model/knapsack.h"
 #include "libstage/model/parts.h"
+#include "libstage/tensor/operations.h"
 
 #define SHARD_BYTES 5000000000u /* of export's files, if nothing else is said there */
 #define CURVE_STEP 0.25
@@ -269,7 +270,9 @@ static int curve(const struct qp_table *t, struct problem *p, json_t *list, stru
         double bits = first + i * CURVE_STEP;
         int64_t budget = (int64_t)(bits * (double)p->weights / 8.0);
         p->knapsack.budget = budget > smallest ? budget : smallest;
-        r = qp_knapsack_solve(&p->knapsack, chosen, &s, err);
+        r = qp_operations_go_on(err);
+        if (r == 0)
+            r = qp_knapsack_solve(&p->knapsack, chosen, &s, err);
         if (r == 0)
             json_array_append_new(list, json_pack("{s:f, s:f}", "bits", bits, "predicted_loss", s.damage));
     }

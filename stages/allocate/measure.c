@@ -9,6 +9,7 @@
 #include "libstage/model/gptq.h"
 #include "libstage/model/quality.h"
 #include "libstage/model/scales.h"
+#include "libstage/tensor/operations.h"
 
 #define SMALLEST_RANGE 0.5f /* scales are searched from the whole range of a group down to this share */
 #define RANGES 16
@@ -145,7 +146,9 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
         const struct qp_quant_spec *spec = &budget->candidates[c].scheme.weights;
         if (!spec->enabled || !g->fits[c])
             continue;
-        r = round_weights(w, w->solver, &d, spec, weight, h, largest, err);
+        r = qp_operations_go_on(err);
+        if (r == 0)
+            r = round_weights(w, w->solver, &d, spec, weight, h, largest, err);
         if (r == 0)
             g->weight_loss[c] += loss_of(w, &d, weight, h);
     }
@@ -189,6 +192,8 @@ static int input_loss(const struct work *w, const struct qp_group *g, const stru
                       int64_t rows, int64_t in, double *out, struct qp_error *err)
 {
     struct qp_grid grid = spec->grid;
+    if (qp_operations_go_on(err) < 0)
+        return err->code;
     if (grid.scale_dtype == QP_F8_E4M3)
         grid.global = qp_global_scale(absmax(rows * in, x), false);
     float *d = qp_new_floats(rows * in, "a site's input", err);

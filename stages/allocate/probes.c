@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/memory.h"
 #include "stages/allocate/measure.h"
 
@@ -94,7 +95,7 @@ static int score(const struct qp_probes *p, const struct qp_head *head, struct q
     bool room = s.normed && s.clean && s.other;
     for (size_t i = 1; i < p->used; i++)
         p->owners[i]->divergence = 0.0;
-    for (int64_t row = 0; room && row < tokens; row += SCORED_ROWS)
+    for (int64_t row = 0; room && row < tokens && !qp_failure_is_set(); row += SCORED_ROWS)
         score_rows(p, head, row, at_most(tokens - row, SCORED_ROWS), &s);
     for (size_t i = 1; i < p->used; i++) {
         struct qp_group *g = p->owners[i];

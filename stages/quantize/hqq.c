@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/failure.h"
 #include "kernels/quantum.h"
 
 #define EXPONENT 0.7f
@@ -88,6 +89,8 @@ int qp_hqq(struct qp_member *member, struct qp_error *err)
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < runs; i++) {
         int64_t at = i % groups * width;
+        if (qp_failure_is_set())
+            continue;
         struct run run = {&q->grid, length - at < width ? length - at : width, member->w + i / groups * length + at};
         struct fit f = solve(&run, (struct fit){member->scale[i], q->zero ? q->zero[i] : 0});
         member->scale[i] = f.scale;

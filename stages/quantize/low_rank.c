@@ -6,6 +6,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
+#include "libstage/tensor/operations.h"
 
 /* Below this share of what it was, the rest of a diagonal of H is rounding. */
 #define FLOOR 1e-6f
@@ -40,6 +41,8 @@ static int fit(const struct qp_site_work *work, struct qp_member *m, const float
 {
     const struct qp_block *block = work->block;
     struct qp_low_rank *low = &m->low_rank;
+    if (qp_operations_go_on(err) < 0)
+        return err->code;
     if (block->kernels->low_rank(m->q.rows, work->in, low->rank, e, h, low->b, low->a) < 0)
         return qp_fail(err, QP_ERR_INPUT, "layer %lld, %s: weights or second moment are not finite",
                        (long long)block->layer, block->type->linears[m->linear].module);
@@ -81,6 +84,8 @@ static int project(const struct qp_site_work *work, struct qp_low_rank *low, str
 int qp_low_rank_resplit(const struct qp_site_work *work, struct qp_member *m, struct qp_error *err)
 {
     struct qp_low_rank *low = &m->low_rank;
+    if (qp_operations_go_on(err) < 0)
+        return err->code;
     memcpy(m->w, low->whole, (size_t)(m->q.rows * work->in) * sizeof *m->w);
     work->block->kernels->gemm(false, false, m->q.rows, work->in, low->rank, -1.0f, low->b, low->rank, low->a, work->in,
                                1.0f, m->w, work->in);

@@ -3,8 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/memory.h"
 #include "libstage/model/quality.h"
+#include "libstage/tensor/operations.h"
 #include "stages/quantize/refit.h"
 
 /* [rows, in] each: p (NULL without a pull), H (w - q) + p, w - q or scratch. */
@@ -88,7 +90,7 @@ static int choose_start(struct polisher *p, double *loss, struct qp_error *err)
     if (r == 0) {
         judge_nearest(p, nearest, other);
         judge_codes(p, loss);
-        for (int64_t i = 0; i < q->rows; i++)
+        for (int64_t i = 0; i < q->rows && !qp_failure_is_set(); i++)
             if (other[i] < loss[i]) {
                 take_row(p, i, nearest + i * p->in);
                 loss[i] = other[i];
@@ -136,7 +138,8 @@ static int polish(const struct qp_quantize_options *o, struct polisher *p, struc
         for (int64_t i = 0; i < p->m->q.rows; i++)
             out->before += rows[i];
         out->after = out->before - descend(p, sweeps, rows, &out->steps);
-        if (o->refit && can_refit(p->m)) {
+        r = qp_operations_go_on(err);
+        if (r == 0 && o->refit && can_refit(p->m)) {
             out->after -= qp_refit_scales(&p->m->q, p->h, p->gradient, p->m->scale);
             out->after -= descend(p, sweeps, rows, &out->steps);
         }

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/failure.h"
 #include "kernels/quantum.h"
 #include "kernels/scratch.h"
 #include "libstage/model/scales.h"
@@ -69,7 +70,7 @@ double qp_refit_scales(const struct qp_quantized *q, const float *h, float *grad
             if (gains == NULL)
                 continue;
             gains[r] = 0.0;
-            if (v == NULL)
+            if (v == NULL || qp_failure_is_set())
                 continue;
             struct row row = {.q = q,
                               .h = h,

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/base/random.h"
@@ -50,7 +51,7 @@ int rotate_rows(const struct rotation *r, int64_t rows, int64_t cols, double *w,
         return QP_ERR_ROOM;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j += n)
+        for (int64_t j = 0; j < cols && !qp_failure_is_set(); j += n)
             rotate_vector(r, w + i * cols + j, scratch + omp_get_thread_num() * n);
     return 0;
 }
@@ -77,7 +78,7 @@ int rotate_columns(const struct rotation *r, int64_t rows, int64_t cols, double 
         return QP_ERR_ROOM;
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tiles; t++)
-        for (int64_t i = 0; i < rows; i += n) {
+        for (int64_t i = 0; i < rows && !qp_failure_is_set(); i += n) {
             int64_t first = t * TILE, count = cols - first < TILE ? cols - first : TILE;
             rotate_tile(r, cols, first, count, w + i * cols, x + omp_get_thread_num() * room);
         }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/failure.h"
 #include "libstage/base/memory.h"
 
 enum { STEPS = 40, NORM = 8 };
@@ -90,7 +91,7 @@ static void descend(const struct descent *d, const struct qp_site *site, double 
     double best = INFINITY;
     for (int64_t j = 0; j < d->t->in; j++)
         d->s[j] = 1.0f;
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < STEPS && !qp_failure_is_set(); i++) {
         double loss = evaluate(d, range, losses);
         for (int64_t j = 0; loss < best && j < d->t->in; j++)
             u[j] = logf(d->s[j]);

@@ -6,6 +6,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/model/quality.h"
+#include "libstage/tensor/operations.h"
 
 /* The share of a group's range down to which it may be clipped, and how many ranges are tried. */
 #define SHRINK 0.4f
@@ -198,7 +199,9 @@ static int add_slice(struct trial *t, int64_t slice, double *loss, struct qp_err
     for (int i = 0; i < t->count; i++) {
         struct member *m = &t->members[i];
         int64_t first = slice_begin(t, m, slice), rows = slice_begin(t, m, slice + 1) - first;
-        int r = rows > 0 ? take_losses(t, m, first, rows, err) : 0;
+        int r = qp_operations_go_on(err);
+        if (r == 0 && rows > 0)
+            r = take_losses(t, m, first, rows, err);
         if (r < 0)
             return r;
         for (int64_t k = 0; k < rows; k++)

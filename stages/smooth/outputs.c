@@ -6,6 +6,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/model/scales.h"
+#include "libstage/tensor/operations.h"
 
 void outputs_close(struct outputs *o)
 {
@@ -122,6 +123,8 @@ static float shared_global(const struct outputs *o, const float *s)
 int outputs_loss(const struct outputs *o, const float *s, double *loss, struct qp_error *err)
 {
     *loss = 0.0;
+    if (qp_operations_go_on(err) < 0)
+        return err->code;
     float global = shared_global(o, s);
     scale_inputs(o, s);
     for (int i = 0; i < o->count; i++) {

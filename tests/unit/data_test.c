@@ -234,7 +234,7 @@ Test(data, checks_an_entry_without_reading)
     refused_spec("{\"synthetic\":true,\"length\":2.5}", "length");
     refused_spec("{\"synthetic\":true,\"samples\":-1}", "samples");
     refused_spec("{\"synthetic\":true,\"seed\":\"x\"}", "seed");
-    refused_spec("{\"text\":\"/none/at/all.txt\"}", "/none/at/all.txt: No such file");
+    refused_spec("{\"text\":\"/none/at/all.txt\"}", "/none/at/all.txt: cannot open: No such file");
     refused_spec("{\"text\":\"/tmp/x.parquet\"}", ".txt, .jsonl or .npy");
     struct qp_error err = {0};
     scratch_write("a.txt", "a", 1);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "kernels/cpu/vector/vector.h"
+#include "kernels/failure.h"
 #include "kernels/quantum.h"
 #include "kernels/scratch.h"
 
@@ -158,7 +159,7 @@ static int64_t sweep(const struct chunk *c)
 {
     int64_t cols = c->p->cols, steps = 0;
 
-    for (int64_t at = 0; at < cols; at += BLOCK)
+    for (int64_t at = 0; at < cols && !qp_failure_is_set(); at += BLOCK)
         steps += sweep_block(c, at, cols - at < BLOCK ? cols - at : BLOCK);
     return steps;
 }
@@ -231,7 +232,7 @@ int64_t QP_NAME(qp_polish)(const struct qp_polish *p)
 
     bool good = c.q != NULL && c.codes != NULL && c.gain != NULL;
     c.g = good ? c.q + size : NULL;
-    for (; c.first < p->rows && good; c.first += CHUNK) {
+    for (; c.first < p->rows && good && !qp_failure_is_set(); c.first += CHUNK) {
         c.rows = p->rows - c.first < CHUNK ? p->rows - c.first : CHUNK;
         steps += polish_chunk(&c);
     }

@@ -3,6 +3,7 @@
 
 #include "kernels/candidates.h"
 #include "kernels/cpu/vector/vector.h"
+#include "kernels/failure.h"
 #include "kernels/scratch.h"
 
 /* Sums go over 16 parts, as in the reference, in one register or two; rows of H are read once for BATCH candidates. */
@@ -238,7 +239,7 @@ static void search_groups(const struct search *t)
                 take_block(t, &b, g);
 #pragma omp for nowait
             for (int64_t r = 0; r < s->rows; r++)
-                if (b.memory != NULL)
+                if (b.memory != NULL && !qp_failure_is_set())
                     search_group(t, &b, r, g);
         }
         free(b.memory);
@@ -269,7 +270,7 @@ static void errors_of_rows(const struct search *t, const struct workbench *all, 
         }
 #pragma omp for
         for (int64_t r = 0; r < s->rows; r++) {
-            if (b.memory == NULL)
+            if (b.memory == NULL || qp_failure_is_set())
                 continue;
             take(&b, t, s->w + r * s->cols, s->cols, &ignored[0], &ignored[1]);
             errors(t, &b, 0);

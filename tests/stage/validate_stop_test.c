@@ -1,0 +1,14 @@
+/* validate is asked to end in the middle of its text. */
+#include <criterion/criterion.h>
+
+#include "tests/support/stops.h"
+
+extern const struct qp_stage_desc qp_stage_desc;
+
+#define CONTEXT "{\"data\": {\"synthetic\": true, \"samples\": 40, \"length\": 128, \"seed\": 5}}"
+
+Test(validate_stop, within_a_layer)
+{
+    stops_everywhere(&qp_stage_desc, "{\"compute\": \"fp32\"}", CONTEXT, NULL,
+                     "{\"weights\": {\"format\": \"int4\", \"group\": 32}}", false);
+}
