@@ -136,6 +136,13 @@ static bool is_list_of(const json_t *list, bool (*is_item)(const json_t *))
     return json_is_array(list) && json_array_size(list) <= MAX_WORDS;
 }
 
+static bool is_holds(const json_t *value)
+{
+    const char *text = json_string_value(value);
+    return is_absent(value) || (text && strcmp(text, "all") == 0) ||
+           (json_is_integer(value) && json_integer_value(value) >= 0);
+}
+
 int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
 {
     static const struct {
@@ -157,6 +164,8 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
     const json_t *data = json_object_get(descriptor, "data");
     if (!is_absent(data) && !is_text(data))
         return qp_fail(err, QP_ERR_INPUT, "`data` of the descriptor is not the name of a data entry");
+    if (!is_holds(json_object_get(descriptor, "holds")))
+        return qp_fail(err, QP_ERR_INPUT, "`holds` of the descriptor is neither `all` nor a number of units");
     return 0;
 }
 

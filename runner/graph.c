@@ -355,6 +355,8 @@ int qp_graph_build(struct qp_pipeline *pipeline, struct qp_error *err)
     if (r == 0)
         r = check_delays(pipeline, err);
     if (r == 0)
+        r = qp_holds_check(pipeline, err);
+    if (r == 0)
         r = type_check(pipeline, err);
     for (size_t i = 0; r == 0 && i < pipeline->count; i++)
         r = qp_needs_place(pipeline, i, err);

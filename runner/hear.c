@@ -31,6 +31,25 @@ static void hear_hello(struct qp_supervisor *s, struct qp_child *c, const json_t
     c->greeted_at = qp_now();
 }
 
+static void note_move(struct qp_child *c)
+{
+    c->waits = false;
+    c->moved_at = qp_now();
+}
+
+static void hear_waits(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
+{
+    (void)s;
+    int64_t moved = json_integer_value(json_object_get(body, "moved"));
+    if (!c->waits || moved != c->moved)
+        c->moved_at = qp_now();
+    c->waits = true;
+    c->moved = moved;
+    c->waits_seq = json_integer_value(json_object_get(body, "seq"));
+    snprintf(c->waits_for, sizeof c->waits_for, "%s", text_of(body, "what"));
+    snprintf(c->waits_on, sizeof c->waits_on, "%s", text_of(body, "edge"));
+}
+
 static void hear_progress(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
 {
     (void)s;
@@ -43,6 +62,7 @@ static void hear_busy(struct qp_supervisor *s, struct qp_child *c, const json_t 
     const json_t *unit = json_object_get(body, "unit");
     qp_timeline_note(s, c);
     c->busy = !json_is_null(unit);
+    note_move(c);
     c->unit = json_integer_value(unit);
     c->busy_since = qp_now();
     c->cpu_seconds = json_number_value(json_object_get(body, "cpu_seconds"));
@@ -117,9 +137,9 @@ void qp_supervisor_hear(struct qp_supervisor *s, struct qp_control_message *mess
     static const struct {
         const char *kind;
         void (*hear)(struct qp_supervisor *, struct qp_child *, const json_t *);
-    } kinds[] = {{"hello", hear_hello},     {"ready", hear_ready},   {"progress", hear_progress},
-                 {"report", hear_report},   {"busy", hear_busy},     {"log", hear_log},
-                 {"warning", hear_warning}, {"failed", hear_failed}, {"done", hear_done}};
+    } kinds[] = {{"hello", hear_hello},   {"ready", hear_ready}, {"progress", hear_progress}, {"report", hear_report},
+                 {"busy", hear_busy},     {"waits", hear_waits}, {"log", hear_log},           {"warning", hear_warning},
+                 {"failed", hear_failed}, {"done", hear_done}};
     qp_auto_json json_t *body = message->body;
     struct qp_child *child = find_child(s, message);
     if (!child)

@@ -29,6 +29,12 @@ struct qp_child {
     int64_t unit;       /* its seq */
     double busy_since;  /* qp_now */
     double cpu_seconds; /* so far */
+    bool waits;         /* its last word was that it waits, */
+    char waits_for[16]; /* for this, */
+    char waits_on[192]; /* on this edge, */
+    int64_t waits_seq;  /* of this unit */
+    int64_t moved;      /* of its last `waits` */
+    double moved_at;    /* when that was another number, or the stage said something else about its work */
     int threads;        /* that it was told to compute with last; 0: those of its config */
     json_t *spans;      /* of the timeline (runner/timeline.h) */
     json_t *report;     /* object: key -> value */

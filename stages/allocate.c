@@ -288,6 +288,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .data_optional = true,
     .any_scheme = true,
     .stateful = true,
+    .holds = QP_HOLDS_ALL,
     .process = process,
     .close = close_,
 };

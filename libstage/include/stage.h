@@ -63,6 +63,8 @@ struct qp_need {
     const char *what, *param, *value, *scheme;
 };
 
+#define QP_HOLDS_ALL (-1)
+
 struct qp_stage_desc {
     const char *name;
     const char *summary;
@@ -80,6 +82,8 @@ struct qp_stage_desc {
     bool any_scheme;          /* works before the formats of a budget are chosen: model.scheme has none yet */
     bool turns;               /* works on layers that come in turns (libstage/model/turns.h) */
     bool stateful;            /* process depends on former units */
+    int holds;                /* units that it keeps back before it emits the first of them; QP_HOLDS_ALL: it emits
+                                 none before the end unit has come. 0: each at once */
     int (*open)(struct qp_stage *stage, void *state, struct qp_error *err);
     int (*process)(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err);
     void (*close)(struct qp_stage *stage, void *state); /* may be NULL */

@@ -266,14 +266,24 @@ static bool is_behind(const struct link *link, size_t i, size_t best)
     return qp_in_ended(link->ins[i]) || taken >= seq || (taken == seq - 1 && link->delayed[i] && !link->delayed[best]);
 }
 
+/* The main thread waits for `what`, of unit `seq`, on an edge. */
+static void note_wait(struct link *link, const char *what, const char *edge, int64_t seq)
+{
+    link->waits = what;
+    link->on_edge = edge;
+    link->for_seq = seq;
+}
+
 /* The input to take a unit from; -1 while that cannot be known, in_count when all have ended. */
-static int choose_input(const struct link *link)
+static int choose_input(struct link *link)
 {
     size_t best = first_input(link);
     for (size_t i = 0; i < link->in_count; i++) {
         bool waits = !qp_in_next(link->ins[i]);
-        if (waits && !(best < link->in_count ? is_behind(link, i, best) : qp_in_ended(link->ins[i])))
+        if (waits && !(best < link->in_count ? is_behind(link, i, best) : qp_in_ended(link->ins[i]))) {
+            note_wait(link, "unit", qp_in_edge(link->ins[i]), qp_in_taken(link->ins[i]) + 1);
             return -1;
+        }
     }
     return (int)best;
 }
@@ -284,6 +294,8 @@ int link_next(struct link *link, struct link_unit *next, struct qp_error *err)
     pthread_mutex_lock(&link->lock);
     while (link->error.code == 0 && (input = choose_input(link)) < 0)
         wait_until(link, 0);
+    link->waits = NULL;
+    link->moved++;
     int r = failure(link, err);
     *next = (struct link_unit){0};
     if (r == 0 && input < (int)link->in_count) {
@@ -313,18 +325,33 @@ void link_abandon(struct link *link, const struct link_unit *unit, const struct 
     qp_receipt_release(unit->receipt);
 }
 
+/* The index of an output port with units that are not acknowledged; out_count when there is none. */
+static size_t first_unacknowledged(const struct link *link)
+{
+    size_t i = 0;
+    while (i < link->out_count && qp_out_empty(link->outs[i]))
+        i++;
+    return i;
+}
+
 static bool all_acknowledged(const struct link *link)
 {
-    for (size_t i = 0; i < link->out_count; i++)
-        if (!qp_out_empty(link->outs[i]))
-            return false;
-    return true;
+    return first_unacknowledged(link) == link->out_count;
 }
 
 /* One unit a port may wait to be sent, so that the next can be computed meanwhile. */
 static bool has_room(const struct link *link, size_t port)
 {
     return qp_out_sent(link->outs[port]) && (qp_pool_in_use(link->pool) <= link->own_budget || all_acknowledged(link));
+}
+
+/* A unit for `port` waits for credit of its consumer, or for memory that unacknowledged units hold. */
+static void note_room(struct link *link, size_t port)
+{
+    const char *edge = "", *what = qp_out_sent(link->outs[port]) ? "memory" : "credit";
+    int64_t seq = 0;
+    qp_out_first(link->outs[port], &edge, &seq);
+    note_wait(link, what, edge, seq);
 }
 
 /* Waits for room; the lock is held. Meanwhile the stage is not busy. */
@@ -334,8 +361,12 @@ static void wait_for_room(struct link *link, size_t port)
     int64_t unit = link->unit;
     queue_busy(link, -1);
     link_wake(link);
-    while (link->error.code == 0 && !has_room(link, port))
+    while (link->error.code == 0 && !has_room(link, port)) {
+        note_room(link, port);
         wait_until(link, 0);
+    }
+    link->waits = NULL;
+    link->moved++;
     queue_busy(link, unit);
     link->waited += qp_wall_seconds() - start;
 }
@@ -368,8 +399,14 @@ int link_drain(struct link *link, struct qp_error *err)
         if (link->has_edges[i] && !link->ended[i])
             r = qp_fail(err, QP_ERR_STAGE, "the stage finished without an end unit for its output port %s",
                         link->desc->outputs[i].name);
-    while (r == 0 && link->error.code == 0 && !all_acknowledged(link))
+    while (r == 0 && link->error.code == 0 && !all_acknowledged(link)) {
+        const char *edge = "";
+        int64_t seq = 0;
+        qp_out_first(link->outs[first_unacknowledged(link)], &edge, &seq);
+        note_wait(link, "acknowledgement", edge, seq);
         wait_until(link, 0);
+    }
+    link->waits = NULL;
     if (r == 0)
         r = failure(link, err);
     pthread_mutex_unlock(&link->lock);

@@ -3,9 +3,9 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/stage/link_internal.h"
+#include "libstage/stage/window.h"
 #include "libstage/wire/message.h"
 
-#define WINDOW_UNITS 3
 #define DEFAULT_MEMORY ((int64_t)1 << 30)
 
 static const char *text(const json_t *object, const char *key)
@@ -72,7 +72,7 @@ static int connect_input(struct link *link, const json_t *input, const char *run
                                   .host = link->host,
                                   .endpoint = text(peer, "endpoint"),
                                   .local = strcmp(text(peer, "host"), link->host) == 0,
-                                  .window_units = WINDOW_UNITS,
+                                  .window_units = QP_WINDOW_UNITS,
                                   .window_bytes = window,
                                   .references = link->references,
                                   .allocator = qp_pool_allocator(link->pool),

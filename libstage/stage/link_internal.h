@@ -48,7 +48,11 @@ struct link {
     struct qp_pool *pool;
     size_t own_budget; /* bytes of its own shared memory that may be unacknowledged */
     double waited;
-    int64_t unit; /* that the stage said it works on; -1: none */
+    int64_t moved;       /* grows with each message of an edge that came or went, and each unit taken or emitted */
+    const char *waits;   /* what the main thread waits for, as in `waits` of PROTOCOL.md; NULL: it does not */
+    const char *on_edge; /* where */
+    int64_t for_seq;     /* of which unit */
+    int64_t unit;        /* that the stage said it works on; -1: none */
     int64_t peak_anonymous;
 };
 

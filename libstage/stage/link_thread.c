@@ -131,6 +131,7 @@ static int serve_edges(struct link *link, struct qp_error *err)
     }
     if (link->connected)
         qp_pool_switch(link->pool, local);
+    link->moved += happened;
     return happened;
 }
 
@@ -149,6 +150,17 @@ static int turn(struct link *link)
     return r > 0;
 }
 
+/* The runner finds from these whether the stages wait for each other. */
+static void tell_wait(struct link *link)
+{
+    if (!link->waits)
+        return;
+    qp_auto_json json_t *body = json_pack("{s:s, s:s, s:I, s:I}", "edge", link->on_edge, "what", link->waits, "seq",
+                                          (json_int_t)link->for_seq, "moved", (json_int_t)link->moved);
+    if (body)
+        qp_client_send(link->control, "waits", body, NULL);
+}
+
 static void beat(struct link *link, double *last)
 {
     int64_t rss = link_sample(link);
@@ -159,6 +171,7 @@ static void beat(struct link *link, double *last)
     qp_auto_json json_t *body = json_pack("{s:I}", "rss_bytes", (json_int_t)rss);
     if (body)
         qp_client_send(link->control, "heartbeat", body, NULL);
+    tell_wait(link);
 }
 
 /* What to wait for; the first is `wake`. The lock is held. */

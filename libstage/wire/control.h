@@ -1,7 +1,7 @@
 /* The control channel, as the runner sees it: a ROUTER socket that every stage dials. Bodies are JSON objects here and
  * msgpack maps on the wire; PROTOCOL.md defines each kind's keys.
  *
- * From a stage: hello, ready, progress, busy, report, warning, log, heartbeat, failed, done. To a stage: config,
+ * From a stage: hello, ready, progress, busy, waits, report, warning, log, heartbeat, failed, done. To a stage: config,
  * threads, stop, bye.
  */
 #ifndef QUANTPIPE_WIRE_CONTROL_H

@@ -221,6 +221,22 @@ bool qp_out_empty(const struct qp_out *out)
     return true;
 }
 
+bool qp_out_first(const struct qp_out *out, const char **edge, int64_t *seq)
+{
+    const struct entry *found = NULL;
+    for (const struct edge *e = out->edges; e; e = e->next) {
+        const struct entry *unsent = first_unsent(e), *first = unsent ? unsent : e->first;
+        if (!first || (found && !unsent))
+            continue;
+        found = first;
+        *edge = e->name;
+        *seq = first->parcel->unit->seq;
+        if (unsent)
+            break;
+    }
+    return found != NULL;
+}
+
 bool qp_out_local(const struct qp_out *out)
 {
     for (const struct edge *edge = out->edges; edge; edge = edge->next)

@@ -33,6 +33,10 @@ int qp_out_push(struct qp_out *out, struct qp_unit *unit, struct qp_receipt *ori
 bool qp_out_sent(const struct qp_out *out);  /* nothing waits for credit or for a consumer */
 bool qp_out_empty(const struct qp_out *out); /* nothing is unacknowledged */
 
+/* The first unit of an edge that is not sent, or, where all are, not acknowledged: false when there is none. *edge is
+ * borrowed. */
+bool qp_out_first(const struct qp_out *out, const char **edge, int64_t *seq);
+
 /* Whether some consumer of this port may be on this host: true until all have said hello from elsewhere. */
 bool qp_out_local(const struct qp_out *out);
 

@@ -22,6 +22,7 @@ static const struct kind kinds[] = {
     {QP_FROM_STAGE, "heartbeat", QP_SMALL_HEADER_LIMIT, {"rss_bytes:i"}},
     {QP_FROM_STAGE, "progress", QP_SMALL_HEADER_LIMIT, {"done:i", "total:i"}},
     {QP_FROM_STAGE, "busy", QP_SMALL_HEADER_LIMIT, {"unit:i0", "cpu_seconds:n"}},
+    {QP_FROM_STAGE, "waits", QP_SMALL_HEADER_LIMIT, {"edge:s", "what:s", "seq:i", "moved:i"}},
     {QP_FROM_STAGE, "report", QP_HEADER_LIMIT, {"key:s", "value:*"}},
     {QP_FROM_STAGE, "warning", QP_SMALL_HEADER_LIMIT, {"code:s", "where:s", "message:s"}},
     {QP_FROM_STAGE, "log", QP_SMALL_HEADER_LIMIT, {"level:s", "message:s"}},
