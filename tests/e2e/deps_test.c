@@ -58,3 +58,13 @@ Test(deps, a_check_reads_versions)
     setenv("PATH", path, 1);
     run_to(1, "missing cmake\n", WORDS(SOURCE_DIR "/scripts/deps", "--check"));
 }
+
+/* Configuring again, as each `make` does, gives every file the flags that it had: nothing is compiled twice. */
+Test(deps, configuring_again_changes_no_flags, .timeout = 300)
+{
+    setenv("B", scratch("b"), 1);
+    run_well(WORDS("sh", "-ec",
+                   "flags() { cmake -S " SOURCE_DIR " -B \"$B\" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null; "
+                   "grep -E '^ *(FLAGS|INCLUDES|DEFINES) =' \"$B/build.ninja\" >\"$B.$1\"; }; "
+                   "flags 1; flags 2; [ $(wc -l <\"$B.1\") -gt 100 ]; cmp \"$B.1\" \"$B.2\""));
+}
