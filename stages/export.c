@@ -273,6 +273,9 @@ static int put_head(struct state *s, const struct qp_block *block, struct qp_err
     char name[256];
     snprintf(name, sizeof name, "%s.weight", block->arch->final_norm);
     int r = put_own(s, block, name, err);
+    snprintf(name, sizeof name, "%s.bias", block->arch->final_norm);
+    if (r == 0 && block->arch->output_norm.bias)
+        r = put_own(s, block, name, err);
     if (r < 0 || block->arch->tied)
         return r;
     snprintf(name, sizeof name, "%s.weight", block->arch->head);

@@ -109,11 +109,24 @@ struct qp_layer_type {
     int64_t value_first;
 };
 
-enum qp_rope_kind { QP_ROPE_DEFAULT, QP_ROPE_LINEAR, QP_ROPE_LLAMA3 };
+enum qp_rope_kind {
+    QP_ROPE_DEFAULT,
+    QP_ROPE_LINEAR,
+    QP_ROPE_DYNAMIC,
+    QP_ROPE_LLAMA3,
+    QP_ROPE_YARN,
+    QP_ROPE_LONG,
+};
+
+enum { QP_ROPE_FACTORS_MAX = 128 };
 
 struct qp_rope_config {
     enum qp_rope_kind kind;
     double theta, factor, low_freq_factor, high_freq_factor;
+    double beta_fast, beta_slow; /* yarn */
+    bool truncate;
+    double attention;                                                           /* cos and sin are multiplied with it */
+    double short_factor[QP_ROPE_FACTORS_MAX], long_factor[QP_ROPE_FACTORS_MAX]; /* longrope */
     int64_t original_length;
     int dim;    /* numbers of a head that are rotated, even */
     bool pairs; /* neighbours, and not halves */
@@ -132,6 +145,8 @@ struct qp_arch {
     int64_t max_length;                             /* positions */
     int heads, kv_heads, head_dim;                  /* of the first layer */
     const struct qp_layer_type *const *layer_types; /* [layers] */
+    bool embed_sqrt;                                /* embeddings are multiplied with the root of hidden ... */
+    float embed_scale, logit_scale, logit_cap;      /* ... or with a number; logits likewise; cap 0: none */
     struct qp_norm output_norm;                     /* before the head */
     int rope_count;
     struct qp_rope_config ropes[QP_ROPES_MAX];
@@ -174,12 +189,14 @@ const char *qp_layer_name(const struct qp_arch *arch, int64_t layer, const char 
 /* The same for the module of a linear. */
 const char *qp_module_name(const struct qp_arch *arch, int64_t layer, int linear, char *text, size_t size);
 
-/* Angular frequency of pair i of a head, for i < rope->dim / 2. */
-double qp_rope_frequency(const struct qp_rope_config *rope, int i);
+/* Angular frequency of pair i of a head, for i < rope->dim / 2, in a sequence of `length` tokens. */
+double qp_rope_frequency(const struct qp_rope_config *rope, int64_t length, int i);
 
 /* cos and sin of each of arch's ropes, [length, dim / 2] each, computed in float64 and rounded once. Formulas: RoPE (Su
- * et al. 2021, equation 34); linear scaling divides positions by `factor`; "llama3" scales frequencies by wavelength
- * (Llama 3.1 release, the same as transformers' rope_type llama3). */
+ * et al. 2021, equation 34); linear scaling divides positions by `factor`; "dynamic" raises theta with the length;
+ * "llama3" scales frequencies by wavelength (Llama 3.1 release); "yarn" by the number of turns within the original
+ * length (Peng et al. 2023); "longrope" by a factor for each (Ding et al. 2024). All as in transformers'
+ * modeling_rope_utils.py. */
 struct qp_rotations {
     float *cos[QP_ROPES_MAX], *sin[QP_ROPES_MAX];
 };

@@ -241,6 +241,7 @@ struct qp_head {
     const struct qp_kernels *kernels;
     const uint16_t *bf16;  /* [vocab, hidden] of QP_BF16, else NULL; may point into the block's unit */
     float *gain;           /* [hidden] */
+    float *bias;           /* [hidden], NULL: none */
     float *weight;         /* [vocab, hidden] of QP_F32 */
     float *rounded_gain;   /* to the model's dtype, as they will be exported: */
     float *rounded_weight; /* the same memory where that changes nothing */

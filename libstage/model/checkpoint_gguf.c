@@ -50,7 +50,7 @@ static int convert_matrix(const struct qp_gguf *file, const struct qp_gguf_tenso
 }
 
 static int convert_vector(const struct qp_gguf *file, const struct qp_gguf_tensor *from, int64_t rotary_dim,
-                          struct qp_tensor *to, struct qp_error *err)
+                          float offset, struct qp_tensor *to, struct qp_error *err)
 {
     qp_auto_free float *stored = qp_new_floats(2 * to->elements, to->name, err);
     if (!stored)
@@ -58,9 +58,19 @@ static int convert_vector(const struct qp_gguf *file, const struct qp_gguf_tenso
     float *ordered = stored + to->elements;
     qp_gguf_rows(file, from, 0, 1, stored);
     for (int64_t i = 0; i < to->elements; i++)
-        ordered[i] = stored[rotary_dim ? permuted_row(i, rotary_dim) : i];
+        ordered[i] = stored[rotary_dim ? permuted_row(i, rotary_dim) : i] - offset;
     qp_kernels_open("cpu")->from_f32(to->dtype, to->elements, ordered, to->data);
     return 0;
+}
+
+/* llama.cpp stores gains with their norm's offset. */
+static float offset_of(const struct qp_arch *arch, const struct qp_part *part)
+{
+    if (part->bias)
+        return 0;
+    if (part->kind == QP_PART_FINAL_NORM)
+        return arch->output_norm.offset;
+    return part->kind == QP_PART_NORM ? qp_layer_type(arch, part->layer)->norms[part->index].offset : 0;
 }
 
 int qp_gguf_part(const struct qp_gguf *file, const struct qp_arch *arch, const struct qp_part *part,
@@ -77,7 +87,8 @@ int qp_gguf_part(const struct qp_gguf *file, const struct qp_arch *arch, const s
         return r;
     int64_t rotary_dim =
         part->kind == QP_PART_LINEAR ? qp_layer_type(arch, part->layer)->linears[part->index].permuted : 0;
-    r = rank == 2 ? convert_matrix(file, from, rotary_dim, to, err) : convert_vector(file, from, rotary_dim, to, err);
+    r = rank == 2 ? convert_matrix(file, from, rotary_dim, to, err)
+                  : convert_vector(file, from, rotary_dim, offset_of(arch, part), to, err);
     if (r < 0)
         return r;
     *out = to;

@@ -1,83 +1,17 @@
 /* config.json -> struct qp_arch. Defaults are those of transformers' configuration classes. */
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/dtype.h"
 #include "libstage/base/cleanup.h"
-#include "libstage/model/family.h"
+#include "libstage/model/config_read.h"
 
 #define MAX_DIM (1 << 22) /* far above any model, and small enough that no product of two or three overflows */
 
-/* One object of the file; `prefix` names it in messages: "" or "rope_scaling.". */
-struct object {
-    const json_t *json;
-    const char *path, *prefix;
-};
-
-static bool present(const struct object *o, const char *key)
-{
-    const json_t *value = json_object_get(o->json, key);
-    return value && !json_is_null(value);
-}
-
-static int wrong(const struct object *o, const char *key, const char *expected, struct qp_error *err)
-{
-    const json_t *value = json_object_get(o->json, key);
-    char found[80] = "nothing";
-    if (value && json_dumpb(value, found, 0, JSON_ENCODE_ANY) < sizeof found)
-        found[json_dumpb(value, found, sizeof found - 1, JSON_ENCODE_ANY)] = '\0';
-    else if (value)
-        snprintf(found, sizeof found, "a longer value");
-    return qp_fail(err, QP_ERR_INPUT, "%s: %s%s: found %s, expected %s", o->path, o->prefix, key, found, expected);
-}
-
-/* A whole number of [min, max]; `fallback` when the key is absent or null, unless it is below min: then required. */
-static int get_int(const struct object *o, const char *key, int64_t fallback, int64_t min, int64_t max, int64_t *out,
-                   struct qp_error *err)
-{
-    char expected[80];
-    if (!present(o, key) && fallback >= min) {
-        *out = fallback;
-        return 0;
-    }
-    const json_t *value = json_object_get(o->json, key);
-    *out = json_integer_value(value);
-    if (json_is_integer(value) && *out >= min && *out <= max)
-        return 0;
-    snprintf(expected, sizeof expected, "a whole number of %lld to %lld", (long long)min, (long long)max);
-    return wrong(o, key, expected, err);
-}
-
-/* A finite number above 0; `fallback` when the key is absent or null, unless that is 0: then required. */
-static int get_real(const struct object *o, const char *key, double fallback, double *out, struct qp_error *err)
-{
-    *out = present(o, key) ? json_number_value(json_object_get(o->json, key)) : fallback;
-    return isfinite(*out) && *out > 0.0 ? 0 : wrong(o, key, "a number above 0", err);
-}
-
-static int get_flag(const struct object *o, const struct qp_flag *flag, bool *out, struct qp_error *err)
-{
-    const char *key = flag->key;
-    *out = flag->fallback;
-    if (!key || !present(o, key))
-        return 0;
-    *out = json_is_true(json_object_get(o->json, key));
-    return json_is_boolean(json_object_get(o->json, key)) ? 0 : wrong(o, key, "true or false", err);
-}
-
-/* `fallback` when absent or null. */
-static int get_string(const struct object *o, const char *key, const char *fallback, const char **out,
-                      struct qp_error *err)
-{
-    *out = present(o, key) ? json_string_value(json_object_get(o->json, key)) : fallback;
-    return *out || !present(o, key) ? 0 : wrong(o, key, "a string", err);
-}
-
 /* A token id, or the first one of a list of them (Llama 3 has several ends); -1 when absent. */
-static int get_token(const struct object *o, const char *key, int64_t vocab, int32_t *out, struct qp_error *err)
+static int get_token(const struct qp_config_object *o, const char *key, int64_t vocab, int32_t *out,
+                     struct qp_error *err)
 {
     const json_t *value = json_object_get(o->json, key);
     if (json_is_array(value))
@@ -86,14 +20,14 @@ static int get_token(const struct object *o, const char *key, int64_t vocab, int
     if (!value || json_is_null(value))
         return 0;
     if (!json_is_integer(value) || json_integer_value(value) < -1 || json_integer_value(value) >= vocab)
-        return wrong(o, key, "a token id below vocab_size, or a list of them", err);
+        return qp_config_wrong(o, key, "a token id below vocab_size, or a list of them", err);
     *out = (int32_t)json_integer_value(value);
     return 0;
 }
 
-static int get_family(const struct object *o, const struct qp_family **out, struct qp_error *err)
+static int get_family(const struct qp_config_object *o, const struct qp_family **out, struct qp_error *err)
 {
-    char supported[256] = "";
+    char supported[1536] = "";
     const char *type = json_string_value(json_object_get(o->json, "model_type"));
     const char *class_name = json_string_value(json_array_get(json_object_get(o->json, "architectures"), 0));
     for (const struct qp_family *const *f = qp_families(); *f; f++) {
@@ -110,74 +44,25 @@ static int get_family(const struct object *o, const struct qp_family **out, stru
                    type ? type : "without model_type", class_name ? class_name : "no class", supported);
 }
 
-static int get_llama3(const struct object *o, struct qp_arch *arch, struct qp_error *err)
-{
-    struct qp_rope_config *rope = &arch->ropes[0];
-    rope->kind = QP_ROPE_LLAMA3;
-    if (get_real(o, "factor", 0.0, &rope->factor, err) < 0 ||
-        get_real(o, "low_freq_factor", 0.0, &rope->low_freq_factor, err) < 0 ||
-        get_real(o, "high_freq_factor", 0.0, &rope->high_freq_factor, err) < 0 ||
-        get_int(o, "original_max_position_embeddings", arch->max_length, 1, INT32_MAX, &rope->original_length, err) < 0)
-        return err->code;
-    if (rope->high_freq_factor <= rope->low_freq_factor)
-        return wrong(o, "high_freq_factor", "more than low_freq_factor", err);
-    return 0;
-}
-
-/* transformers 5 writes rope_parameters, with theta in it; before, rope_theta stood beside an optional rope_scaling. */
-static int get_rope(const struct object *config, struct qp_arch *arch, struct qp_error *err)
-{
-    struct qp_rope_config *rope = &arch->ropes[0];
-    bool current = json_is_object(json_object_get(config->json, "rope_parameters"));
-    const char *key = current ? "rope_parameters" : "rope_scaling";
-    if (present(config, key) && !json_is_object(json_object_get(config->json, key)))
-        return wrong(config, key, "an object or null", err);
-    struct object o = {json_object_get(config->json, key), config->path,
-                       current ? "rope_parameters." : "rope_scaling."};
-    double partial, outer;
-    const char *type;
-    if (get_real(config, arch->family->rope_theta.key, arch->family->rope_theta.fallback, &outer, err) < 0 ||
-        get_real(&o, "rope_theta", outer, &rope->theta, err) < 0 ||
-        get_real(config, "partial_rotary_factor", 1.0, &outer, err) < 0 ||
-        get_real(&o, "partial_rotary_factor", outer, &partial, err) < 0 ||
-        get_string(&o, "type", "default", &type, err) < 0 || get_string(&o, "rope_type", type, &type, err) < 0)
-        return err->code;
-    if (partial != 1.0)
-        return qp_fail(err, QP_ERR_INPUT, "%s: partial_rotary_factor: found %g, only 1 is supported", o.path, partial);
-    arch->rope_count = 1;
-    rope->dim = arch->head_dim;
-    rope->factor = 1.0;
-    rope->kind = QP_ROPE_DEFAULT;
-    if (strcmp(type, "default") == 0)
-        return 0;
-    if (strcmp(type, "llama3") == 0)
-        return get_llama3(&o, arch, err);
-    rope->kind = QP_ROPE_LINEAR;
-    if (strcmp(type, "linear") == 0)
-        return get_real(&o, "factor", 0.0, &rope->factor, err);
-    return qp_fail(err, QP_ERR_INPUT, "%s: %srope_type: found %s; supported: default, linear, llama3", o.path, o.prefix,
-                   type);
-}
-
-static int get_sizes(const struct object *o, struct qp_arch *arch, struct qp_error *err)
+static int get_sizes(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
 {
     int64_t heads, kv_heads, head_dim, fallback = arch->family->head_dim;
-    if (get_int(o, "hidden_size", 0, 1, MAX_DIM, &arch->hidden, err) < 0 ||
-        get_int(o, "intermediate_size", 0, 1, MAX_DIM, &arch->ffn, err) < 0 ||
-        get_int(o, "num_hidden_layers", 0, 1, 65536, &arch->layers, err) < 0 ||
-        get_int(o, "vocab_size", 0, 1, 1 << 26, &arch->vocab, err) < 0 ||
-        get_int(o, "max_position_embeddings", 2048, 1, INT32_MAX, &arch->max_length, err) < 0 ||
-        get_int(o, "num_attention_heads", 0, 1, 65536, &heads, err) < 0 ||
-        get_int(o, "num_key_value_heads", heads, 1, 65536, &kv_heads, err) < 0 ||
-        get_int(o, "head_dim", fallback ? fallback : arch->hidden / heads, 1, 65536, &head_dim, err) < 0)
+    if (qp_config_int(o, "hidden_size", 0, 1, MAX_DIM, &arch->hidden, err) < 0 ||
+        qp_config_int(o, "intermediate_size", 0, 1, MAX_DIM, &arch->ffn, err) < 0 ||
+        qp_config_int(o, "num_hidden_layers", 0, 1, 65536, &arch->layers, err) < 0 ||
+        qp_config_int(o, "vocab_size", 0, 1, 1 << 26, &arch->vocab, err) < 0 ||
+        qp_config_int(o, "max_position_embeddings", 2048, 1, INT32_MAX, &arch->max_length, err) < 0 ||
+        qp_config_int(o, "num_attention_heads", 0, 1, 65536, &heads, err) < 0 ||
+        qp_config_int(o, "num_key_value_heads", heads, 1, 65536, &kv_heads, err) < 0 ||
+        qp_config_int(o, "head_dim", fallback ? fallback : arch->hidden / heads, 1, 65536, &head_dim, err) < 0)
         return err->code;
     if (heads % kv_heads != 0)
-        return wrong(o, "num_key_value_heads", "a divisor of num_attention_heads", err);
-    if (!present(o, "head_dim") && !fallback && arch->hidden % heads != 0)
-        return wrong(o, "num_attention_heads", "a divisor of hidden_size, as there is no head_dim", err);
+        return qp_config_wrong(o, "num_key_value_heads", "a divisor of num_attention_heads", err);
+    if (!qp_config_has(o, "head_dim") && !fallback && arch->hidden % heads != 0)
+        return qp_config_wrong(o, "num_attention_heads", "a divisor of hidden_size, as there is no head_dim", err);
     if (head_dim % 2 != 0 || heads * head_dim > MAX_DIM)
-        return wrong(o, "head_dim", "an even number for the rotary halves, and no more than 4194304 with all heads",
-                     err);
+        return qp_config_wrong(o, "head_dim",
+                               "an even number for the rotary halves, and no more than 4194304 with all heads", err);
     arch->heads = (int)heads;
     arch->kv_heads = (int)kv_heads;
     arch->head_dim = (int)head_dim;
@@ -186,103 +71,189 @@ static int get_sizes(const struct object *o, struct qp_arch *arch, struct qp_err
 
 /* ---- layers ---- */
 
-/* Sizes of windows: which layers have one. A null is a window of its own meaning: none. */
+/* Which layers have a window, and of what size. A null is a window of its own meaning: none. */
 struct windows {
-    int64_t size;        /* 0: none */
+    int64_t size;        /* 0: no layer has one */
     const json_t *types; /* `layer_types`, or NULL */
     int64_t first;       /* layer with one, where there are no types */
+    int64_t pattern;     /* each so many-th layer has none; 0: all have one */
 };
 
-static int get_windows(const struct object *o, const struct qp_arch *arch, struct windows *out, struct qp_error *err)
+static int get_qwen_windows(const struct qp_config_object *o, struct windows *w, struct qp_error *err)
 {
-    const struct qp_family *f = arch->family;
-    bool used, none = f->window_rule == QP_WINDOW_NONE || json_is_null(json_object_get(o->json, "sliding_window"));
-    *out = (struct windows){0};
-    if (get_int(o, "sliding_window", none ? 0 : f->window, 0, INT32_MAX, &out->size, err) < 0)
+    static const struct qp_flag use = {"use_sliding_window", false};
+    bool used;
+    if (qp_config_flag(o, &use, &used, err) < 0 ||
+        qp_config_int(o, "max_window_layers", 28, 0, INT32_MAX, &w->first, err) < 0)
         return err->code;
-    if (f->window_rule == QP_WINDOW_QWEN) {
-        const struct qp_flag use = {"use_sliding_window", false};
-        if (get_flag(o, &use, &used, err) < 0 ||
-            get_int(o, "max_window_layers", 28, 0, INT32_MAX, &out->first, err) < 0)
-            return err->code;
-        none = none || !used;
-    }
-    if (none)
-        out->size = 0;
-    out->types = json_object_get(o->json, "layer_types");
-    if (out->types && !json_is_null(out->types) &&
-        (!json_is_array(out->types) || (int64_t)json_array_size(out->types) != arch->layers))
-        return wrong(o, "layer_types", "a list with one entry a layer", err);
+    if (!used)
+        w->size = 0;
     return 0;
 }
 
-/* The window of a layer; -1 for a type that is not known. */
+static int get_windows(const struct qp_config_object *o, const struct qp_arch *arch, struct windows *w,
+                       struct qp_error *err)
+{
+    const struct qp_family *f = arch->family;
+    const json_t *given = json_object_get(o->json, "sliding_window");
+    int64_t fallback = given && json_is_null(given) ? 0 : f->window;
+    *w = (struct windows){0};
+    if (f->window_rule == QP_WINDOW_NONE)
+        return 0;
+    if (qp_config_int(o, "sliding_window", fallback, 0, INT32_MAX, &w->size, err) < 0 ||
+        (f->window_rule == QP_WINDOW_QWEN && get_qwen_windows(o, w, err) < 0) ||
+        (f->window_rule == QP_WINDOW_PATTERN &&
+         qp_config_int(o, "sliding_window_pattern", f->window_pattern, 1, INT32_MAX, &w->pattern, err) < 0))
+        return err->code;
+    w->types = json_object_get(o->json, "layer_types");
+    if (!json_is_array(w->types))
+        w->types = NULL;
+    if (w->types && (int64_t)json_array_size(w->types) != arch->layers)
+        return qp_config_wrong(o, "layer_types", "a list with one entry a layer", err);
+    return 0;
+}
+
+/* The window of a layer, 0 for none; -1 for a type that is not known. */
 static int64_t window_of(const struct windows *w, int64_t layer)
 {
     const char *type = json_string_value(json_array_get(w->types, (size_t)layer));
-    if (!json_is_array(w->types))
-        return layer >= w->first ? w->size : 0;
+    if (!w->types)
+        return layer < w->first || (w->pattern && (layer + 1) % w->pattern == 0) ? 0 : w->size;
     if (type && strcmp(type, "sliding_attention") == 0)
         return w->size;
     return type && strcmp(type, "full_attention") == 0 ? 0 : -1;
 }
 
-static int get_layers(const struct object *o, struct qp_arch *arch, struct qp_error *err)
+/* Whether a layer rotates queries and keys. */
+static bool rotates(const struct qp_config_object *o, const struct qp_arch *arch, const struct windows *w,
+                    int64_t layer)
+{
+    const json_t *list = json_object_get(o->json, "no_rope_layers");
+    json_int_t interval = json_integer_value(json_object_get(o->json, "no_rope_layer_interval"));
+    switch (arch->family->rope_rule) {
+    case QP_ROPE_ALL:
+        return true;
+    case QP_ROPE_NONE:
+        return false;
+    case QP_ROPE_LISTED:
+        if (json_is_array(list) && (int64_t)json_array_size(list) == arch->layers)
+            return json_integer_value(json_array_get(list, (size_t)layer)) != 0;
+        return (layer + 1) % (interval > 0 ? interval : 4) != 0;
+    case QP_ROPE_SLIDING:
+        return w->size == 0 || window_of(w, layer) > 0;
+    }
+    return true;
+}
+
+static int get_act(const struct qp_config_object *o, const struct qp_family *f, enum qp_act *out, struct qp_error *err)
+{
+    static const struct {
+        const char *name;
+        enum qp_act act;
+    } known[] = {{"silu", QP_ACT_SILU},          {"gelu", QP_ACT_GELU}, {"gelu_pytorch_tanh", QP_ACT_GELU_TANH},
+                 {"gelu_new", QP_ACT_GELU_TANH}, {"relu", QP_ACT_RELU}, {"relu2", QP_ACT_RELU2}};
+    const char *name;
+    if (qp_config_string(o, f->act.key, f->act.fallback, &name, err) < 0)
+        return err->code;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i].name) == 0) {
+            *out = known[i].act;
+            return 0;
+        }
+    return qp_config_wrong(o, f->act.key, "silu, gelu, gelu_pytorch_tanh, gelu_new, relu or relu2", err);
+}
+
+static int get_multipliers(const struct qp_config_object *o, const struct qp_family *f, struct qp_layer_config *c,
+                           struct qp_error *err)
+{
+    double scale, cap, residual;
+    if (qp_config_number(o, &f->scale, &scale, err) < 0 || qp_config_number(o, &f->attn_cap, &cap, err) < 0 ||
+        qp_config_number(o, &f->residual_scale, &residual, err) < 0)
+        return err->code;
+    double value = f->scale_rule == QP_SCALE_HEAD ? (double)c->head_dim : scale;
+    c->attn_scale = (float)(f->scale_rule == QP_SCALE_VALUE ? value : 1.0 / sqrt(value));
+    c->attn_cap = (float)cap;
+    c->residual_scale = residual == 0 ? 1 : (float)residual;
+    return 0;
+}
+
+static int get_layer_config(const struct qp_config_object *o, const struct qp_arch *arch, struct qp_layer_config *c,
+                            struct qp_error *err)
 {
     const struct qp_family *f = arch->family;
-    struct qp_layer_config c = {.hidden = arch->hidden,
-                                .ffn = arch->ffn,
-                                .heads = arch->heads,
-                                .kv_heads = arch->kv_heads,
-                                .head_dim = arch->head_dim,
-                                .eps = arch->output_norm.eps};
+    *c = (struct qp_layer_config){.hidden = arch->hidden,
+                                  .ffn = arch->ffn,
+                                  .heads = arch->heads,
+                                  .kv_heads = arch->kv_heads,
+                                  .head_dim = arch->head_dim,
+                                  .eps = arch->output_norm.eps};
+    if (qp_config_flag(o, &f->qkv_bias, &c->qkv_bias, err) < 0 || qp_config_flag(o, &f->o_bias, &c->o_bias, err) < 0 ||
+        qp_config_flag(o, &f->mlp_bias, &c->mlp_bias, err) < 0 || get_act(o, f, &c->act, err) < 0)
+        return err->code;
+    return get_multipliers(o, f, c, err);
+}
+
+static int get_layers(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
+{
+    struct qp_layer_config c;
     struct windows windows;
-    if (get_flag(o, &f->qkv_bias, &c.qkv_bias, err) < 0 || get_flag(o, &f->o_bias, &c.o_bias, err) < 0 ||
-        get_flag(o, &f->mlp_bias, &c.mlp_bias, err) < 0 || get_windows(o, arch, &windows, err) < 0)
+    int rope_of[2];
+    if (get_layer_config(o, arch, &c, err) < 0 || get_windows(o, arch, &windows, err) < 0 ||
+        qp_config_ropes(o, arch, rope_of, err) < 0)
         return err->code;
     qp_auto_free const struct qp_layer_type **types = malloc((size_t)arch->layers * sizeof *types);
     if (!types)
         return qp_fail_memory(err, (size_t)arch->layers * sizeof *types, "the types of layers");
     int r = 0;
     for (int64_t i = 0; r == 0 && i < arch->layers; i++) {
-        c.window = window_of(&windows, i);
-        if (c.window >= arch->max_length)
-            c.window = 0; /* sees everything */
-        r = c.window < 0 ? wrong(o, "layer_types", "sliding_attention or full_attention for each layer", err)
-                         : qp_layer_type_new(f, &c, &types[i], err);
+        int64_t window = window_of(&windows, i);
+        if (window < 0)
+            return qp_config_wrong(o, "layer_types", "sliding_attention or full_attention for each layer", err);
+        c.rope = rotates(o, arch, &windows, i) ? rope_of[window > 0] : -1;
+        c.window = window >= arch->max_length ? 0 : window; /* a wider one sees everything */
+        r = qp_layer_type_new(arch->family, &c, &types[i], err);
     }
     return r < 0 ? r : qp_layer_types_keep(arch->layers, types, &arch->layer_types, err);
 }
 
-static int get_dtype(const struct object *o, enum qp_dtype *out, struct qp_error *err)
+static int get_dtype(const struct qp_config_object *o, enum qp_dtype *out, struct qp_error *err)
 {
     static const struct {
         const char *name;
         enum qp_dtype dtype;
     } known[] = {{"float32", QP_F32}, {"bfloat16", QP_BF16}, {"float16", QP_F16}};
     const char *name;
-    const char *key = present(o, "dtype") ? "dtype" : "torch_dtype";
-    if (get_string(o, key, "float32", &name, err) < 0)
+    const char *key = qp_config_has(o, "dtype") ? "dtype" : "torch_dtype";
+    if (qp_config_string(o, key, "float32", &name, err) < 0)
         return err->code;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0) {
             *out = known[i].dtype;
             return 0;
         }
-    return wrong(o, key, "float32, bfloat16 or float16", err);
+    return qp_config_wrong(o, key, "float32, bfloat16 or float16", err);
 }
 
 /* What is outside of the layers. */
-static int get_ends(const struct object *o, struct qp_arch *arch, struct qp_error *err)
+static int get_ends(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
 {
     const struct qp_family *f = arch->family;
-    double eps;
-    if (get_real(o, f->norm_eps.key, f->norm_eps.fallback, &eps, err) < 0 ||
-        get_flag(o, &f->tied, &arch->tied, err) < 0 || get_dtype(o, &arch->dtype, err) < 0 ||
+    double embed, scale, divisor, cap, eps;
+    if (qp_config_number(o, &f->embed_scale, &embed, err) < 0 ||
+        qp_config_number(o, &f->logit_scale, &scale, err) < 0 ||
+        qp_config_number(o, &f->logit_divisor, &divisor, err) < 0 ||
+        qp_config_number(o, &f->logit_cap, &cap, err) < 0 ||
+        qp_config_real(o, f->norm_eps.key, f->norm_eps.fallback, &eps, err) < 0 ||
+        qp_config_flag(o, &f->tied, &arch->tied, err) < 0 || get_dtype(o, &arch->dtype, err) < 0 ||
         get_token(o, "bos_token_id", arch->vocab, &arch->bos, err) < 0 ||
         get_token(o, "eos_token_id", arch->vocab, &arch->eos, err) < 0)
         return err->code;
-    arch->output_norm = (struct qp_norm){f->final_norm, "output_norm", f->norm, arch->hidden, 0, (float)eps, false};
+    arch->output_norm =
+        (struct qp_norm){f->final_norm, "output_norm", f->norm, arch->hidden, f->norm_offset, (float)eps, f->norm_bias};
+    arch->embed_sqrt = f->embed_sqrt;
+    arch->embed_scale = embed == 0 ? 1 : (float)embed;
+    arch->logit_scale = (float)((scale == 0 ? 1 : scale) / (divisor == 0 ? 1 : divisor));
+    arch->logit_cap = (float)cap;
     return 0;
 }
 
@@ -290,9 +261,8 @@ int qp_arch_parse(const json_t *config, const char *path, struct qp_arch *out, s
 {
     struct qp_error ignored;
     err = err ? err : &ignored;
-    struct object o = {config, path, ""};
+    struct qp_config_object o = {config, path, ""};
     struct qp_arch arch = {0};
-    const char *act;
     if (!json_is_object(config))
         return qp_fail(err, QP_ERR_INPUT, "%s: expected a JSON object", path);
     if (get_family(&o, &arch.family, err) < 0)
@@ -303,12 +273,7 @@ int qp_arch_parse(const json_t *config, const char *path, struct qp_arch *out, s
     arch.embedding = arch.family->embedding;
     arch.final_norm = arch.family->final_norm;
     arch.head = arch.family->head;
-    if (get_sizes(&o, &arch, err) < 0 || get_rope(&o, &arch, err) < 0 ||
-        get_string(&o, "hidden_act", "silu", &act, err) < 0 || get_ends(&o, &arch, err) < 0)
-        return err->code;
-    if (strcmp(act, "silu") != 0)
-        return wrong(&o, "hidden_act", "\"silu\", the only activation that is supported", err);
-    if (get_layers(&o, &arch, err) < 0)
+    if (get_sizes(&o, &arch, err) < 0 || get_ends(&o, &arch, err) < 0 || get_layers(&o, &arch, err) < 0)
         return err->code;
     *out = arch;
     return 0;

@@ -59,8 +59,10 @@ static double shortest(double value)
 static int find_family(struct reader *r, struct qp_error *err)
 {
     const char *found = json_string_value(json_object_get(r->file->metadata, "general.architecture"));
-    char supported[128] = "";
+    char supported[256] = "";
     for (const struct qp_family *const *f = qp_families(); *f; f++) {
+        if (!(*f)->gguf)
+            continue;
         if (found && strcmp(found, (*f)->gguf) == 0) {
             r->family = *f;
             return 0;
@@ -139,7 +141,7 @@ static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor 
         .dim = (int)head_dim,
     };
     for (int i = 0; i < t->elements; i++) {
-        double expected = qp_rope_frequency(&plain, i) / qp_rope_frequency(&llama3, i);
+        double expected = qp_rope_frequency(&plain, 1, i) / qp_rope_frequency(&llama3, 1, i);
         if (!(fabs(factors[i] - expected) <= 1e-4 * expected))
             return qp_fail(err, QP_ERR_INPUT,
                            "%s: %s: factor %d is %g; the rope_type llama3 of Llama 3 models has %g there, and nothing "

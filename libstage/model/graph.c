@@ -1,5 +1,4 @@
 /* From a family's table and a layer's configuration to the lists of its type. */
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,8 +46,9 @@ static int add_linear(struct draft *d, const struct qp_module *module, int site,
 
 static int add_norm(struct draft *d, const struct qp_module *module, int64_t width)
 {
+    const struct qp_family *f = d->family;
     d->norms[d->type.norm_count] =
-        (struct qp_norm){module->name, module->gguf, d->family->norm, width, 0, d->config.eps, false};
+        (struct qp_norm){module->name, module->gguf, f->norm, width, f->norm_offset, d->config.eps, f->norm_bias};
     return d->type.norm_count++;
 }
 
@@ -72,15 +72,88 @@ static struct qp_view residual_of(const struct draft *d)
     return (struct qp_view){0, 0, d->config.hidden};
 }
 
-/* The norm before a part of the layer, and the site that reads it. */
+static struct qp_view part_of(struct qp_view view, int64_t offset, int64_t width)
+{
+    return (struct qp_view){view.buffer, view.offset + offset, width};
+}
+
+/* What a part of the layer reads, the norm of the residual stream or, without a norm, the stream itself; and its site.
+ */
 static struct qp_view enter_part(struct draft *d, const struct qp_module *norm, const char *site_name, int *site)
 {
     struct qp_view in = new_buffer(d, d->config.hidden);
-    int index = add_norm(d, norm, d->config.hidden);
-    add_norm_op(d, index, 1, residual_of(d), in);
-    *site = add_site(d, (struct qp_site){site_name, d->config.hidden, QP_FOLD_NORM, index, 0, 0, 0});
+    int index = norm->name ? add_norm(d, norm, d->config.hidden) : 0;
+    if (norm->name)
+        add_norm_op(d, index, 1, residual_of(d), in);
+    else
+        add_op(d, (struct qp_op){.kind = QP_OP_COPY, .in = {residual_of(d)}, .out = in});
+    *site = add_site(
+        d, (struct qp_site){site_name, d->config.hidden, norm->name ? QP_FOLD_NORM : QP_FOLD_NONE, index, 0, 0, 0});
     reach_site(d, *site, in);
     return in;
+}
+
+/* Adds the last linear of a part to the residual stream: at once, or by way of a norm and a scale. */
+static void leave_part(struct draft *d, const struct qp_module *norm, int linear, struct qp_view in)
+{
+    float scale = d->config.residual_scale;
+    if (!norm->name && scale == 1) {
+        apply_linear(d, linear, in, residual_of(d), true);
+        return;
+    }
+    struct qp_view out = new_buffer(d, d->config.hidden);
+    apply_linear(d, linear, in, out, false);
+    if (norm->name)
+        add_norm_op(d, add_norm(d, norm, d->config.hidden), 1, out, out);
+    add_op(d, (struct qp_op){.kind = QP_OP_ADD, .in = {out}, .out = residual_of(d), .value = scale});
+}
+
+static struct qp_view copy_part(struct draft *d, struct qp_view part)
+{
+    struct qp_view out = new_buffer(d, part.width);
+    add_op(d, (struct qp_op){.kind = QP_OP_COPY, .in = {part}, .out = out});
+    return out;
+}
+
+/* Queries, keys and values of a layer on their way. */
+struct heads {
+    struct qp_view q, k, v;
+    int64_t q_dim, kv_dim;
+};
+
+static void add_projections(struct draft *d, int site, struct qp_view in, struct heads *h)
+{
+    const struct qp_family *f = d->family;
+    const struct qp_layer_config *c = &d->config;
+    int64_t permuted = f->permuted ? c->head_dim : 0;
+    if (f->qkv.name) {
+        struct qp_view all = new_buffer(d, h->q_dim + 2 * h->kv_dim);
+        d->type.key_linear = d->type.value_linear = add_linear(d, &f->qkv, site, all.width, c->qkv_bias, 0);
+        d->type.value_first = h->q_dim + h->kv_dim;
+        apply_linear(d, d->type.key_linear, in, all, false);
+        h->q = part_of(all, 0, h->q_dim);
+        h->k = copy_part(d, part_of(all, h->q_dim, h->kv_dim)); /* a cache holds them by themselves */
+        h->v = copy_part(d, part_of(all, h->q_dim + h->kv_dim, h->kv_dim));
+        return;
+    }
+    h->q = new_buffer(d, h->q_dim);
+    h->k = new_buffer(d, h->kv_dim);
+    h->v = new_buffer(d, h->kv_dim);
+    apply_linear(d, add_linear(d, &f->q, site, h->q_dim, c->qkv_bias, permuted), in, h->q, false);
+    d->type.key_linear = add_linear(d, &f->k, site, h->kv_dim, c->qkv_bias, permuted);
+    apply_linear(d, d->type.key_linear, in, h->k, false);
+    d->type.value_linear = add_linear(d, &f->v, site, h->kv_dim, c->qkv_bias, 0);
+    apply_linear(d, d->type.value_linear, in, h->v, false);
+}
+
+static void normalize_heads(struct draft *d, const struct heads *h)
+{
+    const struct qp_layer_config *c = &d->config;
+    bool width = d->family->qk_norm == QP_QK_NORM_WIDTH;
+    int q = add_norm(d, &d->family->q_norm, width ? h->q_dim : c->head_dim);
+    int k = add_norm(d, &d->family->k_norm, width ? h->kv_dim : c->head_dim);
+    add_norm_op(d, q, width ? 1 : c->heads, h->q, h->q);
+    add_norm_op(d, k, width ? 1 : c->kv_heads, h->k, h->k);
 }
 
 static void rotate(struct draft *d, struct qp_view x, int heads)
@@ -89,48 +162,85 @@ static void rotate(struct draft *d, struct qp_view x, int heads)
         add_op(d, (struct qp_op){.kind = QP_OP_ROPE, .index = d->config.rope, .heads = heads, .in = {x}});
 }
 
-static void add_attention(struct draft *d)
+/* Returns what the site of q, k and v reads, for an MLP that reads the same. */
+static struct qp_view add_attention(struct draft *d, int *site)
 {
     const struct qp_family *f = d->family;
     const struct qp_layer_config *c = &d->config;
-    int64_t q_dim = (int64_t)c->heads * c->head_dim, kv_dim = (int64_t)c->kv_heads * c->head_dim;
-    int site, permuted = f->permuted ? c->head_dim : 0;
-    struct qp_view in = enter_part(d, &f->attn_in, "attn_in", &site);
-    struct qp_view q = new_buffer(d, q_dim), k = new_buffer(d, kv_dim), v = new_buffer(d, kv_dim);
-    apply_linear(d, add_linear(d, &f->q, site, q_dim, c->qkv_bias, permuted), in, q, false);
-    d->type.key_linear = add_linear(d, &f->k, site, kv_dim, c->qkv_bias, permuted);
-    apply_linear(d, d->type.key_linear, in, k, false);
-    d->type.value_linear = add_linear(d, &f->v, site, kv_dim, c->qkv_bias, 0);
-    apply_linear(d, d->type.value_linear, in, v, false);
-    if (f->q_norm.name) {
-        add_norm_op(d, add_norm(d, &f->q_norm, c->head_dim), c->heads, q, q);
-        add_norm_op(d, add_norm(d, &f->k_norm, c->head_dim), c->kv_heads, k, k);
-    }
-    rotate(d, q, c->heads);
-    rotate(d, k, c->kv_heads);
-    add_op(d, (struct qp_op){.kind = QP_OP_CACHE, .in = {k, v}});
-    struct qp_view mixed = new_buffer(d, q_dim);
-    add_op(d, (struct qp_op){.kind = QP_OP_ATTENTION, .in = {q, k, v}, .out = mixed});
-    site = add_site(d, (struct qp_site){"attn_out", q_dim, QP_FOLD_ROWS, d->type.value_linear, 0, c->head_dim,
-                                        c->heads / c->kv_heads});
-    reach_site(d, site, mixed);
-    apply_linear(d, add_linear(d, &f->o, site, c->hidden, c->o_bias, 0), mixed, residual_of(d), true);
+    struct heads h = {.q_dim = (int64_t)c->heads * c->head_dim, .kv_dim = (int64_t)c->kv_heads * c->head_dim};
+    struct qp_view in = enter_part(d, &f->attn_in, "attn_in", site);
+    bool late = f->qk_norm == QP_QK_NORM_AFTER_ROPE;
+    add_projections(d, *site, in, &h);
+    if (f->q_norm.name && !late)
+        normalize_heads(d, &h);
+    rotate(d, h.q, c->heads);
+    rotate(d, h.k, c->kv_heads);
+    if (f->q_norm.name && late)
+        normalize_heads(d, &h);
+    add_op(d, (struct qp_op){.kind = QP_OP_CACHE, .in = {h.k, h.v}});
+    struct qp_view mixed = new_buffer(d, h.q_dim);
+    add_op(d, (struct qp_op){.kind = QP_OP_ATTENTION, .in = {h.q, h.k, h.v}, .out = mixed});
+    int out = add_site(d, (struct qp_site){"attn_out", h.q_dim, QP_FOLD_ROWS, d->type.value_linear, d->type.value_first,
+                                           c->head_dim, c->heads / c->kv_heads});
+    reach_site(d, out, mixed);
+    leave_part(d, &f->attn_out, add_linear(d, &f->o, out, c->hidden, c->o_bias, 0), mixed);
+    return in;
 }
 
-static void add_mlp(struct draft *d)
+/* Rows of `up` can be scaled where the activation is not applied to them, or where it lets scales through. */
+static bool can_fold_up(const struct draft *d)
+{
+    return d->family->gate.name || d->family->gate_up.name || d->config.act == QP_ACT_RELU;
+}
+
+/* gated = act(gate) * up, or act(up); returns the linear of `up` and the first of its rows in it. */
+static int add_gate(struct draft *d, int site, struct qp_view in, struct qp_view gated, int64_t *first)
 {
     const struct qp_family *f = d->family;
     const struct qp_layer_config *c = &d->config;
-    int site;
-    struct qp_view in = enter_part(d, &f->mlp_in, "mlp_in", &site);
-    struct qp_view gate = new_buffer(d, c->ffn), up = new_buffer(d, c->ffn), gated = new_buffer(d, c->ffn);
-    apply_linear(d, add_linear(d, &f->gate, site, c->ffn, c->mlp_bias, 0), in, gate, false);
-    int up_linear = add_linear(d, &f->up, site, c->ffn, c->mlp_bias, 0);
-    apply_linear(d, up_linear, in, up, false);
-    add_op(d, (struct qp_op){.kind = QP_OP_GATED, .in = {gate, up}, .out = gated});
-    site = add_site(d, (struct qp_site){"mlp_out", c->ffn, QP_FOLD_ROWS, up_linear, 0, c->ffn, 1});
+    struct qp_view gate = {0}, up;
+    int linear;
+    *first = 0;
+    if (f->gate_up.name) {
+        struct qp_view both = new_buffer(d, 2 * c->ffn);
+        linear = add_linear(d, &f->gate_up, site, 2 * c->ffn, c->mlp_bias, 0);
+        apply_linear(d, linear, in, both, false);
+        gate = part_of(both, 0, c->ffn);
+        up = part_of(both, c->ffn, c->ffn);
+        *first = c->ffn;
+    } else {
+        if (f->gate.name) {
+            gate = new_buffer(d, c->ffn);
+            up = new_buffer(d, c->ffn);
+            apply_linear(d, add_linear(d, &f->gate, site, c->ffn, c->mlp_bias, 0), in, gate, false);
+        } else
+            up = new_buffer(d, c->ffn);
+        linear = add_linear(d, &f->up, site, c->ffn, c->mlp_bias, 0);
+        apply_linear(d, linear, in, up, false);
+    }
+    struct qp_op op = {.kind = QP_OP_GATED, .in = {gate, up}, .out = gated};
+    if (gate.width == 0) {
+        op.in[0] = up;
+        op.in[1] = gate;
+    }
+    add_op(d, op);
+    return linear;
+}
+
+/* in, site: of attention, which an MLP beside it reads as well. */
+static void add_mlp(struct draft *d, struct qp_view in, int site)
+{
+    const struct qp_family *f = d->family;
+    const struct qp_layer_config *c = &d->config;
+    int64_t first;
+    if (!f->parallel)
+        in = enter_part(d, &f->mlp_in, "mlp_in", &site);
+    struct qp_view gated = new_buffer(d, c->ffn);
+    int up = add_gate(d, site, in, gated, &first);
+    enum qp_fold_kind fold = can_fold_up(d) ? QP_FOLD_ROWS : QP_FOLD_NONE;
+    site = add_site(d, (struct qp_site){"mlp_out", c->ffn, fold, up, first, c->ffn, 1});
     reach_site(d, site, gated);
-    apply_linear(d, add_linear(d, &f->down, site, c->hidden, c->mlp_bias, 0), gated, residual_of(d), true);
+    leave_part(d, &f->mlp_out, add_linear(d, &f->down, site, c->hidden, c->mlp_bias, 0), gated);
 }
 
 /* ---- keeping ---- */
@@ -154,17 +264,19 @@ static bool same_config(const struct qp_layer_config *a, const struct qp_layer_c
 {
     return a->hidden == b->hidden && a->ffn == b->ffn && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_dim == b->head_dim && a->eps == b->eps && a->qkv_bias == b->qkv_bias && a->o_bias == b->o_bias &&
-           a->mlp_bias == b->mlp_bias && a->window == b->window && a->rope == b->rope && a->act == b->act;
+           a->mlp_bias == b->mlp_bias && a->residual_scale == b->residual_scale && a->attn_scale == b->attn_scale &&
+           a->attn_cap == b->attn_cap && a->window == b->window && a->rope == b->rope && a->act == b->act;
 }
 
 static void build(struct draft *d)
 {
     const struct qp_layer_config *c = &d->config;
     new_buffer(d, c->hidden); /* the residual stream */
-    add_attention(d);
-    add_mlp(d);
-    d->type.attention = (struct qp_attention_shape){
-        c->heads, c->kv_heads, c->head_dim, (float)(1.0 / sqrt((double)c->head_dim)), c->window, 0};
+    int site;
+    struct qp_view in = add_attention(d, &site);
+    add_mlp(d, in, site);
+    d->type.attention =
+        (struct qp_attention_shape){c->heads, c->kv_heads, c->head_dim, c->attn_scale, c->window, c->attn_cap};
     d->type.act = c->act;
     d->type.linears = d->linears;
     d->type.sites = d->sites;

@@ -1,6 +1,7 @@
 /* The two ends of the network: embedding and head. */
 #include "libstage/model/block.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,16 @@ static bool rounds(const struct qp_arch *arch, const struct qp_tensor *t)
     return t->dtype != arch->dtype && arch->dtype != QP_F32;
 }
 
+/* Gemma's root of hidden is of the weights' dtype. */
+static float embed_scale(const struct qp_block *block)
+{
+    float root = sqrtf((float)block->arch->hidden);
+    if (!block->arch->embed_sqrt)
+        return block->arch->embed_scale;
+    qp_round_to(block->kernels, block->arch->dtype, 1, &root);
+    return root;
+}
+
 int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, const int32_t *ids, float *x,
              struct qp_error *err)
 {
@@ -55,6 +66,9 @@ int qp_embed(const struct qp_block *block, enum qp_version version, int64_t coun
     }
     if (version == QP_QUANTIZED && rounds(arch, t))
         qp_round_to(block->kernels, arch->dtype, count * arch->hidden, x);
+    float scale = embed_scale(block);
+    if (scale != 1)
+        block->kernels->multiply(count * arch->hidden, scale, x);
     return 0;
 }
 
@@ -110,6 +124,30 @@ static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weigh
     return 0;
 }
 
+/* The offset of gains, which is not stored, and the bias. */
+static int finish_norm(const struct qp_block *block, struct qp_head *head, struct qp_error *err)
+{
+    const struct qp_norm *d = &block->arch->output_norm;
+    char name[256];
+    for (int64_t i = 0; d->offset != 0 && i < d->width; i++) {
+        head->gain[i] += d->offset;
+        if (head->rounded_gain != head->gain)
+            head->rounded_gain[i] += d->offset;
+    }
+    if (!d->bias)
+        return 0;
+    snprintf(name, sizeof name, "%s.bias", d->module);
+    const struct qp_tensor *t = qp_unit_find(block->unit, name);
+    if (!t || t->rank != 1 || t->shape[0] != d->width || !qp_dtype_is_plain_float(t->dtype))
+        return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s is missing, or not of the model's size and kind",
+                       (long long)block->unit->seq, name);
+    head->bias = qp_new_floats(d->width, "the head's bias", err);
+    if (!head->bias)
+        return QP_ERR_ROOM;
+    head->kernels->to_f32(t->dtype, d->width, t->data, head->bias);
+    return 0;
+}
+
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
@@ -124,29 +162,49 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
     struct qp_head head = {.arch = arch, .kernels = block->kernels};
     r = block->compute == QP_BF16 ? load_bf16(gain, weight, &head, err) : load_f32(gain, weight, &head, err);
     if (r == 0)
+        r = finish_norm(block, &head, err);
+    if (r == 0)
         *out = head;
+    else
+        qp_head_free(&head);
     return r;
 }
 
 void qp_head_free(struct qp_head *head)
 {
     free(head->gain); /* the matrix stands behind it */
+    free(head->bias);
     *head = (struct qp_head){0};
+}
+
+static void normalize(const struct qp_head *head, const float *gain, int64_t rows, const float *x, void *y)
+{
+    const struct qp_norm *d = &head->arch->output_norm;
+    const struct qp_kernels *k = head->kernels;
+    if (d->kind == QP_NORM_LAYER && head->bf16)
+        k->layer_norm_bf16(rows, d->width, x, gain, head->bias, d->eps, y);
+    else if (d->kind == QP_NORM_LAYER)
+        k->layer_norm(rows, d->width, x, gain, head->bias, d->eps, y);
+    else if (head->bf16)
+        k->rms_norm_bf16(rows, d->width, x, gain, d->eps, y);
+    else
+        k->rms_norm(rows, d->width, x, gain, d->eps, y);
 }
 
 void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x, float *scratch,
                     float *logits)
 {
     const struct qp_arch *arch = head->arch;
-    const float *gain = version == QP_QUANTIZED ? head->rounded_gain : head->gain;
     const float *weight = version == QP_QUANTIZED ? head->rounded_weight : head->weight;
-    if (head->bf16) {
-        uint16_t *normed = (uint16_t *)scratch;
-        head->kernels->rms_norm_bf16(rows, arch->hidden, x, gain, arch->output_norm.eps, normed);
-        head->kernels->linear_bf16(rows, arch->vocab, arch->hidden, normed, head->bf16, false, logits);
-        return;
-    }
-    head->kernels->rms_norm(rows, arch->hidden, x, gain, arch->output_norm.eps, scratch);
-    head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, weight, arch->hidden,
-                        0.0f, logits, arch->vocab);
+    normalize(head, version == QP_QUANTIZED ? head->rounded_gain : head->gain, rows, x, scratch);
+    if (head->bf16)
+        head->kernels->linear_bf16(rows, arch->vocab, arch->hidden, (const uint16_t *)scratch, head->bf16, false,
+                                   logits);
+    else
+        head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, weight,
+                            arch->hidden, 0.0f, logits, arch->vocab);
+    if (arch->logit_scale != 1)
+        head->kernels->multiply(rows * arch->vocab, arch->logit_scale, logits);
+    if (arch->logit_cap != 0)
+        head->kernels->soft_cap(rows * arch->vocab, arch->logit_cap, logits);
 }

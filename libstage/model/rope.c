@@ -18,7 +18,36 @@ static double llama3_frequency(const struct qp_rope_config *rope, double frequen
     return (1.0 - smooth) * frequency / rope->factor + smooth * frequency;
 }
 
-double qp_rope_frequency(const struct qp_rope_config *rope, int i)
+/* The pair whose wavelength fits `turns` times into the original length (Peng et al. 2023, section 3.2). */
+static double yarn_pair(const struct qp_rope_config *rope, double turns)
+{
+    return rope->dim * log((double)rope->original_length / (turns * 2.0 * M_PI)) / (2.0 * log(rope->theta));
+}
+
+static double yarn_frequency(const struct qp_rope_config *rope, double frequency, int i)
+{
+    double low = yarn_pair(rope, rope->beta_fast), high = yarn_pair(rope, rope->beta_slow);
+    if (rope->truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = fmax(low, 0);
+    high = fmin(high, rope->dim - 1);
+    if (low == high)
+        high += 0.001;
+    double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+    return frequency / rope->factor * ramp + frequency * (1 - ramp);
+}
+
+/* Theta grows with the part of the sequence that is longer than what the network was trained on. */
+static double dynamic_frequency(const struct qp_rope_config *rope, int64_t length, int i)
+{
+    double most = (double)rope->original_length, s = fmax((double)length, most), dim = rope->dim;
+    double theta = rope->theta * pow(rope->factor * s / most - (rope->factor - 1), dim / (dim - 2));
+    return pow(theta, -2.0 * i / dim);
+}
+
+double qp_rope_frequency(const struct qp_rope_config *rope, int64_t length, int i)
 {
     double frequency = pow(rope->theta, -2.0 * i / rope->dim);
     switch (rope->kind) {
@@ -26,8 +55,14 @@ double qp_rope_frequency(const struct qp_rope_config *rope, int i)
         return frequency;
     case QP_ROPE_LINEAR:
         return frequency / rope->factor;
+    case QP_ROPE_DYNAMIC:
+        return dynamic_frequency(rope, length, i);
     case QP_ROPE_LLAMA3:
         return llama3_frequency(rope, frequency);
+    case QP_ROPE_YARN:
+        return yarn_frequency(rope, frequency, i);
+    case QP_ROPE_LONG:
+        return frequency / (length > rope->original_length ? rope->long_factor : rope->short_factor)[i];
     }
     return frequency;
 }
@@ -41,10 +76,10 @@ static int open_table(const struct qp_rope_config *rope, int64_t length, float *
     if (!s)
         return QP_ERR_ROOM;
     for (int i = 0; i < half; i++) {
-        double frequency = qp_rope_frequency(rope, i);
+        double frequency = qp_rope_frequency(rope, length, i);
         for (int64_t p = 0; p < length; p++) {
-            c[p * half + i] = (float)cos((double)p * frequency);
-            s[p * half + i] = (float)sin((double)p * frequency);
+            c[p * half + i] = (float)(rope->attention * cos((double)p * frequency));
+            s[p * half + i] = (float)(rope->attention * sin((double)p * frequency));
         }
     }
     return 0;

@@ -126,7 +126,7 @@ Test(arch, what_is_wrong_is_named)
     static const struct {
         const char *config, *message;
     } cases[] = {
-        {"{" SMALL ", \"hidden_act\": \"gelu\"}", "hidden_act: found \"gelu\", expected \"silu\""},
+        {"{" SMALL ", \"hidden_act\": \"mish\"}", "hidden_act: found \"mish\", expected silu, gelu"},
         {"{\"model_type\": \"bert\"}", "architecture bert (no class) is not supported; supported: llama"},
         {"{\"model_type\": \"llama\", \"architectures\": [\"LlamaForSequenceClassification\"]}",
          "llama (LlamaForSequenceClassification) is not supported"},
@@ -139,10 +139,12 @@ Test(arch, what_is_wrong_is_named)
         {"{" SMALL ", \"rms_norm_eps\": -1e-5}", "rms_norm_eps"},
         {"{" SMALL ", \"tie_word_embeddings\": 1}", "tie_word_embeddings: found 1, expected true or false"},
         {"{" SMALL ", \"max_position_embeddings\": 1e30}", "max_position_embeddings: found"},
-        {"{" SMALL ", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}}",
-         "rope_scaling.rope_type: found yarn; supported: default, linear, llama3"},
+        {"{" SMALL ", \"rope_scaling\": {\"type\": \"ntk\", \"factor\": 2}}",
+         "rope_scaling.rope_type: found ntk; supported: default, linear, dynamic, llama3, yarn, longrope"},
+        {"{" SMALL ", \"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1]}}",
+         "rope_scaling.short_factor: found [1], expected a list with a number for each rotated pair"},
         {"{" SMALL ", \"rope_scaling\": {\"type\": \"linear\"}}", "rope_scaling.factor: found nothing"},
-        {"{" SMALL ", \"rope_parameters\": {\"partial_rotary_factor\": 0.5}}", "partial_rotary_factor: found 0.5"},
+        {"{" SMALL ", \"rope_parameters\": {\"partial_rotary_factor\": 1.5}}", "partial_rotary_factor: found 1.5"},
         {"{" SMALL ", \"dtype\": \"int8\"}", "dtype: found \"int8\""},
         {"{" SMALL ", \"eos_token_id\": 100}", "eos_token_id: found 100"},
     };

@@ -1,0 +1,188 @@
+"""usage: families.py [--build BUILD] [--quick | --all] [FAMILY...]   our forward of each family against transformers'
+
+For each family a few tiny random checkpoints are made with transformers: non-trivial norms and biases, windows shorter
+than the text, caps, multipliers. Our float32 logits have to lie within 1e-4 of the largest logit. Then, without --quick,
+the first of them is quantized to int4 by AWQ and GPTQ, to int8 by SmoothQuant and GPTQ, and to fp8-dynamic rounded to
+nearest (--all: each format by each of the three); each output has to load in transformers with no missing, unexpected
+or mismatched tensor and to have there, within 0.5 %, the mean loss that validate reported. Prints one PASS or FAIL line a check.
+"""
+import argparse
+import itertools
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers.utils import logging
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOLERANCE = 1e-4
+WINDOWS, LENGTH = 16, 40
+BASE = dict(vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
+FACTORS = dict(short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5], long_factor=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+CASES = {
+    "llama": [{}, dict(rope_parameters=YARN, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=24),
+              dict(max_position_embeddings=64, rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0)),
+              dict(rope_parameters=dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0,
+                                        high_freq_factor=4.0, original_max_position_embeddings=32))],
+    "mistral": [dict(sliding_window=5)],
+    "qwen2": [{}, dict(use_sliding_window=True, sliding_window=5, max_window_layers=2)],
+    "qwen3": [dict(head_dim=24), dict(head_dim=24, use_sliding_window=True, sliding_window=5, max_window_layers=1)],
+    "seed_oss": [dict(head_dim=24)],
+    "phi3": [dict(sliding_window=7),
+             dict(partial_rotary_factor=0.75, original_max_position_embeddings=8,
+                  rope_scaling=dict(rope_type="longrope", **FACTORS))],
+    "glm": [dict(head_dim=16)],
+    "glm4": [dict(head_dim=16)],
+    "gemma": [dict(head_dim=24)],
+    "gemma2": [dict(head_dim=24, query_pre_attn_scalar=20, sliding_window=5)],
+    "gemma3_text": [dict(head_dim=24, query_pre_attn_scalar=20, sliding_window=5, sliding_window_pattern=3)],
+    "granite": [dict(embedding_multiplier=12.0, attention_multiplier=0.0156, residual_multiplier=0.22,
+                     logits_scaling=8.0)],
+    "starcoder2": [dict(sliding_window=5)],
+    "olmo2": [{}],
+    "olmo3": [dict(sliding_window=5)],
+    "exaone4": [dict(sliding_window=5, sliding_window_pattern=4)],
+    "cohere2": [dict(sliding_window=5)],
+    "smollm3": [{}],
+    "hunyuan_v1_dense": [dict(head_dim=16)],
+    "ernie4_5": [dict(head_dim=16)],
+    "arcee": [{}],
+}
+failures = 0
+
+
+def check(good, name, text):
+    global failures
+    failures += not good
+    print(f"{'PASS' if good else 'FAIL'} {name}: {text}", flush=True)
+    return good
+
+
+def make(family, changes, folder):
+    """A checkpoint whose every parameter matters: gains around 1 (around 0 where 1 is added), biases, no tiny weights."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**BASE, **json.loads(json.dumps(changes))})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            gain = "norm" in name and name.endswith("weight") and "gemma" not in family
+            scale = 0.2 if p.ndim == 1 else 0.7 if "embed" in name else 1.2 / p.shape[-1] ** 0.5
+            p.copy_(torch.randn_like(p) * scale + (1.0 if gain else 0.0))
+        model.tie_weights()
+    model.save_pretrained(folder)
+    return model
+
+
+def logits_of(build, folder, ids, vocab):
+    with tempfile.TemporaryDirectory() as scratch:
+        text, out = f"{scratch}/ids", f"{scratch}/logits"
+        pathlib.Path(text).write_text(f"{ids.shape[0]} {ids.shape[1]}\n" + " ".join(map(str, ids.flatten().tolist())))
+        run = subprocess.run([f"{build}/tests/dump_logits", folder, text, out], capture_output=True, text=True)
+        if run.returncode:
+            raise RuntimeError(run.stderr.strip())
+        return np.fromfile(out, np.float32).reshape(*ids.shape, vocab)
+
+
+def compare_logits(build, name, model, folder):
+    ids = torch.randint(3, BASE["vocab_size"], (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(ids).logits.numpy()
+    try:
+        found = logits_of(build, folder, ids, expected.shape[-1])
+    except RuntimeError as error:
+        return check(False, name, str(error))
+    worst = np.abs(found - expected).max() / np.abs(expected).max()
+    return check(worst <= TOLERANCE, name, f"logits within {worst:.1e} of the largest")
+
+
+METHODS = {
+    "rtn": ["quantize.with.method=rtn"],
+    "smoothquant+gptq": ["smooth.with.method=smoothquant", "quantize.with.method=gptq"],
+    "awq+gptq": ["search.with.method=awq", "quantize.with.method=gptq"],
+}
+
+
+def pipeline(folder, output, scheme, method, ids):
+    stages = {"load": {}, "calibrate": {"from": "load"}, "smooth": {"from": "calibrate", "with": {"method": "none"}},
+              "search": {"from": "smooth", "with": {"method": "none"}}, "quantize": {"from": "search", "with": {}},
+              "validate": {"from": "quantize"}, "export": {"from": "validate"}}
+    for setting in METHODS[method]:
+        path, value = setting.split("=")
+        stage, _, parameter = path.split(".")
+        stages[stage]["with"][parameter] = value
+    data = {"text": str(ids), "length": LENGTH}
+    return {"quantpipe": 1, "model": str(folder), "output": str(output), "scheme": scheme,
+            "data": {"calibration": data, "evaluation": data}, "stages": stages}
+
+
+SCHEMES = {"int4": {"weights": {"format": "int4", "group": 32}, "ignore": ["lm_head"]}, "int8": "int8",
+           "fp8-dynamic": "fp8-dynamic"}
+USUAL = [("int4", "awq+gptq"), ("int8", "smoothquant+gptq"), ("fp8-dynamic", "rtn")]
+
+
+def quantize(build, name, folder, scratch, scheme, method, ids):
+    output = scratch / f"{scheme}-{method}"
+    text = scratch / "pipeline.yaml"
+    text.write_text(json.dumps(pipeline(folder, output, SCHEMES[scheme], method, ids)))
+    run = subprocess.run([f"{build}/bin/quantpipe", "run", str(text)], capture_output=True, text=True)
+    label = f"{name} {scheme} {method}"
+    if not check(run.returncode == 0, label, "quantized" if run.returncode == 0 else run.stderr.strip()[-300:]):
+        return
+    reported = json.loads((scratch / f"{output.name}.run/report.json").read_text())["outputs"][0]["perplexity"]
+    model, info = AutoModelForCausalLM.from_pretrained(
+        output, dtype=torch.float32, output_loading_info=True, quantization_config=CompressedTensorsConfig(dequantize=True))
+    found = {k: sorted(map(str, v))[:3] for k, v in info.items() if v and "keys" in k}
+    check(not found, label, f"loads, {found or 'no missing or unexpected tensor'}")
+    rows = torch.tensor(np.load(ids).astype(np.int64)).view(WINDOWS, LENGTH)
+    with torch.no_grad():
+        logits = model.eval()(rows).logits[:, :-1].flatten(0, 1)
+    loss = torch.nn.functional.cross_entropy(logits.double(), rows[:, 1:].flatten()).item()
+    difference = loss / math.log(reported["quantized"]) - 1
+    check(abs(difference) <= 0.005, label, f"loss {loss:.4f} here, {math.log(reported['quantized']):.4f} reported "
+          f"({difference:+.3%})")
+
+
+def run_family(build, family, depth, scratch):
+    for i, changes in enumerate(CASES[family]):
+        name, folder = f"{family}[{i}]", scratch / f"{family}-{i}"
+        model = make(family, changes, folder)
+        good = compare_logits(build, name, model, folder)
+        if depth == "quick" or not good or i > 0:
+            continue
+        ids = scratch / "ids.npy"
+        text = torch.randint(3, BASE["vocab_size"], (WINDOWS, LENGTH), generator=torch.Generator().manual_seed(2))
+        np.save(ids, text.numpy().astype(np.int32).flatten())
+        made = scratch / family
+        made.mkdir()
+        for scheme, method in itertools.product(SCHEMES, METHODS) if depth == "all" else USUAL:
+            quantize(build, name, folder, made, scheme, method, ids)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default=str(ROOT / "build"))
+    parser.add_argument("--quick", dest="depth", action="store_const", const="quick", default="usual")
+    parser.add_argument("--all", dest="depth", action="store_const", const="all")
+    parser.add_argument("families", nargs="*")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    os.environ["TQDM_DISABLE"] = "1"
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        for family in arguments.families or CASES:
+            run_family(arguments.build, family, arguments.depth, pathlib.Path(scratch))
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
