@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_RUNNER_ADVISE_H
 #define QUANTPIPE_RUNNER_ADVISE_H
 
-#include "libstage/model/checkpoint.h"
+#include "libstage/network/checkpoint.h"
 #include "runner/verb.h"
 
 /* ---- the table (advise_table.c) ---- */

@@ -7,8 +7,8 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/formats/compressed_size.h"
-#include "libstage/model/block.h"
-#include "libstage/model/scales.h"
+#include "libstage/network/block.h"
+#include "libstage/solvers/scales.h"
 #include "runner/advise.h"
 #include "runner/sizes.h"
 

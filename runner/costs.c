@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "libstage/formats/compressed_size.h"
-#include "libstage/model/block.h"
-#include "libstage/model/quality.h"
+#include "libstage/network/block.h"
+#include "libstage/solvers/quality.h"
 #include "libstage/tensor/scheme_budget.h"
 #include "runner/graph.h"
 #include "runner/sizes.h"
@@ -116,7 +116,7 @@ static bool is_coarse(const struct qp_quant_spec *spec)
     return spec->grid.scale_dtype == QP_F8_E4M3 || spec->grid.scale_dtype == QP_F8_E8M0;
 }
 
-/* A search for the scales of a linear (libstage/model/scales.h): `steps` shares of the range down to `shrink`; scales
+/* A search for the scales of a linear (libstage/solvers/scales.h): `steps` shares of the range down to `shrink`; scales
  * that are coarse themselves are swept from twice the range down, 8 E4M3 numbers or one E8M0 an octave. */
 static void add_scale_search(const struct qp_quant_spec *spec, struct shape s, double shrink, int64_t steps, bool block,
                              struct qp_work *out)

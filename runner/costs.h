@@ -5,7 +5,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/work.h"
-#include "libstage/model/arch.h"
+#include "libstage/network/arch.h"
 #include "runner/pipeline.h"
 
 /* What the stage works with. */
@@ -17,7 +17,7 @@ struct qp_task {
     bool moments;                       /* blocks carry second moments when they reach it */
     bool scales;                        /* ... and scales that were chosen upstream */
     bool feedback;                      /* its blocks come back to it, quantized */
-    bool turns;                         /* layers reach it in turns (libstage/model/turns.h) */
+    bool turns;                         /* layers reach it in turns (libstage/network/turns.h) */
     const struct qp_kernels *kernels;   /* what the stages will use */
 };
 

@@ -6,7 +6,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/model/evaluate.h"
+#include "libstage/network/evaluate.h"
 #include "runner/machine.h"
 #include "runner/verb.h"
 

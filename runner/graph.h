@@ -21,8 +21,8 @@ int qp_needs_place(struct qp_pipeline *pipeline, size_t index, struct qp_error *
  * take. A new reference. */
 json_t *qp_wants_of(const struct qp_pipeline *pipeline, size_t index);
 
-/* Refuses a graph that forks and joins around a stage that keeps units back, so that its stages would wait for each other
- * for ever: QP_ERR_INPUT names both paths. Needs the order. */
+/* Refuses a graph that forks and joins around a stage that keeps units back, so that its stages would wait for each
+ * other for ever: QP_ERR_INPUT names both paths. Needs the order. */
 int qp_holds_check(const struct qp_pipeline *pipeline, struct qp_error *err);
 
 #endif

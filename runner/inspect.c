@@ -3,7 +3,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/model/checkpoint.h"
+#include "libstage/network/checkpoint.h"
 #include "runner/size.h"
 #include "runner/sizes.h"
 #include "runner/verb.h"

@@ -4,7 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "libstage/base/cleanup.h"
-#include "libstage/model/data.h"
+#include "libstage/calibration/data.h"
 #include "runner/costs.h"
 #include "runner/floor.h"
 #include "runner/graph.h"

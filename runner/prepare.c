@@ -9,7 +9,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/utf8.h"
-#include "libstage/model/data.h"
+#include "libstage/calibration/data.h"
 #include "libstage/wire/times.h"
 #include "runner/default.h"
 

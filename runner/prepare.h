@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_RUNNER_PREPARE_H
 #define QUANTPIPE_RUNNER_PREPARE_H
 
-#include "libstage/model/checkpoint.h"
+#include "libstage/network/checkpoint.h"
 #include "runner/pipeline.h"
 #include "runner/verb.h"
 

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "libstage/model/arch.h"
+#include "libstage/network/arch.h"
 #include "runner/floor.h"
 
 const char *qp_report_status(int result)

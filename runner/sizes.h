@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "libstage/model/arch.h"
+#include "libstage/network/arch.h"
 
 /* Weights of block `index` as its unit carries them, in the checkpoint's dtype; a tied head carries the embedding's. */
 int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index);

@@ -6,7 +6,7 @@
  * change: GPTQ leaves a tenth of some sites' loss and half of others', so that one does not tell the other. It is
  * weighed by what the network's final distribution makes of it (stages/allocate/measure.h). Cost is what is stored,
  * scales included. The choice of least damage within the budget is a multiple-choice knapsack, solved exactly
- * (libstage/model/knapsack.h).
+ * (libstage/solvers/knapsack.h).
  *
  * In: blocks with second moments; out: the same behind a model unit whose scheme has a base and rules, as if a user had
  * written it. A scheme without budget passes as it is. A decision needs all blocks, so they are kept in a file in the

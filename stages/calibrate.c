@@ -3,13 +3,13 @@
  * back, and each block's statistics are those of what it will see there (stages/calibrate/prefix.h); where layers come
  * in turns, each site's are those behind the layer's own quantized linears.
  *
- * In and out: blocks; statistics are added under the names of libstage/model/block.h. When nobody asks for anything,
+ * In and out: blocks; statistics are added under the names of libstage/network/block.h. When nobody asks for anything,
  * blocks pass as they are and no text is read. Memory: one block's weights and statistics; the hidden states of all
  * samples are a mapped file in the scratch folder. */
 #include <string.h>
 
 #include "libstage/include/block_stage.h"
-#include "libstage/model/evaluate.h"
+#include "libstage/network/evaluate.h"
 #include "stages/calibrate/prefix.h"
 #include "stages/calibrate/statistics.h"
 

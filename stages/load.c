@@ -2,13 +2,13 @@
  *
  * Out: the model unit, then the embedding, each decoder layer and the head, each with its tensors as they are in the
  * checkpoint: references into the mapped files for safetensors, dequantized tensors for GGUF. Memory: what consumers
- * have not acknowledged of dequantized blocks. With true_sequential each layer goes in turns (libstage/model/turns.h),
- * which share the tensors. */
+ * have not acknowledged of dequantized blocks. With true_sequential each layer goes in turns
+ * (libstage/network/turns.h), which share the tensors. */
 #include <stddef.h>
 
 #include "libstage/include/stage.h"
-#include "libstage/model/checkpoint.h"
-#include "libstage/model/turns.h"
+#include "libstage/network/checkpoint.h"
+#include "libstage/network/turns.h"
 
 struct state {
     bool true_sequential;

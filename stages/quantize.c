@@ -5,19 +5,19 @@
  * the diagonal by `damping` times its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order and
  * each one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by one
  * product a block. Scales are those of the original groups, or with `reestimate` of the groups as the loop finds them.
- * The checkpoint stays in natural order, whatever the order of rounding (libstage/model/order.h). hqq (Badri and Shaji
- * 2023): scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate descent on
- * what the method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
+ * The checkpoint stays in natural order, whatever the order of rounding (libstage/solvers/order.h). hqq (Badri and
+ * Shaji 2023): scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate
+ * descent on what the method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
  * (quantize/activations.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
- * A layer that comes in turns (libstage/model/turns.h) leaves through `turns` each time, and through `out` when it is
+ * A layer that comes in turns (libstage/network/turns.h) leaves through `turns` each time, and through `out` when it is
  * whole. Memory: one site's moment, factor and weights. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
-#include "libstage/model/gptq.h"
-#include "libstage/model/turns.h"
+#include "libstage/solvers/gptq.h"
+#include "libstage/network/turns.h"
 #include "libstage/tensor/operations.h"
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"

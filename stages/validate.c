@@ -12,7 +12,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
-#include "libstage/model/evaluate.h"
+#include "libstage/network/evaluate.h"
 #include "stages/validate/linears.h"
 
 enum { ORIGINAL, QUANTIZED, NETWORKS };

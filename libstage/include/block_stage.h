@@ -3,8 +3,8 @@
 #define QUANTPIPE_BLOCK_STAGE_H
 
 #include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/block.h"
+#include "libstage/network/model_unit.h"
 
 /* Called once, when the model unit has been read; may be NULL. */
 typedef int qp_start_fn(struct qp_stage *stage, void *state, struct qp_error *err);

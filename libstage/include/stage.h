@@ -55,8 +55,8 @@ struct qp_port {
     const char *const *collects; /* of inputs: what the stage can collect only while this one is connected */
 };
 
-/* Something that a stage upstream has to collect (a word of libstage/model/block.h: "second_moment", "absmax" ...) when
- * the parameter `param` has the value `value`; with a NULL value, when it is set to anything but 0, false, none or
+/* Something that a stage upstream has to collect (a word of libstage/network/block.h: "second_moment", "absmax" ...)
+ * when the parameter `param` has the value `value`; with a NULL value, when it is set to anything but 0, false, none or
  * nothing; with a NULL param, always. With a `scheme` only if the run's has that as well: "static" or "kv_cache"
  * (qp_scheme_has). Ends with a NULL what. */
 struct qp_need {
@@ -76,11 +76,11 @@ struct qp_stage_desc {
     const struct qp_need *needs;   /* NULL: none */
     const char *const *collects;   /* what it can always collect for stages downstream; NULL: nothing */
     const char *const *forms; /* forms of tensors that it can take, and send when all behind it take them; NULL: the
-                                 plain ones. "packed_codes": libstage/model/block.h */
+                                 plain ones. "packed_codes": libstage/network/block.h */
     const char *data;         /* the data entry it reads: "calibration", "evaluation"; NULL: none */
     bool data_optional;       /* it works without that entry; else, it is missing only if nobody needs it */
     bool any_scheme;          /* works before the formats of a budget are chosen: model.scheme has none yet */
-    bool turns;               /* works on layers that come in turns (libstage/model/turns.h) */
+    bool turns;               /* works on layers that come in turns (libstage/network/turns.h) */
     bool stateful;            /* process depends on former units */
     int holds;                /* units that it keeps back before it emits the first of them; QP_HOLDS_ALL: it emits
                                  none before the end unit has come. 0: each at once */

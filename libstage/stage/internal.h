@@ -3,7 +3,7 @@
 #define QUANTPIPE_STAGE_INTERNAL_H
 
 #include "libstage/include/stage.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/model_unit.h"
 
 /* What is around a stage: a process with sockets, or a test's call. `log` and `warn` get whole messages; `report` takes
  * the value over. */

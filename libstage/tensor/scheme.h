@@ -27,7 +27,7 @@ struct qp_quant_spec {
     int64_t group;      /* of QP_PER_GROUP and QP_PER_BLOCK */
     int64_t block_rows; /* of QP_PER_BLOCK */
     bool ragged;        /* a short last group is allowed */
-    bool four_over_six; /* weights in NVFP4: see qp_global_scale and qp_choose_scales in libstage/model/scales.h */
+    bool four_over_six; /* weights in NVFP4: see qp_global_scale and qp_choose_scales in libstage/solvers/scales.h */
     bool dynamic;       /* activations: ranges taken at run time. NVFP4's blocks are, below one static global scale */
 };
 

@@ -7,8 +7,8 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
-#include "libstage/model/knapsack.h"
-#include "libstage/model/parts.h"
+#include "libstage/solvers/knapsack.h"
+#include "libstage/network/parts.h"
 #include "libstage/tensor/operations.h"
 
 #define SHARD_BYTES 5000000000u /* of export's files, if nothing else is said there */

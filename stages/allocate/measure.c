@@ -6,9 +6,9 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
-#include "libstage/model/gptq.h"
-#include "libstage/model/quality.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/gptq.h"
+#include "libstage/solvers/quality.h"
+#include "libstage/solvers/scales.h"
 #include "libstage/tensor/operations.h"
 
 #define SMALLEST_RANGE 0.5f /* scales are searched from the whole range of a group down to this share */

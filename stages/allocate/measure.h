@@ -10,7 +10,7 @@
 #ifndef QUANTPIPE_STAGES_ALLOCATE_MEASURE_H
 #define QUANTPIPE_STAGES_ALLOCATE_MEASURE_H
 
-#include "libstage/model/evaluate.h"
+#include "libstage/network/evaluate.h"
 #include "stages/allocate/table.h"
 
 /* The clean stream and those of the groups so far, one behind the other in memory. */

@@ -3,7 +3,7 @@
 #ifndef QUANTPIPE_STAGES_ALLOCATE_TABLE_H
 #define QUANTPIPE_STAGES_ALLOCATE_TABLE_H
 
-#include "libstage/model/model_unit.h"
+#include "libstage/network/model_unit.h"
 #include "libstage/tensor/scheme_budget.h"
 
 struct qp_group {

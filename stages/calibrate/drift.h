@@ -5,8 +5,8 @@
 #define QUANTPIPE_CALIBRATE_DRIFT_H
 
 #include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/data.h"
+#include "libstage/network/block.h"
+#include "libstage/calibration/data.h"
 
 struct qp_drift;
 

@@ -2,7 +2,7 @@
  * it put out once they are quantized, as they come back from downstream. So each layer is quantized for what it will
  * really see (Frantar et al. 2023, section 4: "quantize block by block, on the inputs of the already quantized ones").
  *
- * A layer that comes in turns (libstage/model/turns.h) is also calibrated behind its own quantized linears, with what
+ * A layer that comes in turns (libstage/network/turns.h) is also calibrated behind its own quantized linears, with what
  * is known of their activations simulated; the unit gets all that its former turns came to (GPTQ's `true_sequential`:
  * github.com/IST-DASLab/gptq, llama.py).
  *
@@ -14,8 +14,8 @@
 #define QUANTPIPE_CALIBRATE_PREFIX_H
 
 #include "libstage/include/stage.h"
-#include "libstage/model/evaluate.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/evaluate.h"
+#include "libstage/network/model_unit.h"
 #include "stages/calibrate/statistics.h"
 
 struct qp_prefix;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/model/histogram.h"
+#include "libstage/calibration/histogram.h"
 
 enum { SAMPLES_MAX = 256 };
 

@@ -1,12 +1,12 @@
 /* The statistics of one decoder layer: collected over the tokens of a forward, then put into the layer's unit under the
- * names of libstage/model/block.h. All are sums, maxima or rows of their own, so that those of several parts of a text
- * can be merged. */
+ * names of libstage/network/block.h. All are sums, maxima or rows of their own, so that those of several parts of a
+ * text can be merged. */
 #ifndef QUANTPIPE_CALIBRATE_STATISTICS_H
 #define QUANTPIPE_CALIBRATE_STATISTICS_H
 
 #include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/data.h"
+#include "libstage/network/block.h"
+#include "libstage/calibration/data.h"
 
 /* What can be collected, ended by NULL: what the stage's descriptor says. */
 extern const char *const qp_statistics_names[];

@@ -7,7 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
-#include "libstage/model/checkpoint.h"
+#include "libstage/network/checkpoint.h"
 
 struct qp_adapter {
     char *folder;

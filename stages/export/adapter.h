@@ -4,7 +4,7 @@
 #ifndef QUANTPIPE_STAGES_EXPORT_ADAPTER_H
 #define QUANTPIPE_STAGES_EXPORT_ADAPTER_H
 
-#include "libstage/model/block.h"
+#include "libstage/network/block.h"
 #include "stages/export/digest.h"
 
 struct qp_adapter;

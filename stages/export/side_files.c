@@ -6,7 +6,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/gguf.h"
-#include "libstage/model/tokenizer.h"
+#include "libstage/tokenizer/tokenizer.h"
 
 static const char *const copied[] = {"tokenizer.json",     "tokenizer_config.json",   "special_tokens_map.json",
                                      "added_tokens.json",  "tokenizer.model",         "vocab.json",

@@ -2,7 +2,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/scales.h"
 
 static const double clipped_most = 1e-3;
 

@@ -5,7 +5,7 @@
 
 #include "kernels/failure.h"
 #include "libstage/base/memory.h"
-#include "libstage/model/quality.h"
+#include "libstage/solvers/quality.h"
 #include "libstage/tensor/operations.h"
 #include "stages/quantize/refit.h"
 

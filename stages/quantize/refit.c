@@ -6,7 +6,7 @@
 #include "kernels/failure.h"
 #include "kernels/quantum.h"
 #include "kernels/scratch.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/scales.h"
 
 /* One row: its codes, its scales, its gradient; v and hv are scratch of [cols]. */
 struct row {

@@ -3,7 +3,7 @@
 #define QUANTPIPE_STAGES_QUANTIZE_SITE_H
 
 #include "libstage/include/block_stage.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/scales.h"
 
 /* The stage's parameters. */
 struct qp_quantize_options {

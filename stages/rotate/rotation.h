@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_STAGES_ROTATE_ROTATION_H
 #define QUANTPIPE_STAGES_ROTATE_ROTATION_H
 
-#include "libstage/model/hadamard.h"
+#include "libstage/solvers/hadamard.h"
 
 /* R = diag(sign) H / sqrt(n), orthogonal. */
 struct rotation {

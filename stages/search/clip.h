@@ -5,8 +5,8 @@
 #include "stages/search/trial.h"
 
 /* Searches each group of a site's quantized linears for the range that rounds best, and puts the scales (zero points,
- * global scale) into the unit: B.M.weight_scale and its like (model/block.h). All folds that touch the linears, columns
- * and rows, have to be done. */
+ * global scale) into the unit: B.M.weight_scale and its like (network/block.h). All folds that touch the linears,
+ * columns and rows, have to be done. */
 int clip_site(const struct qp_model *model, struct qp_block *block, int site, enum qp_scale_method method,
               const struct qp_allocator *allocator, struct qp_error *err);
 

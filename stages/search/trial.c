@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/model/quality.h"
+#include "libstage/solvers/quality.h"
 #include "libstage/tensor/operations.h"
 
 /* The share of a group's range down to which it may be clipped, and how many ranges are tried. */

@@ -2,9 +2,9 @@
 #ifndef QUANTPIPE_STAGES_SEARCH_TRIAL_H
 #define QUANTPIPE_STAGES_SEARCH_TRIAL_H
 
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
-#include "libstage/model/scales.h"
+#include "libstage/network/block.h"
+#include "libstage/network/model_unit.h"
+#include "libstage/solvers/scales.h"
 
 /* A row and what the first candidate lost there. */
 struct ranked {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/scales.h"
 #include "libstage/tensor/operations.h"
 
 void outputs_close(struct outputs *o)

@@ -2,8 +2,8 @@
 #ifndef QUANTPIPE_STAGES_SMOOTH_OUTPUTS_H
 #define QUANTPIPE_STAGES_SMOOTH_OUTPUTS_H
 
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/block.h"
+#include "libstage/network/model_unit.h"
 
 /* A quantized linear of the site. */
 struct smoothed {

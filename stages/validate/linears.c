@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 #include "libstage/base/memory.h"
-#include "libstage/model/quality.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/quality.h"
+#include "libstage/solvers/scales.h"
 
 #define NOISE 1e-4 /* of a site loss from float32 products, relative */
 

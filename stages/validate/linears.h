@@ -3,8 +3,8 @@
 #define QUANTPIPE_STAGES_VALIDATE_LINEARS_H
 
 #include "libstage/include/stage.h"
-#include "libstage/model/block.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/block.h"
+#include "libstage/network/model_unit.h"
 
 /* Reports, under `linears`, name, scheme, sqnr_db and, where the block carries the site's second moment, site_loss and
  * site_loss_rtn: the squared error of the linear's outputs summed over the calibration tokens, and what rounding the

@@ -10,7 +10,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
-#include "libstage/model/parts.h"
+#include "libstage/network/parts.h"
 
 static const struct size {
     const char *name;

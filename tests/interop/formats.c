@@ -15,7 +15,7 @@
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/formats/gguf.h"
 #include "libstage/formats/safetensors.h"
-#include "libstage/model/scales.h"
+#include "libstage/solvers/scales.h"
 
 #define SHARD_BYTES 4096
 #define ROWS 16

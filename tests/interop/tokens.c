@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "libstage/base/file.h"
-#include "libstage/model/tokenizer.h"
+#include "libstage/tokenizer/tokenizer.h"
 
 static int dump(const char *tokenizer_path, const char *text_path, const char *out, struct qp_error *err)
 {

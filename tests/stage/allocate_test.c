@@ -6,9 +6,9 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/model/evaluate.h"
-#include "libstage/model/model_unit.h"
-#include "libstage/model/quality.h"
+#include "libstage/network/evaluate.h"
+#include "libstage/network/model_unit.h"
+#include "libstage/solvers/quality.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
 

@@ -5,8 +5,8 @@
 #include <criterion/criterion.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/evaluate.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/evaluate.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

@@ -5,8 +5,8 @@
 #include <criterion/criterion.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/data.h"
-#include "libstage/model/histogram.h"
+#include "libstage/calibration/data.h"
+#include "libstage/calibration/histogram.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

@@ -8,9 +8,9 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/safetensors.h"
-#include "libstage/model/block_internal.h"
-#include "libstage/model/checkpoint.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/block_internal.h"
+#include "libstage/network/checkpoint.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
 

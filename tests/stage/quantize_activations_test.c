@@ -4,9 +4,9 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/calibrator.h"
-#include "libstage/model/histogram.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/calibration/calibrator.h"
+#include "libstage/calibration/histogram.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

@@ -9,8 +9,8 @@
 #include "kernels/codec.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/model/checkpoint.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/checkpoint.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

@@ -4,8 +4,8 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/model_unit.h"
-#include "libstage/model/quality.h"
+#include "libstage/network/model_unit.h"
+#include "libstage/solvers/quality.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

@@ -4,8 +4,8 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/gptq.h"
-#include "libstage/model/quality.h"
+#include "libstage/solvers/gptq.h"
+#include "libstage/solvers/quality.h"
 #include "stages/quantize/hqq.h"
 #include "stages/quantize/polish.h"
 #include "stages/quantize/refit.h"

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libstage/model/checkpoint.h"
+#include "libstage/network/checkpoint.h"
 #include "tests/support/scratch.h"
 #include "tests/support/tiny.h"
 

@@ -5,7 +5,7 @@
 #include <criterion/criterion.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/model_unit.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/golden.h"
 #include "tests/support/tiny.h"
 

@@ -4,9 +4,9 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/model_unit.h"
-#include "libstage/model/quality.h"
-#include "libstage/model/scales.h"
+#include "libstage/network/model_unit.h"
+#include "libstage/solvers/quality.h"
+#include "libstage/solvers/scales.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/model_unit.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/tiny.h"
 
 extern const struct qp_stage_desc qp_stage_desc;

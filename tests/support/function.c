@@ -6,7 +6,7 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/model_unit.h"
+#include "libstage/network/model_unit.h"
 #include "tests/support/tiny.h"
 
 enum { SEQUENCES = 2, LENGTH = 24, STATES = SEQUENCES * LENGTH * TINY_HIDDEN };

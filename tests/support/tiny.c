@@ -10,8 +10,8 @@
 #include "libstage/base/file.h"
 #include "libstage/base/random.h"
 #include "libstage/formats/safetensors.h"
-#include "libstage/model/model_unit.h"
-#include "libstage/model/turns.h"
+#include "libstage/network/model_unit.h"
+#include "libstage/network/turns.h"
 
 char tiny_message[QP_ERROR_SIZE];
 

@@ -5,7 +5,7 @@
 #include <jansson.h>
 
 #include "libstage/include/stage.h"
-#include "libstage/model/block.h"
+#include "libstage/network/block.h"
 #include "tests/support/llama.h"
 
 /* hidden 64, ffn 96, 4 heads of 16, 2 key/value heads, 2 layers, vocabulary 128, F32, tied. */

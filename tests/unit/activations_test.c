@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/block_internal.h"
+#include "libstage/network/block_internal.h"
 #include "tests/support/golden.h"
 #include "tests/support/tiny.h"
 

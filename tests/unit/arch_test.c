@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/arch.h"
+#include "libstage/network/arch.h"
 #include "tests/support/llama.h"
 
 #define SMALL                                                                                               \

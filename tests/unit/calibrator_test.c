@@ -6,8 +6,8 @@
 #include <jansson.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/calibrator.h"
-#include "libstage/model/histogram.h"
+#include "libstage/calibration/calibrator.h"
+#include "libstage/calibration/histogram.h"
 
 static const struct qp_grid int8 = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
 static const struct qp_grid int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};

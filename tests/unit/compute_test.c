@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libstage/model/evaluate.h"
+#include "libstage/network/evaluate.h"
 #include "tests/support/golden.h"
 #include "tests/support/llama.h"
 

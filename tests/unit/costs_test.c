@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/quality.h"
+#include "libstage/solvers/quality.h"
 #include "runner/costs.h"
 #include "tests/support/tiny.h"
 

@@ -5,7 +5,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/model/data.h"
+#include "libstage/calibration/data.h"
 #include "tests/support/scratch.h"
 
 enum { VOCAB = 10 };

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/hadamard.h"
+#include "libstage/solvers/hadamard.h"
 
 enum { LARGEST = 1024, LARGEST_APPLIED = 400, WORDS = LARGEST / 64 };
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/knapsack.h"
+#include "libstage/solvers/knapsack.h"
 
 enum { MAX_GROUPS = 7, MAX_OPTIONS = 4, INSTANCES = 1000 };
 

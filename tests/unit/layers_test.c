@@ -58,10 +58,10 @@ Test(layers, lower_never_includes_higher)
     refused("libstage/base/file.c", "\"kernels/dtype.h\"");
     refused("libstage/base/file.c", "\"libstage/tensor/tensor.h\"");
     refused("libstage/tensor/unit.h", "\"libstage/formats/gguf.h\"");
-    refused("libstage/formats/gguf.c", "\"libstage/model/arch.h\"");
-    refused("libstage/model/block.c", "\"libstage/wire/codec.h\"");
-    refused("libstage/model/block.c", "\"libstage/include/stage.h\"");
-    refused("libstage/wire/codec.c", "\"libstage/model/block.h\"");
+    refused("libstage/formats/gguf.c", "\"libstage/network/arch.h\"");
+    refused("libstage/network/block.c", "\"libstage/wire/codec.h\"");
+    refused("libstage/network/block.c", "\"libstage/include/stage.h\"");
+    refused("libstage/wire/codec.c", "\"libstage/network/block.h\"");
     refused("libstage/include/stage.h", "\"libstage/wire/codec.h\"");
     refused("libstage/stage/main.c", "\"runner/run.h\"");
     refused("libstage/stage/main.c", "\"stages/quantize/site.h\"");

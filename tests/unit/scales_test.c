@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "libstage/model/scales.h"
+#include "libstage/solvers/scales.h"
 #include "tests/support/tiny.h"
 
 enum { ROWS = 24, COLS = 48, GROUP = 16, TOKENS = 96 };

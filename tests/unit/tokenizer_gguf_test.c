@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/model/tokenizer.h"
+#include "libstage/tokenizer/tokenizer.h"
 
 /* A file of metadata only, whose keys stand without "tokenizer.ggml.". */
 static struct qp_gguf file_of(const char *text)

@@ -4,7 +4,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/model/tokenizer.h"
+#include "libstage/tokenizer/tokenizer.h"
 
 #define GOLDEN SOURCE_DIR "/tests/unit/golden/tokenizer.golden.json"
 

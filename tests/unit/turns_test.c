@@ -2,8 +2,8 @@
 #include <string.h>
 #include <criterion/criterion.h>
 
-#include "libstage/model/model_unit.h"
-#include "libstage/model/turns.h"
+#include "libstage/network/model_unit.h"
+#include "libstage/network/turns.h"
 #include "tests/support/tiny.h"
 
 static struct qp_arch arch_of(const struct qp_unit *model)

@@ -1,0 +1,209 @@
+/* GGUF metadata -> config.json. Keys: gguf-py's constants.py; what they mean: llama.cpp's llama-hparams. */
+#include "libstage/network/checkpoint_gguf.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/base/cleanup.h"
+#include "libstage/network/families/family.h"
+
+struct reader {
+    const struct qp_gguf *file;
+    const struct qp_family *family;
+    json_t *config;
+};
+
+/* The value of "llama.KEY", or NULL. */
+static json_t *get(const struct reader *r, const char *key)
+{
+    char name[128];
+    snprintf(name, sizeof name, "%s.%s", r->family->gguf, key);
+    return json_object_get(r->file->metadata, name);
+}
+
+static int wrong(const struct reader *r, const char *key, const char *expected, struct qp_error *err)
+{
+    return qp_fail(err, QP_ERR_INPUT, "%s: %s.%s: found %s, expected %s", r->file->path, r->family->gguf, key,
+                   get(r, key) ? "something else" : "nothing", expected);
+}
+
+/* config[name] = the number at `key`; ranges are checked when the config is parsed. */
+static int copy_number(const struct reader *r, const char *key, const char *name, bool required, struct qp_error *err)
+{
+    json_t *value = get(r, key);
+    if (!value && !required)
+        return 0;
+    if (!json_is_number(value))
+        return wrong(r, key, "one number", err);
+    json_object_set(r->config, name, value);
+    return 0;
+}
+
+static void copy_token(const struct reader *r, const char *key, const char *name)
+{
+    json_t *value = json_object_get(r->file->metadata, key);
+    if (json_is_integer(value))
+        json_object_set(r->config, name, value);
+}
+
+/* Metadata has floats of 32 bits; the shortest decimal of 6 digits is what the original config.json had. */
+static double shortest(double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.6g", value);
+    return strtod(text, NULL);
+}
+
+static int find_family(struct reader *r, struct qp_error *err)
+{
+    const char *found = json_string_value(json_object_get(r->file->metadata, "general.architecture"));
+    char supported[256] = "";
+    for (const struct qp_family *const *f = qp_families(); *f; f++) {
+        if (!(*f)->gguf)
+            continue;
+        if (found && strcmp(found, (*f)->gguf) == 0) {
+            r->family = *f;
+            return 0;
+        }
+        size_t at = strlen(supported);
+        if (!strstr(supported, (*f)->gguf))
+            snprintf(supported + at, sizeof supported - at, "%s%s", at ? ", " : "", (*f)->gguf);
+    }
+    return qp_fail(err, QP_ERR_INPUT, "%s: general.architecture: %s is not supported; supported: %s", r->file->path,
+                   found ? found : "nothing", supported);
+}
+
+/* F32 or F16 when all matrices are that, else BF16: nearest to what a quantized GGUF was made from. */
+static const char *dtype_name(const struct qp_gguf *file)
+{
+    bool all_f32 = true, all_f16 = true;
+    for (size_t i = 0; i < file->count; i++) {
+        if (file->tensors[i].rank < 2)
+            continue;
+        all_f32 = all_f32 && file->tensors[i].type == QP_GGUF_F32;
+        all_f16 = all_f16 && file->tensors[i].type == QP_GGUF_F16;
+    }
+    return all_f32 ? "float32" : all_f16 ? "float16" : "bfloat16";
+}
+
+static int add_sizes(const struct reader *r, struct qp_error *err)
+{
+    if (copy_number(r, "embedding_length", "hidden_size", true, err) < 0 ||
+        copy_number(r, "feed_forward_length", "intermediate_size", true, err) < 0 ||
+        copy_number(r, "block_count", "num_hidden_layers", true, err) < 0 ||
+        copy_number(r, "context_length", "max_position_embeddings", true, err) < 0 ||
+        copy_number(r, "attention.head_count", "num_attention_heads", true, err) < 0 ||
+        copy_number(r, "attention.head_count", "num_key_value_heads", true, err) < 0 ||
+        copy_number(r, "attention.head_count_kv", "num_key_value_heads", false, err) < 0 ||
+        copy_number(r, "attention.key_length", "head_dim", false, err) < 0 ||
+        copy_number(r, "attention.layer_norm_rms_epsilon", "rms_norm_eps", true, err) < 0)
+        return err->code;
+    if (json_integer_value(get(r, "expert_count")) > 0)
+        return wrong(r, "expert_count", "0: mixtures of experts are not supported", err);
+    double eps = shortest(json_number_value(json_object_get(r->config, "rms_norm_eps")));
+    json_object_set_new(r->config, "rms_norm_eps", json_real(eps));
+
+    const struct qp_gguf_tensor *embedding = qp_gguf_find(r->file, "token_embd.weight");
+    if (!embedding || embedding->rank != 2)
+        return qp_fail(err, QP_ERR_INPUT, "%s: token_embd.weight: expected a matrix of that name", r->file->path);
+    json_object_set_new(r->config, "vocab_size", json_integer(embedding->shape[0]));
+    return 0;
+}
+
+/* llama.cpp stores rope_type llama3 as factors that divide each pair's frequency. All Llama 3 models have the same
+ * low and high factors (Llama 3.1 release), so the scaling is named again and then compared with every factor. */
+static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor *t, struct qp_error *err)
+{
+    int64_t heads = json_integer_value(json_object_get(r->config, "num_attention_heads"));
+    int64_t hidden = json_integer_value(json_object_get(r->config, "hidden_size"));
+    json_t *dim = json_object_get(r->config, "head_dim");
+    json_t *length = get(r, "rope.scaling.original_context_length");
+    int64_t head_dim = dim ? json_integer_value(dim) : heads > 0 ? hidden / heads : 0;
+    if (t->rank != 1 || head_dim < 2 || head_dim > 65536 || t->elements != head_dim / 2)
+        return qp_fail(err, QP_ERR_INPUT, "%s: %s: expected one factor for each of %lld rotary pairs", r->file->path,
+                       t->name, (long long)head_dim / 2);
+    qp_auto_free float *factors = malloc((size_t)t->elements * sizeof *factors);
+    if (!factors)
+        return qp_fail_memory(err, (unsigned long long)t->elements * sizeof *factors, t->name);
+    qp_gguf_rows(r->file, t, 0, 1, factors);
+
+    double theta = json_number_value(json_object_get(r->config, "rope_theta"));
+    struct qp_rope_config plain = {.kind = QP_ROPE_DEFAULT, .theta = theta, .dim = (int)head_dim};
+    struct qp_rope_config llama3 = {
+        .kind = QP_ROPE_LLAMA3,
+        .theta = theta,
+        .factor = shortest(factors[t->elements - 1]),
+        .low_freq_factor = 1.0,
+        .high_freq_factor = 4.0,
+        .original_length = json_is_integer(length) ? json_integer_value(length) : 8192,
+        .dim = (int)head_dim,
+    };
+    for (int i = 0; i < t->elements; i++) {
+        double expected = qp_rope_frequency(&plain, 1, i) / qp_rope_frequency(&llama3, 1, i);
+        if (!(fabs(factors[i] - expected) <= 1e-4 * expected))
+            return qp_fail(err, QP_ERR_INPUT,
+                           "%s: %s: factor %d is %g; the rope_type llama3 of Llama 3 models has %g there, and nothing "
+                           "else is supported: start from the Hugging Face checkpoint",
+                           r->file->path, t->name, i, (double)factors[i], expected);
+    }
+    json_object_set_new(r->config, "rope_scaling",
+                        json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", llama3.factor,
+                                  "low_freq_factor", llama3.low_freq_factor, "high_freq_factor",
+                                  llama3.high_freq_factor, "original_max_position_embeddings",
+                                  (json_int_t)llama3.original_length));
+    return 0;
+}
+
+static int add_rope(const struct reader *r, struct qp_error *err)
+{
+    json_object_set_new(r->config, "rope_theta", json_real(10000.0));
+    if (copy_number(r, "rope.freq_base", "rope_theta", false, err) < 0)
+        return err->code;
+    json_object_set_new(r->config, "rope_scaling", json_null());
+    const struct qp_gguf_tensor *factors = qp_gguf_find(r->file, "rope_freqs.weight");
+    if (factors)
+        return add_rope_factors(r, factors, err);
+
+    const char *type = json_string_value(get(r, "rope.scaling.type"));
+    json_t *factor = get(r, "rope.scaling.factor");
+    if (!factor && (factor = get(r, "rope.scale_linear"))) /* the key of GGUF v2 files */
+        type = "linear";
+    if (type && strcmp(type, "none") != 0)
+        json_object_set_new(r->config, "rope_scaling", json_pack("{s:s, s:O?}", "rope_type", type, "factor", factor));
+    return 0;
+}
+
+static int add_all(const struct reader *r, struct qp_error *err)
+{
+    if (add_sizes(r, err) < 0 || add_rope(r, err) < 0)
+        return err->code;
+    bool tied = !qp_gguf_find(r->file, "output.weight");
+    bool attn_bias = qp_gguf_find(r->file, "blk.0.attn_q.bias"), mlp_bias = qp_gguf_find(r->file, "blk.0.ffn_up.bias");
+    json_object_set_new(r->config, "tie_word_embeddings", json_boolean(tied));
+    json_object_set_new(r->config, "attention_bias", json_boolean(attn_bias));
+    json_object_set_new(r->config, "mlp_bias", json_boolean(mlp_bias));
+    json_object_set_new(r->config, "torch_dtype", json_string(dtype_name(r->file)));
+    json_object_set_new(r->config, "model_type", json_string(r->family->name));
+    json_object_set_new(r->config, "architectures", json_pack("[s]", r->family->class_name));
+    json_object_set_new(r->config, "hidden_act", json_string("silu"));
+    copy_token(r, "tokenizer.ggml.bos_token_id", "bos_token_id");
+    copy_token(r, "tokenizer.ggml.eos_token_id", "eos_token_id");
+    copy_token(r, "tokenizer.ggml.padding_token_id", "pad_token_id");
+    return 0;
+}
+
+int qp_gguf_config(const struct qp_gguf *file, json_t **out, struct qp_error *err)
+{
+    struct qp_error ignored;
+    err = err ? err : &ignored;
+    qp_auto_json json_t *config = json_object();
+    struct reader r = {file, NULL, config};
+    if (!config)
+        return qp_fail_memory(err, 0, file->path);
+    if (find_family(&r, err) < 0 || add_all(&r, err) < 0)
+        return err->code;
+    *out = json_incref(config);
+    return 0;
+}

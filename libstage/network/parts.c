@@ -1,0 +1,163 @@
+#include "libstage/network/parts.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "libstage/formats/compressed_tensors.h"
+
+bool qp_first_part(const struct qp_arch *arch, int64_t index, struct qp_part *part)
+{
+    *part = (struct qp_part){index == 0                  ? QP_PART_EMBEDDING
+                             : index == arch->layers + 1 ? QP_PART_FINAL_NORM
+                                                         : QP_PART_NORM,
+                             index - 1, 0, false};
+    return part->kind != QP_PART_NORM || qp_layer_type(arch, part->layer)->norm_count > 0 ||
+           qp_next_part(arch, index, part);
+}
+
+/* Of what is outside of the layers. */
+static bool next_end(const struct qp_arch *arch, int64_t index, struct qp_part *part)
+{
+    if (index == 0 || part->kind != QP_PART_FINAL_NORM)
+        return false;
+    if (arch->output_norm.bias && !part->bias) {
+        part->bias = true;
+        return true;
+    }
+    *part = (struct qp_part){.kind = arch->tied ? QP_PART_EMBEDDING : QP_PART_HEAD, .layer = part->layer};
+    return true;
+}
+
+bool qp_next_part(const struct qp_arch *arch, int64_t index, struct qp_part *part)
+{
+    if (index == 0 || index == arch->layers + 1)
+        return next_end(arch, index, part);
+    const struct qp_layer_type *type = qp_layer_type(arch, part->layer);
+    bool norm = part->kind == QP_PART_NORM;
+    bool bias =
+        norm ? part->index < type->norm_count && type->norms[part->index].bias : type->linears[part->index].bias;
+    if (bias && !part->bias) {
+        part->bias = true;
+        return true;
+    }
+    part->bias = false;
+    part->index++;
+    if (norm && part->index >= type->norm_count) {
+        part->kind = QP_PART_LINEAR;
+        part->index = 0;
+    }
+    return part->kind == QP_PART_NORM || part->index < type->linear_count;
+}
+
+const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)
+{
+    switch (part->kind) {
+    case QP_PART_EMBEDDING:
+        snprintf(text, size, "%s", arch->embedding);
+        break;
+    case QP_PART_FINAL_NORM:
+        snprintf(text, size, "%s", arch->final_norm);
+        break;
+    case QP_PART_HEAD:
+        snprintf(text, size, "%s", arch->head);
+        break;
+    case QP_PART_NORM:
+        qp_layer_name(arch, part->layer, qp_layer_type(arch, part->layer)->norms[part->index].module, text, size);
+        break;
+    case QP_PART_LINEAR:
+        qp_module_name(arch, part->layer, part->index, text, size);
+        break;
+    }
+    return text;
+}
+
+const char *qp_part_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)
+{
+    size_t at = strlen(qp_part_module(arch, part, text, size));
+    snprintf(text + at, size - at, part->bias ? ".bias" : ".weight");
+    return text;
+}
+
+const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)
+{
+    /* llama.cpp names what is outside of the blocks alike in all architectures (gguf-py, constants.py). */
+    const char *module = "";
+    switch (part->kind) {
+    case QP_PART_EMBEDDING:
+        snprintf(text, size, "token_embd.weight");
+        return text;
+    case QP_PART_FINAL_NORM:
+        snprintf(text, size, "output_norm.%s", part->bias ? "bias" : "weight");
+        return text;
+    case QP_PART_HEAD:
+        snprintf(text, size, "output.weight");
+        return text;
+    case QP_PART_NORM:
+        module = qp_layer_type(arch, part->layer)->norms[part->index].gguf;
+        break;
+    case QP_PART_LINEAR:
+        module = qp_layer_type(arch, part->layer)->linears[part->index].gguf;
+        break;
+    }
+    snprintf(text, size, "blk.%lld.%s.%s", (long long)part->layer, module, part->bias ? "bias" : "weight");
+    return text;
+}
+
+int qp_part_shape(const struct qp_arch *arch, const struct qp_part *part, int64_t shape[2])
+{
+    const struct qp_linear *linear;
+    shape[0] = arch->vocab;
+    shape[1] = arch->hidden;
+    switch (part->kind) {
+    case QP_PART_EMBEDDING:
+    case QP_PART_HEAD:
+        return 2;
+    case QP_PART_FINAL_NORM:
+        shape[0] = arch->output_norm.width;
+        return 1;
+    case QP_PART_NORM:
+        shape[0] = qp_layer_type(arch, part->layer)->norms[part->index].width;
+        return 1;
+    case QP_PART_LINEAR:
+        linear = &qp_layer_type(arch, part->layer)->linears[part->index];
+        shape[0] = linear->out;
+        shape[1] = linear->in;
+        return part->bias ? 1 : 2;
+    }
+    return 0;
+}
+
+/* The decoder layer that a name belongs to, -1 for none: the number where the block's format has its %d. */
+static int64_t layer_of(const struct qp_arch *arch, const char *name)
+{
+    size_t prefix = strcspn(arch->block, "%");
+    if (strncmp(name, arch->block, prefix) != 0 || name[prefix] < '0' || name[prefix] > '9')
+        return -1;
+    long long layer = strtoll(name + prefix, NULL, 10);
+    return layer < arch->layers ? layer : -1;
+}
+
+bool qp_part_find(const struct qp_arch *arch, const char *name, struct qp_part *out)
+{
+    char text[256];
+    int64_t layer = layer_of(arch, name);
+    int64_t blocks[] = {0, layer + 1, arch->layers + 1};
+    for (size_t b = 0; b < sizeof blocks / sizeof *blocks; b++)
+        QP_EACH_PART(*out, arch, blocks[b])
+    if (strcmp(qp_part_name(arch, out, text, sizeof text), name) == 0)
+        return true;
+    return false;
+}
+
+/* A linear has a few tensors, a scale of its input and a bias, a layer its norms and scales of keys and values;
+ * embedding, final norm and head are a few more. */
+size_t qp_quantized_parts_most(const struct qp_arch *arch)
+{
+    size_t sum = 4;
+    for (int64_t i = 0; i < arch->layers; i++) {
+        const struct qp_layer_type *type = qp_layer_type(arch, i);
+        sum += (size_t)type->linear_count * (QP_COMPRESSED_MAX + 2) + 2 * (size_t)type->norm_count + 2;
+    }
+    return sum;
+}

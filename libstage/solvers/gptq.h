@@ -1,0 +1,33 @@
+/* GPTQ for the linears of one site: the factor of H^-1 is made once and serves each of them. */
+#ifndef QUANTPIPE_SOLVERS_GPTQ_H
+#define QUANTPIPE_SOLVERS_GPTQ_H
+
+#include "kernels/kernels.h"
+#include "libstage/base/error.h"
+#include "libstage/tensor/quantized.h"
+#include "libstage/solvers/order.h"
+
+struct qp_gptq;
+
+/* Factors h[in, in] (symmetric). Columns whose diagonal is 0 were never seen in calibration: they get 1 there, which
+ * rounds them to nearest. `block`: columns between updates of the rest; `group`: of the order. *damping: what to add as
+ * a share of the mean diagonal, and on return what was added: it is raised tenfold as often as the factorization needs
+ * it, to at most 1. QP_ERR_INPUT when H is not finite, or not even that suffices. */
+int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, int64_t block, enum qp_order order,
+                 int64_t group, double *damping, struct qp_gptq **out, struct qp_error *err);
+void qp_gptq_close(struct qp_gptq *solver); /* NULL is accepted */
+
+/* Whether the solver's order suits this group. */
+bool qp_gptq_serves(const struct qp_gptq *solver, int64_t group);
+
+/* Called when the column loop enters a group, to set its scales from w[rows, count], its columns as they are by then;
+ * columns[count] are their places in the matrix. */
+typedef int qp_rescale_fn(void *context, int64_t group, int64_t count, const int64_t *columns, const float *w,
+                          struct qp_error *err);
+
+/* Codes of w[rows, cols] (overwritten) on the grid, groups, scales and zero points of *q; codes[rows, cols] is
+ * q->codes, writable. `rescale` may be NULL; it wants an order that keeps groups whole, and q->group above 0. */
+int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, float *w, uint8_t *codes,
+                  qp_rescale_fn *rescale, void *context, struct qp_error *err);
+
+#endif

@@ -1,0 +1,147 @@
+#include "libstage/solvers/scales.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/quantum.h"
+#include "libstage/base/memory.h"
+#include "libstage/tensor/operations.h"
+
+/* Grids whose scales are themselves coarse (NVFP4, MX) try every scale that can be held, up to twice the range's: their
+ * elements are spaced unevenly, and a larger scale can suit them better. */
+static bool coarse_scales(const struct qp_grid *grid)
+{
+    return grid->scale_dtype == QP_F8_E4M3 || grid->scale_dtype == QP_F8_E8M0;
+}
+
+/* The widest range to try, as a share of a group's own. Symmetric integers reach one step farther below zero than above
+ * it, and the scale of their range cuts half a step off the largest if that is above: a scale that holds it there is
+ * the last one worth a try. */
+static float widest(const struct qp_grid *grid)
+{
+    if (coarse_scales(grid))
+        return 2.0f;
+    bool cuts = grid->codes == QP_I8 && grid->symmetric && !grid->narrow;
+    return cuts ? (qp_grid_max(grid) + 0.5f) / qp_grid_max(grid) : 1.0f;
+}
+
+/* "Four over six" for itself tries two scales: that of the range, and that which maps the largest to 4. */
+static struct qp_scale_search search_of(const struct qp_grid *grid, const struct qp_scale_choice *choice,
+                                        const float *importance)
+{
+    if (choice->method == QP_SCALES_MINMAX)
+        return (struct qp_scale_search){.grid = grid, .norm = 2.0, .first = 6.0f / 4.0f, .last = 1.0f, .steps = 2};
+    bool sweep = coarse_scales(grid);
+    return (struct qp_scale_search){.grid = grid,
+                                    .importance = importance,
+                                    .norm = choice->method != QP_SCALES_MSE ? 2.0
+                                            : choice->norm > 0.0            ? choice->norm
+                                                                            : 3.0,
+                                    .first = widest(grid),
+                                    .last = choice->shrink,
+                                    .steps = choice->steps,
+                                    .sweep = sweep};
+}
+
+/* The scale of one block w[rows, cols], `stride` apart. */
+static void block_scale(const struct qp_kernels *kernels, const struct qp_scale_search *base, int64_t rows,
+                        int64_t cols, int64_t stride, const float *w, bool search, float *copy, float *scale,
+                        int8_t *zero)
+{
+    struct qp_scale_search s = *base;
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(copy + r * cols, w + r * stride, (size_t)cols * sizeof *w);
+    s.rows = rows;
+    s.cols = cols;
+    s.w = copy;
+    s.scale = scale;
+    s.zero = zero;
+    if (search)
+        kernels->scale_search(&s);
+    else
+        kernels->qparams(s.grid, rows, cols, 0, copy, scale, zero);
+}
+
+static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
+                         const struct qp_scale_search *base, int64_t rows, int64_t cols, const float *w, bool search,
+                         float *scale, int8_t *zero, struct qp_error *err)
+{
+    int64_t width = spec->group < cols ? spec->group : cols, groups = qp_groups(cols, width);
+    int64_t height = spec->block_rows < rows ? spec->block_rows : rows;
+    float *copy = qp_new_floats(height * width, "a block of weights", err);
+    if (!copy)
+        return QP_ERR_ROOM;
+    for (int64_t top = 0; top < rows; top += height)
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t tall = rows - top < height ? rows - top : height, left = g * width;
+            struct qp_scale_search s = *base;
+            float one;
+            int8_t none;
+            s.importance = base->importance ? base->importance + left : NULL;
+            block_scale(kernels, &s, tall, cols - left < width ? cols - left : width, cols, w + top * cols + left,
+                        search, copy, &one, &none);
+            for (int64_t r = top; r < top + tall; r++) {
+                scale[r * groups + g] = one;
+                if (!spec->grid.symmetric)
+                    zero[r * groups + g] = none;
+            }
+        }
+    free(copy);
+    return 0;
+}
+
+static int choose(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, struct qp_scale_search *s,
+                  const struct qp_scale_choice *choice, float *scale, int8_t *zero, struct qp_error *err)
+{
+    bool search = choice->method != QP_SCALES_MINMAX || spec->four_over_six;
+    if (spec->granularity == QP_PER_BLOCK)
+        return choose_blocks(kernels, spec, s, s->rows, s->cols, s->w, search, scale, zero, err);
+    s->group = qp_spec_group(spec, s->cols);
+    s->moment = choice->method == QP_SCALES_HESSIAN && s->group > 0 ? choice->h : NULL;
+    s->scale = scale;
+    s->zero = zero;
+    if (search)
+        kernels->scale_search(s);
+    else
+        kernels->qparams(s->grid, s->rows, s->cols, s->group, s->w, scale, zero);
+    return 0;
+}
+
+int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, const struct qp_grid *grid,
+                     int64_t rows, int64_t cols, const float *w, const struct qp_scale_choice *choice, float *scale,
+                     int8_t *zero, struct qp_error *err)
+{
+    bool weighted = choice->method == QP_SCALES_WEIGHTED || choice->method == QP_SCALES_HESSIAN;
+    float *importance = NULL;
+    int r = qp_operations_go_on(err);
+    if (r < 0)
+        return r;
+    if (weighted) {
+        importance = qp_new_floats(cols, "weights of columns", err);
+        if (!importance)
+            return QP_ERR_ROOM;
+        for (int64_t j = 0; j < cols; j++)
+            importance[j] = choice->diagonal ? choice->diagonal[j] : choice->h[j * cols + j];
+    }
+    struct qp_scale_search s = search_of(grid, choice, importance);
+    s.rows = rows;
+    s.cols = cols;
+    s.w = w;
+    r = choose(kernels, spec, &s, choice, scale, zero, err);
+    free(importance);
+    return r;
+}
+
+float qp_global_scale(float absmax, bool four_over_six)
+{
+    float scale = (four_over_six ? 256.0f : 448.0f) * 6.0f / absmax;
+    return isfinite(scale) && scale > 0.0f ? scale : 1.0f;
+}
+
+float qp_held_scale(const struct qp_grid *grid, float scale)
+{
+    if (grid->scale_dtype == QP_F8_E4M3)
+        return qp_e4m3_scale(qp_e4m3_scale_code(scale, grid->global), grid->global);
+    return qp_round_scale(grid->scale_dtype, scale);
+}

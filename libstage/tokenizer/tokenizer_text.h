@@ -1,0 +1,63 @@
+/* What a tokenizer works on: growable text cut into pieces, lists of ids, and maps from strings to numbers.
+ * Growing never fails at once: the first allocation that fails sets `failed`, later calls do nothing, and who fills one
+ * of these checks `failed` at the end. All-zero is the empty value of each. */
+#ifndef QUANTPIPE_TOKENIZER_TOKENIZER_TEXT_H
+#define QUANTPIPE_TOKENIZER_TOKENIZER_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QP_NO_ID (-1)
+
+/* Bytes [start, end) of a text, or a token that is already known. */
+struct qp_piece {
+    size_t start, end;
+    int32_t id; /* QP_NO_ID for text */
+    bool first; /* begins where the whole text begins */
+};
+
+struct qp_text {
+    char *bytes; /* valid UTF-8 */
+    size_t size, room;
+    struct qp_piece *pieces;
+    size_t count, piece_room;
+    bool failed;
+};
+
+void qp_text_add(struct qp_text *text, const char *bytes, size_t size);
+
+/* Appends bytes that may be no UTF-8: each maximal part of an ill-formed sequence becomes one U+FFFD (Unicode 14,
+ * section 3.9, "Substitution of Maximal Subparts"). */
+void qp_text_add_any(struct qp_text *text, const char *bytes, size_t size);
+
+/* Appends a piece; an empty piece of text is dropped. */
+void qp_text_cut(struct qp_text *text, struct qp_piece piece);
+
+void qp_text_clear(struct qp_text *text);
+
+struct qp_ids {
+    int32_t *at;
+    size_t count, room;
+    bool failed;
+};
+
+void qp_ids_add(struct qp_ids *ids, int32_t id);
+void qp_ids_add_all(struct qp_ids *ids, const int32_t *more, size_t count);
+
+/* A map from strings, which it copies, to numbers that are not negative. */
+struct qp_strings {
+    struct qp_string_slot *slots;
+    size_t mask, count; /* slots are mask + 1, a power of two, or none */
+    struct qp_text keys;
+    bool failed;
+};
+
+/* -1 when the string is not there. */
+int64_t qp_strings_find(const struct qp_strings *map, const char *text, size_t size);
+
+/* Adds a string that is not there yet. */
+void qp_strings_add(struct qp_strings *map, const char *text, size_t size, int64_t value);
+void qp_strings_clear(struct qp_strings *map);
+
+#endif
