@@ -14,16 +14,6 @@
 
 FAMILIES(DECLARE)
 
-/* In the order in which config.json and GGUF are matched: of families with one GGUF name the first is taken. */
-#define FAMILIES(family)                                                                                             \
-    family(llama) family(mistral) family(qwen2) family(qwen3) family(seed_oss) family(phi3) family(glm) family(glm4) \
-        family(gemma) family(gemma2) family(gemma3) family(granite) family(starcoder2) family(olmo2) family(olmo3)   \
-            family(exaone4) family(cohere2) family(smollm3) family(hunyuan) family(ernie4_5) family(arcee)
-#define DECLARE(name) extern const struct qp_family qp_family_##name;
-#define LIST(name) &qp_family_##name,
-
-FAMILIES(DECLARE)
-
 const struct qp_family *const *qp_families(void)
 {
     static const struct qp_family *const families[] = {FAMILIES(LIST) NULL};

@@ -12,7 +12,6 @@ const struct qp_family qp_family_exaone4 = {
     .norm_eps = {"rms_norm_eps", 1e-5},
     .attn_out = {"post_attention_layernorm", "post_attention_norm"},
     .mlp_out = {"post_feedforward_layernorm", "post_ffw_norm"},
-    .qk_norm = QP_QK_NORM_HEAD,
     .rope_rule = QP_ROPE_SLIDING,
     .window_rule = QP_WINDOW_PATTERN,
     .window_pattern = 4,

@@ -42,7 +42,7 @@ enum qp_rope_rule {
 };
 
 /* What the scores of attention are multiplied with. */
-enum qp_scale_rule {
+enum qp_score_scale {
     QP_SCALE_HEAD,  /* head_dim^-1/2 */
     QP_SCALE_RSQRT, /* the number's ^-1/2 */
     QP_SCALE_VALUE, /* the number */
@@ -80,7 +80,7 @@ struct qp_family {
     int64_t head_dim; /* where config.json does not say; 0: hidden / heads */
     bool permuted;    /* GGUF interleaves the halves of the heads of q and k */
     struct qp_word act;
-    enum qp_scale_rule scale_rule;
+    enum qp_score_scale scale_rule;
     struct qp_number scale, attn_cap;
 
     enum qp_rope_rule rope_rule;

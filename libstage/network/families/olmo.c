@@ -37,6 +37,6 @@ const struct qp_family qp_family_olmo3 = {
     .window = 4096,
     .window_pattern = 4,
     .act = {"hidden_act", "silu"},
-    .rope_theta = {"rope_theta", 10000},
+    .rope_theta = {"rope_theta", 500000},
     .tied = {"tie_word_embeddings", false},
 };

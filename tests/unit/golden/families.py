@@ -1,0 +1,98 @@
+"""A tiny random checkpoint of each family with the logits that transformers computes for it in float64.
+
+usage: families.py [FAMILY...]     (writes families/ beside itself; needs torch, transformers, safetensors)
+
+A folder families/NAME holds config.json, model.safetensors (BF16) and logits.bin, float32 [1, 12, 64] for the ids that
+ids() gives. config.json says as little as can be: what a family's table says by default is to be used. Keys that it
+reads are set to something else than their default; gains, biases and norms are random; windows are shorter than the
+text, and embeddings so small that the epsilon of norms counts. tests/unit/golden/mutate.py shows that each fact counts.
+"""
+import json
+import os
+import shutil
+import sys
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LENGTH, VOCAB = 12, 64
+BASE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=32, bos_token_id=1, eos_token_id=2)
+# The root of hidden_size is exact in BF16; four heads of 8.
+GEMMA = dict(hidden_size=36, head_dim=8)
+TIED = dict(tie_word_embeddings=True)
+UNTIED = dict(tie_word_embeddings=False)
+BIASED = dict(attention_bias=True)
+HEADS = dict(head_dim=12)
+CASES = {
+    "llama": dict(BIASED, mlp_bias=True, **TIED),
+    "mistral": dict(sliding_window=5, **TIED, **HEADS),
+    "qwen2": dict(use_sliding_window=True, sliding_window=5, max_window_layers=1, **TIED),
+    "qwen3": dict(BIASED, use_sliding_window=True, sliding_window=5, max_window_layers=1, **TIED, **HEADS),
+    "seed_oss": dict(attention_out_bias=True, mlp_bias=True, **TIED, **HEADS),
+    "phi3": dict(sliding_window=5, **TIED),
+    "glm": dict(**TIED, **HEADS),
+    "glm4": dict(**TIED, **HEADS),
+    "gemma": dict(BIASED, **GEMMA),
+    "gemma2": dict(BIASED, sliding_window=5, **GEMMA),
+    "gemma3_text": dict(BIASED, sliding_window=5, num_hidden_layers=6, num_attention_heads=2, num_key_value_heads=1,
+                        **{**GEMMA, "intermediate_size": 16}, final_logit_softcapping=2.0),
+    "granite": dict(BIASED, mlp_bias=True, embedding_multiplier=12.0, attention_multiplier=0.7, residual_multiplier=0.22,
+                    logits_scaling=8.0, **TIED),
+    "starcoder2": dict(sliding_window=5),
+    "olmo2": dict(BIASED, **TIED),
+    "olmo3": dict(BIASED, sliding_window=5, num_hidden_layers=4, **TIED),
+    "exaone4": dict(sliding_window=5, num_hidden_layers=4, **TIED),
+    "cohere2": dict(BIASED, sliding_window=5, num_hidden_layers=4),
+    "smollm3": dict(BIASED, mlp_bias=True, num_hidden_layers=4),
+    "hunyuan_v1_dense": dict(BIASED, **TIED, **HEADS),
+    "ernie4_5": dict(use_bias=True, **HEADS),
+    "arcee": dict(BIASED, mlp_bias=True, **TIED),
+}
+
+
+def ids():
+    i = torch.arange(LENGTH)
+    return ((7 * i * i + 3 * i + 1) % VOCAB).reshape(1, LENGTH)
+
+
+def fill(model, family):
+    """Numbers that BF16 holds, so that float64 computes with what is stored."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            gain = "norm" in name and name.endswith("weight") and "gemma" not in family
+            scale = 0.2 if p.ndim == 1 else 0.05 if "embed" in name else 1.5 / p.shape[-1] ** 0.5
+            p.copy_((torch.randn_like(p) * scale + (1.0 if gain else 0.0)).bfloat16())
+
+
+def write(family, changes):
+    folder = os.path.join(HERE, "families", family)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    keys = {**BASE, **changes}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, pad_token_id=0, **keys),
+                                             attn_implementation="eager").float().eval()
+    fill(model, family)
+    model.tie_weights()
+    tied = model.config.tie_word_embeddings
+    tensors = {name: t.bfloat16().contiguous() for name, t in model.state_dict().items()
+               if not (tied and name == "lm_head.weight")}
+    save_file(tensors, f"{folder}/model.safetensors")
+    config = {"architectures": [type(model).__name__], "model_type": family, "dtype": "bfloat16", **keys}
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump(config, file, indent=2)
+        file.write("\n")
+    with torch.no_grad():
+        logits = model.double()(ids(), use_cache=False).logits
+    logits.float().numpy().tofile(f"{folder}/logits.bin")
+    size = sum(os.path.getsize(f"{folder}/{name}") for name in os.listdir(folder))
+    print(f"{family}: {size} bytes, largest logit {logits.abs().max():.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in sys.argv[1:] or CASES:
+        write(name, CASES[name])

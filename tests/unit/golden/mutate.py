@@ -1,0 +1,55 @@
+"""Undoes the facts of families' tables one at a time: does tests/unit/families_test.c notice?
+
+usage: mutate.py [--build "COMMAND {file}"] [--program BUILD/tests/unit_families_test] [FAMILY_FILE...]
+
+Each field of libstage/network/families/*.c that stands on a line of its own is removed (it then has what Llama does without
+it), the test's program is built again, and the test has to fail. Prints a line for each and the count; exit 1 when one
+was not noticed. Fields that this test does not see are left out: names, GGUF, and widths of windows and heads that its checkpoints say.
+"""
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+ELSEWHERE = {"name", "class_name", "gguf", "permuted", "window", "head_dim"}
+FIELD = re.compile(r"^    \.(\w+) = .*,$")
+
+
+def notices(arguments, path):
+    built = subprocess.run(arguments.build.format(file=path), shell=True, cwd=ROOT, capture_output=True, text=True)
+    if built.returncode:
+        return f"does not compile: {(built.stdout + built.stderr).strip()[-200:]}"
+    test = subprocess.run([arguments.program], cwd=ROOT, capture_output=True, text=True)
+    return None if test.returncode == 0 else "noticed"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default="cmake --build build --target unit_families_test")
+    parser.add_argument("--program", default=str(ROOT / "build/tests/unit_families_test"))
+    parser.add_argument("files", nargs="*", type=pathlib.Path)
+    arguments = parser.parse_args()
+    noticed = missed = 0
+    for path in arguments.files or sorted((ROOT / "libstage/network/families").glob("*.c")):
+        original = path.read_text()
+        lines = original.splitlines(keepends=True)
+        try:
+            for i, line in enumerate(lines):
+                field = FIELD.match(line.rstrip("\n"))
+                if not field or field[1] in ELSEWHERE:
+                    continue
+                path.write_text("".join(lines[:i] + lines[i + 1:]))
+                verdict = notices(arguments, path)
+                noticed += verdict is not None
+                missed += verdict is None
+                print(f"{path.name}:{i + 1} {line.strip()} {verdict or 'NOT NOTICED'}", flush=True)
+        finally:
+            path.write_text(original)
+    print(f"{noticed} noticed, {missed} not")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
