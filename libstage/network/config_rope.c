@@ -155,6 +155,8 @@ static int add_rope(const struct qp_config_object *config, const struct qp_confi
     *index = -1;
     if (o->json && json_is_null(o->json))
         return 0;
+    if (o->json && !json_is_object(o->json))
+        return qp_fail(err, QP_ERR_INPUT, "%s: %s: a layer type's entry is no object", o->path, o->prefix);
     *index = arch->rope_count++;
     return get_rope(config, o, arch, theta, &arch->ropes[*index], err);
 }

@@ -145,6 +145,7 @@ Test(arch, what_is_wrong_is_named)
          "rope_scaling.short_factor: found [1], expected a list with a number for each rotated pair"},
         {"{" SMALL ", \"rope_scaling\": {\"type\": \"linear\"}}", "rope_scaling.factor: found nothing"},
         {"{" SMALL ", \"rope_parameters\": {\"partial_rotary_factor\": 1.5}}", "partial_rotary_factor: found 1.5"},
+        {"{" SMALL ", \"rope_parameters\": {\"full_attention\": 5}}", "a layer type's entry is no object"},
         {"{" SMALL ", \"dtype\": \"int8\"}", "dtype: found \"int8\""},
         {"{" SMALL ", \"eos_token_id\": 100}", "eos_token_id: found 100"},
     };

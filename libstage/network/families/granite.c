@@ -4,12 +4,10 @@
 const struct qp_family qp_family_granite = {
     .name = "granite",
     .class_name = "GraniteForCausalLM",
-    .gguf = "granite",
     QP_FAMILY_LLAMA,
     .qkv_bias = {"attention_bias", false},
     .o_bias = {"attention_bias", false},
     .mlp_bias = {"mlp_bias", false},
-    .permuted = true,
     .embed_scale = {"embedding_multiplier", 1},
     .scale_rule = QP_SCALE_VALUE,
     .scale = {"attention_multiplier", 1},
