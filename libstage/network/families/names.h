@@ -19,6 +19,10 @@
 
 #define QP_FAMILY_QK_NORMS .q_norm = {"self_attn.q_norm", "attn_q_norm"}, .k_norm = {"self_attn.k_norm", "attn_k_norm"}
 
+#define QP_FAMILY_POST_NORMS                                         \
+    .attn_out = {"post_attention_layernorm", "post_attention_norm"}, \
+    .mlp_out = {"post_feedforward_layernorm", "post_ffw_norm"}
+
 #define QP_FAMILY_LLAMA QP_FAMILY_ENDS, QP_FAMILY_QKV, QP_FAMILY_GATED, QP_FAMILY_PRE_NORMS
 
 #endif
