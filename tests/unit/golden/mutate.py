@@ -2,9 +2,10 @@
 
 usage: mutate.py [--build "COMMAND {file}"] [--program BUILD/tests/unit_families_test] [FAMILY_FILE...]
 
-Each field of libstage/network/families/*.c that stands on a line of its own is removed (it then has what Llama does without
-it), the test's program is built again, and the test has to fail. Prints a line for each and the count; exit 1 when one
-was not noticed. Fields that this test does not see are left out: names, GGUF, and widths of windows and heads that its checkpoints say.
+Each field of libstage/network/families/*.c that stands on a line of its own is removed (it then has what Llama does
+without it), the test's program is built again, and the test has to fail. Prints a line for each and the count; exit 1
+when one was not noticed. Fields that this test does not see are left out: names, GGUF, and widths of windows and heads,
+which its checkpoints say.
 """
 import argparse
 import pathlib
@@ -20,9 +21,9 @@ FIELD = re.compile(r"^    \.(\w+) = .*,$")
 def notices(arguments, path):
     built = subprocess.run(arguments.build.format(file=path), shell=True, cwd=ROOT, capture_output=True, text=True)
     if built.returncode:
-        return f"does not compile: {(built.stdout + built.stderr).strip()[-200:]}"
+        sys.exit(f"{path}: the build failed: {(built.stdout + built.stderr).strip()[-400:]}")
     test = subprocess.run([arguments.program], cwd=ROOT, capture_output=True, text=True)
-    return None if test.returncode == 0 else "noticed"
+    return test.returncode != 0
 
 
 def main():
@@ -32,7 +33,9 @@ def main():
     parser.add_argument("files", nargs="*", type=pathlib.Path)
     arguments = parser.parse_args()
     noticed = missed = 0
-    for path in arguments.files or sorted((ROOT / "libstage/network/families").glob("*.c")):
+    for path in [f.resolve() for f in arguments.files] or sorted((ROOT / "libstage/network/families").glob("*.c")):
+        if notices(arguments, path):
+            sys.exit(f"{arguments.program} fails as it is")
         original = path.read_text()
         lines = original.splitlines(keepends=True)
         try:
@@ -41,12 +44,13 @@ def main():
                 if not field or field[1] in ELSEWHERE:
                     continue
                 path.write_text("".join(lines[:i] + lines[i + 1:]))
-                verdict = notices(arguments, path)
-                noticed += verdict is not None
-                missed += verdict is None
-                print(f"{path.name}:{i + 1} {line.strip()} {verdict or 'NOT NOTICED'}", flush=True)
+                seen = notices(arguments, path)
+                noticed += seen
+                missed += not seen
+                print(f"{path.name}:{i + 1} {line.strip()} {'noticed' if seen else 'NOT NOTICED'}", flush=True)
         finally:
             path.write_text(original)
+            notices(arguments, path)  # the program as it was
     print(f"{noticed} noticed, {missed} not")
     sys.exit(1 if missed else 0)
 
