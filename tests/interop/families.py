@@ -1,9 +1,10 @@
-"""usage: families.py [--build BUILD] [--quick | --all] [FAMILY...]   our forward of each family against transformers'
+"""usage: families.py [--build BUILD] [--quick | --all] [--support FILE] [FAMILY...]   each family against transformers
 
-For each family a few tiny random checkpoints are made with transformers: non-trivial norms and biases, windows shorter
+docs/SUPPORT.md has to have a row for each family that quantpipe knows; `--all --support docs/SUPPORT.md` writes it from
+what was seen. For each family a few tiny random checkpoints are made with transformers: non-trivial norms and biases, windows shorter
 than the text, caps, multipliers. Our float32 logits have to lie within 1e-4 of the largest logit. Then, without --quick,
 the first of them is quantized to int4 by AWQ and GPTQ, to int8 by SmoothQuant and GPTQ, and to fp8-dynamic rounded to
-nearest (--all: each format by each of the three); each output has to load in transformers with no missing, unexpected
+nearest (--all: each format by each method, rotations too; what quantpipe refuses is noted); each output has to load in transformers with no missing, unexpected
 or mismatched tensor and to have there, within 0.5 %, the mean loss that validate reported. Prints one PASS or FAIL line a check.
 """
 import argparse
@@ -105,6 +106,7 @@ def compare_logits(build, name, model, folder):
 
 
 METHODS = {
+    "rotate+rtn": ["rotate.with.r1=true", "quantize.with.method=rtn"],
     "rtn": ["quantize.with.method=rtn"],
     "smoothquant+gptq": ["smooth.with.method=smoothquant", "quantize.with.method=gptq"],
     "awq+gptq": ["search.with.method=awq", "quantize.with.method=gptq"],
@@ -115,8 +117,12 @@ def pipeline(folder, output, scheme, method, ids):
     stages = {"load": {}, "calibrate": {"from": "load"}, "smooth": {"from": "calibrate", "with": {"method": "none"}},
               "search": {"from": "smooth", "with": {"method": "none"}}, "quantize": {"from": "search", "with": {}},
               "validate": {"from": "quantize"}, "export": {"from": "validate"}}
+    if method.startswith("rotate"):
+        stages["rotate"] = {"from": "load", "with": {}}
+        stages["calibrate"]["from"] = "rotate"
     for setting in METHODS[method]:
         path, value = setting.split("=")
+        value = True if value == "true" else value
         stage, _, parameter = path.split(".")
         stages[stage]["with"][parameter] = value
     data = {"text": str(ids), "length": LENGTH}
@@ -126,6 +132,7 @@ def pipeline(folder, output, scheme, method, ids):
 
 SCHEMES = {"int4": {"weights": {"format": "int4", "group": 32}, "ignore": ["lm_head"]}, "int8": "int8",
            "fp8-dynamic": "fp8-dynamic"}
+REFUSAL = "cannot be rotated"
 USUAL = [("int4", "awq+gptq"), ("int8", "smoothquant+gptq"), ("fp8-dynamic", "rtn")]
 
 
@@ -135,36 +142,99 @@ def quantize(build, name, folder, scratch, scheme, method, ids):
     text.write_text(json.dumps(pipeline(folder, output, SCHEMES[scheme], method, ids)))
     run = subprocess.run([f"{build}/bin/quantpipe", "run", str(text)], capture_output=True, text=True)
     label = f"{name} {scheme} {method}"
+    if run.returncode == 3 and REFUSAL in run.stderr:
+        check(True, label, "refused: " + REFUSAL)
+        return f"refused: {REFUSAL}"
     if not check(run.returncode == 0, label, "quantized" if run.returncode == 0 else run.stderr.strip()[-300:]):
-        return
+        return "fails"
     reported = json.loads((scratch / f"{output.name}.run/report.json").read_text())["outputs"][0]["perplexity"]
     model, info = AutoModelForCausalLM.from_pretrained(
         output, dtype=torch.float32, output_loading_info=True, quantization_config=CompressedTensorsConfig(dequantize=True))
     found = {k: sorted(map(str, v))[:3] for k, v in info.items() if v and "keys" in k}
-    check(not found, label, f"loads, {found or 'no missing or unexpected tensor'}")
+    good = check(not found, label, f"loads, {found or 'no missing or unexpected tensor'}")
     rows = torch.tensor(np.load(ids).astype(np.int64)).view(WINDOWS, LENGTH)
     with torch.no_grad():
         logits = model.eval()(rows).logits[:, :-1].flatten(0, 1)
     loss = torch.nn.functional.cross_entropy(logits.double(), rows[:, 1:].flatten()).item()
     difference = loss / math.log(reported["quantized"]) - 1
-    check(abs(difference) <= 0.005, label, f"loss {loss:.4f} here, {math.log(reported['quantized']):.4f} reported "
-          f"({difference:+.3%})")
+    good &= check(abs(difference) <= 0.005, label, f"loss {loss:.4f} here, {math.log(reported['quantized']):.4f} reported "
+                  f"({difference:+.3%})")
+    return "works" if good else "fails"
 
 
 def run_family(build, family, depth, scratch):
+    """What was seen of a family: its logits, what its sites fold into, and the verdict on each format by each method."""
+    seen = {"logits": True, "sites": {}, "runs": {}}
     for i, changes in enumerate(CASES[family]):
         name, folder = f"{family}[{i}]", scratch / f"{family}-{i}"
         model = make(family, changes, folder)
         good = compare_logits(build, name, model, folder)
+        seen["logits"] &= good
         if depth == "quick" or not good or i > 0:
             continue
+        seen["sites"] = dict(lines_of(build, str(folder)))
         ids = scratch / "ids.npy"
         text = torch.randint(3, BASE["vocab_size"], (WINDOWS, LENGTH), generator=torch.Generator().manual_seed(2))
         np.save(ids, text.numpy().astype(np.int32).flatten())
         made = scratch / family
         made.mkdir()
         for scheme, method in itertools.product(SCHEMES, METHODS) if depth == "all" else USUAL:
-            quantize(build, name, folder, made, scheme, method, ids)
+            seen["runs"][scheme, method] = quantize(build, name, folder, made, scheme, method, ids)
+    return seen
+
+
+def lines_of(build, *arguments):
+    text = subprocess.run([f"{build}/tests/dump_families", *arguments], capture_output=True, text=True, check=True).stdout
+    return [line.split() for line in text.splitlines()]
+
+
+HEAD = """# Families
+
+What each family of models was seen to do, on tiny random checkpoints of it. Written by
+`tests/interop/families.py --all --support docs/SUPPORT.md`; `make interop` runs a part of these checks each time.
+
+**Logits**: ours in float32 lie within 1e-4 of the largest of transformers'. **A format by a method** works when the
+output loads in transformers with no missing, unexpected or mismatched tensor, and has there, within 0.5 %, the mean loss
+that `validate` reported.
+
+**Scales at** says what a scale of a site is folded into: a norm's gain, rows of the linear before it, or nothing. Where
+there is nothing, smooth and search (SmoothQuant, AWQ, `joint`) leave the site as it is, and round to nearest, GPTQ and
+the other methods of quantize work as everywhere: inputs of layers without a norm before attention and the MLP (OLMo 2 and
+3, EXAONE 4) and of `down_proj` behind an activation without a gate (Starcoder 2, Arcee).
+
+**Rotations** (`rotate` with `r1`) need a residual stream that only RMS norms read and only linears add to. Others are
+refused, with what to set instead: layer norms with means, norms behind attention or the MLP, multipliers of what they
+add.
+
+**GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Not run here but
+for Llama (`tests/unit/forward_test.c`), and conversions of a family may differ from its checkpoints.
+
+"""
+
+
+def write_support(build, path, table):
+    gguf = dict(lines_of(build))
+    methods = [m for m in METHODS if m != "rotate+rtn"]
+    columns = [f"{scheme} by {method}" for scheme in SCHEMES for method in methods]
+    sites = ["attn_in", "attn_out", "mlp_in", "mlp_out"]
+    lines = ["| family | logits | " + " | ".join(columns) + " | rotations |", "|---" * (len(columns) + 3) + "|"]
+    for family, seen in table.items():
+        runs = [seen["runs"][scheme, method] for scheme in SCHEMES for method in methods]
+        turns = {seen["runs"][scheme, "rotate+rtn"].split(":")[0] for scheme in SCHEMES}
+        lines.append(f"| `{family}` | {'equal' if seen['logits'] else 'differ'} | {' | '.join(runs)} | "
+                     f"{', '.join(sorted(turns))} |")
+    lines += ["", "| family | " + " | ".join(f"scales at {s}" for s in sites) + " | GGUF |", "|---" * (len(sites) + 2) + "|"]
+    for family, seen in table.items():
+        folds = [seen["sites"].get(s, "reads attn_in") for s in sites]
+        lines.append(f"| `{family}` | {' | '.join(folds)} | {gguf[family]} |")
+    pathlib.Path(path).write_text(HEAD + "\n".join(lines) + "\n")
+
+
+def check_rows(build):
+    text = (ROOT / "docs/SUPPORT.md").read_text()
+    families = [name for name, _ in lines_of(build)]
+    missing = [f for f in families if f not in CASES or f"| `{f}` |" not in text]
+    check(not missing, "families", f"{len(families)} in quantpipe, without a case or a row in docs/SUPPORT.md: {missing}")
 
 
 def main():
@@ -172,15 +242,21 @@ def main():
     parser.add_argument("--build", default=str(ROOT / "build"))
     parser.add_argument("--quick", dest="depth", action="store_const", const="quick", default="usual")
     parser.add_argument("--all", dest="depth", action="store_const", const="all")
+    parser.add_argument("--support", metavar="FILE", help="write the table of docs/SUPPORT.md; needs --all")
     parser.add_argument("families", nargs="*")
     arguments = parser.parse_args()
+    if arguments.support and arguments.depth != "all":
+        parser.error("--support needs --all")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     os.environ["TQDM_DISABLE"] = "1"
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        for family in arguments.families or CASES:
-            run_family(arguments.build, family, arguments.depth, pathlib.Path(scratch))
+        table = {family: run_family(arguments.build, family, arguments.depth, pathlib.Path(scratch))
+                 for family in arguments.families or CASES}
+    if arguments.support:
+        write_support(arguments.build, arguments.support, table)
+    check_rows(arguments.build)
     sys.exit(1 if failures else 0)
 
 

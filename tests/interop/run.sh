@@ -102,7 +102,7 @@ if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
     fi
 fi
 
-for check in formats schemes schemas tokens logits; do
+for check in formats schemes schemas tokens logits families; do
     [ -f "$here/$check.py" ] && checked "$python" "$here/$check.py"
 done
 
