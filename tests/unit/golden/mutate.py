@@ -2,8 +2,8 @@
 
 usage: mutate.py [--build "COMMAND {file}"] [--program BUILD/tests/unit_families_test] [FAMILY_FILE...]
 
-Each field of libstage/network/families/*.c that stands on a line of its own is removed (it then has what Llama does
-without it), the test's program is built again, and the test has to fail. Prints a line for each and the count; exit 1
+Each field in libstage/network/families/*.c is set to nothing (it then has what Llama does without it), the test's
+program is built again, and the test has to fail. Prints a line for each and the count; exit 1
 when one was not noticed. Fields that this test does not see are left out: names, GGUF, and widths of windows and heads,
 which its checkpoints say.
 """
@@ -15,7 +15,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 ELSEWHERE = {"name", "class_name", "gguf", "permuted", "window", "head_dim"}
-FIELD = re.compile(r"^    \.(\w+) = .*,$")
+FIELD = re.compile(r"\.(\w+) = (\{[^{}]*\}|[^,{}\\\n]+)")
 
 
 def notices(arguments, path):
@@ -37,17 +37,16 @@ def main():
         if notices(arguments, path):
             sys.exit(f"{arguments.program} fails as it is")
         original = path.read_text()
-        lines = original.splitlines(keepends=True)
         try:
-            for i, line in enumerate(lines):
-                field = FIELD.match(line.rstrip("\n"))
-                if not field or field[1] in ELSEWHERE:
+            for field in FIELD.finditer(original):
+                if field[1] in ELSEWHERE:
                     continue
-                path.write_text("".join(lines[:i] + lines[i + 1:]))
+                path.write_text(original[:field.start(2)] + "{0}" + original[field.end(2):])
                 seen = notices(arguments, path)
                 noticed += seen
                 missed += not seen
-                print(f"{path.name}:{i + 1} {line.strip()} {'noticed' if seen else 'NOT NOTICED'}", flush=True)
+                line = original.count("\n", 0, field.start()) + 1
+                print(f"{path.name}:{line} {field[0]} {'noticed' if seen else 'NOT NOTICED'}", flush=True)
         finally:
             path.write_text(original)
             notices(arguments, path)  # the program as it was
