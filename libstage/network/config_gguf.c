@@ -15,7 +15,7 @@ struct reader {
     json_t *config;
 };
 
-/* The value of "llama.KEY", or NULL. */
+/* The value of "llama.KEY", or NULL; for "gemma3" in place of "llama" where that is the architecture. */
 static json_t *get(const struct reader *r, const char *key)
 {
     char name[128];
@@ -54,6 +54,16 @@ static double shortest(double value)
     char text[32];
     snprintf(text, sizeof text, "%.6g", value);
     return strtod(text, NULL);
+}
+
+/* The same for a number that is not whole. */
+static int copy_real(const struct reader *r, const char *key, const char *name, bool required, struct qp_error *err)
+{
+    if (copy_number(r, key, name, required, err) < 0)
+        return err->code;
+    if (get(r, key))
+        json_object_set_new(r->config, name, json_real(shortest(json_number_value(get(r, key)))));
+    return 0;
 }
 
 static int find_family(struct reader *r, struct qp_error *err)
@@ -98,18 +108,83 @@ static int add_sizes(const struct reader *r, struct qp_error *err)
         copy_number(r, "attention.head_count", "num_key_value_heads", true, err) < 0 ||
         copy_number(r, "attention.head_count_kv", "num_key_value_heads", false, err) < 0 ||
         copy_number(r, "attention.key_length", "head_dim", false, err) < 0 ||
-        copy_number(r, "attention.layer_norm_rms_epsilon", "rms_norm_eps", true, err) < 0)
+        copy_real(r, "attention.layer_norm_rms_epsilon", r->family->norm_eps.key, true, err) < 0)
         return err->code;
     if (json_integer_value(get(r, "expert_count")) > 0)
         return wrong(r, "expert_count", "0: mixtures of experts are not supported", err);
-    double eps = shortest(json_number_value(json_object_get(r->config, "rms_norm_eps")));
-    json_object_set_new(r->config, "rms_norm_eps", json_real(eps));
 
     const struct qp_gguf_tensor *embedding = qp_gguf_find(r->file, "token_embd.weight");
     if (!embedding || embedding->rank != 2)
         return qp_fail(err, QP_ERR_INPUT, "%s: token_embd.weight: expected a matrix of that name", r->file->path);
     json_object_set_new(r->config, "vocab_size", json_integer(embedding->shape[0]));
     return 0;
+}
+
+static double config_number(const struct reader *r, const char *name)
+{
+    return json_number_value(json_object_get(r->config, name));
+}
+
+/* Which layers have a window: one number n for all but each n-th, or a flag a layer; what the family does if neither is
+ * there. Families that mix both kinds of layers are not what they were without the size of the window. */
+static int add_windows(const struct reader *r, struct qp_error *err)
+{
+    static const char key[] = "attention.sliding_window_pattern";
+    const json_t *pattern = get(r, key), *flag;
+    bool mixed = r->family->window_rule == QP_WINDOW_PATTERN;
+    size_t i;
+    if (!mixed && r->family->window_rule != QP_WINDOW_ALL)
+        return 0;
+    if (copy_number(r, "attention.sliding_window", "sliding_window", mixed, err) < 0 ||
+        (!json_is_array(pattern) && copy_number(r, key, "sliding_window_pattern", false, err) < 0))
+        return err->code;
+    if (!json_is_array(pattern))
+        return 0;
+    json_t *types = json_array();
+    json_object_set_new(r->config, "layer_types", types);
+    json_array_foreach(pattern, i, flag) {
+        if (!json_is_boolean(flag))
+            return wrong(r, key, "one number, or true or false for each layer", err);
+        json_array_append_new(types, json_string(json_is_true(flag) ? "sliding_attention" : "full_attention"));
+    }
+    return 0;
+}
+
+/* What scores are multiplied with, where the family does not take it from the heads. A GGUF of Gemma leaves it out:
+ * the largest models have hidden / heads there, which llama.cpp tells by their layers, all others the heads' size. */
+static int add_scale(const struct reader *r, struct qp_error *err)
+{
+    const struct qp_family *f = r->family;
+    json_t *scale = get(r, "attention.scale");
+    if (f->scale_rule != QP_SCALE_RSQRT)
+        return 0;
+    double heads = config_number(r, "num_attention_heads"), value = config_number(r, "head_dim");
+    if (scale && !(json_number_value(scale) > 0))
+        return wrong(r, "attention.scale", "a number above 0", err);
+    if (scale)
+        value = shortest(1 / (json_number_value(scale) * json_number_value(scale)));
+    else if (f->gguf_wide_layers && config_number(r, "num_hidden_layers") == (double)f->gguf_wide_layers && heads > 0)
+        value = config_number(r, "hidden_size") / heads;
+    else if (value == 0)
+        value = (double)f->head_dim;
+    json_object_set_new(r->config, f->scale.key, json_real(value));
+    return 0;
+}
+
+/* The caps that the family has, and its scale of scores. */
+static int add_caps(const struct reader *r, struct qp_error *err)
+{
+    const struct qp_family *f = r->family;
+    const struct {
+        const char *key, *name;
+    } all[] = {
+        {"attn_logit_softcapping", f->attn_cap.key},
+        {"final_logit_softcapping", f->logit_cap.key},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].name && copy_real(r, all[i].key, all[i].name, false, err) < 0)
+            return err->code;
+    return add_scale(r, err);
 }
 
 /* llama.cpp stores rope_type llama3 as factors that divide each pair's frequency. All Llama 3 models have the same
@@ -158,8 +233,10 @@ static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor 
 
 static int add_rope(const struct reader *r, struct qp_error *err)
 {
+    const char *sliding = r->family->rope_theta_sliding.key;
     json_object_set_new(r->config, "rope_theta", json_real(10000.0));
-    if (copy_number(r, "rope.freq_base", "rope_theta", false, err) < 0)
+    if (copy_number(r, "rope.freq_base", "rope_theta", false, err) < 0 ||
+        (sliding && copy_number(r, "rope.freq_base_swa", sliding, false, err) < 0))
         return err->code;
     json_object_set_new(r->config, "rope_scaling", json_null());
     const struct qp_gguf_tensor *factors = qp_gguf_find(r->file, "rope_freqs.weight");
@@ -177,7 +254,7 @@ static int add_rope(const struct reader *r, struct qp_error *err)
 
 static int add_all(const struct reader *r, struct qp_error *err)
 {
-    if (add_sizes(r, err) < 0 || add_rope(r, err) < 0)
+    if (add_sizes(r, err) < 0 || add_rope(r, err) < 0 || add_windows(r, err) < 0 || add_caps(r, err) < 0)
         return err->code;
     bool tied = !qp_gguf_find(r->file, "output.weight");
     bool attn_bias = qp_gguf_find(r->file, "blk.0.attn_q.bias"), mlp_bias = qp_gguf_find(r->file, "blk.0.ffn_up.bias");
@@ -187,7 +264,7 @@ static int add_all(const struct reader *r, struct qp_error *err)
     json_object_set_new(r->config, "torch_dtype", json_string(dtype_name(r->file)));
     json_object_set_new(r->config, "model_type", json_string(r->family->name));
     json_object_set_new(r->config, "architectures", json_pack("[s]", r->family->class_name));
-    json_object_set_new(r->config, "hidden_act", json_string("silu"));
+    json_object_set_new(r->config, r->family->act.key, json_string(r->family->act.fallback));
     copy_token(r, "tokenizer.ggml.bos_token_id", "bos_token_id");
     copy_token(r, "tokenizer.ggml.eos_token_id", "eos_token_id");
     copy_token(r, "tokenizer.ggml.padding_token_id", "pad_token_id");

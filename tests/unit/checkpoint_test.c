@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/network/checkpoint_gguf.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/formats/compressed_tensors.h"
@@ -197,6 +198,35 @@ Test(checkpoint, gguf_metadata_must_be_there_and_known)
     gguf_is_refused(g, 0, "blk.1.attn_q.bias", "blk.1.attn_x.bias", 17, "blk.1.attn_q.bias is missing, expected [32]");
     gguf_is_refused(g, 0, "attention.head_count_kv\4\0\0\0\2", "attention.head_count_kv\4\0\0\0\4", 28,
                     "blk.0.attn_k.weight: found shape [16, 24], expected [32, 24] from the metadata");
+}
+
+Test(checkpoint, gguf_windows_must_be_said)
+{
+    gguf_is_refused("../gemma3/plain.gguf", 0, "attention.sliding_window", "attention.sliding_windom", 24,
+                    "gemma3.attention.sliding_window: found nothing, expected one number");
+    gguf_is_refused("../gemma3/stated.gguf", 0, "sliding_window_pattern\t\0\0\0\7", "sliding_window_pattern\t\0\0\0\0",
+                    27,
+                    "gemma3.attention.sliding_window_pattern: found something else, expected one number, or true or");
+}
+
+/* GGUF has no query_pre_attn_scalar: it is the heads' size, but hidden / heads in the model of 62 layers. */
+Test(checkpoint, gguf_scale_of_gemma3_goes_by_layers)
+{
+    static const char key[] = "gemma3.block_count\4\0\0\0\7";
+    struct qp_error err = {0};
+    for (int layers = 61; layers <= 62; layers++) {
+        size_t total;
+        qp_auto_free char *bytes = scratch_read(golden_path("../gemma3/plain.gguf"), &total);
+        qp_auto_json json_t *config = NULL;
+        struct qp_gguf *file;
+        char *at = memmem(bytes, total, key, sizeof key - 1);
+        cr_assert_not_null(at);
+        at[sizeof key - 2] = (char)layers;
+        cr_assert_eq(qp_gguf_open(scratch_write("model.gguf", bytes, total), &file, &err), 0, "%s", err.message);
+        cr_assert_eq(qp_gguf_config(file, &config, &err), 0, "%s", err.message);
+        cr_expect_eq(json_number_value(json_object_get(config, "query_pre_attn_scalar")), layers == 62 ? 8 : 12);
+        qp_gguf_close(file);
+    }
 }
 
 Test(checkpoint, rope_factors_must_be_those_of_llama3)

@@ -51,6 +51,17 @@ Test(forward, gguf_with_rope_factors)
     same_logits("llama3.gguf", "llama3", "cpu");
 }
 
+Test(forward, gguf_of_gemma3)
+{
+    same_logits("../gemma3/plain.gguf", "../gemma3/plain", "ref");
+    same_logits("../gemma3/plain.gguf", "../gemma3/plain", "cpu");
+}
+
+Test(forward, gguf_of_gemma3_that_states_windows_theta_and_cap)
+{
+    same_logits("../gemma3/stated.gguf", "../gemma3/stated", "ref");
+}
+
 /* ---- quantized: against weights dequantized and activations rounded by hand ---- */
 
 struct tiny {

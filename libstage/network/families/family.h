@@ -82,6 +82,7 @@ struct qp_family {
     struct qp_word act;
     enum qp_score_scale scale_rule;
     struct qp_number scale, attn_cap;
+    int64_t gguf_wide_layers; /* models of so many layers have hidden / heads as scale, which GGUF does not say; or 0 */
 
     enum qp_rope_rule rope_rule;
     struct qp_number rope_theta, rope_theta_sliding; /* the latter of layers with a window, if it differs */

@@ -41,6 +41,7 @@ const struct qp_family qp_family_gemma2 = {
     .mlp_out = {"post_feedforward_layernorm", "post_ffw_norm"},
     .scale_rule = QP_SCALE_RSQRT,
     .scale = {"query_pre_attn_scalar", 256},
+    .gguf_wide_layers = 46, /* 27B */
     .window_rule = QP_WINDOW_PATTERN,
     .window = 4096,
     .window_pattern = 2,
@@ -72,6 +73,7 @@ const struct qp_family qp_family_gemma3 = {
     .mlp_out = {"post_feedforward_layernorm", "post_ffw_norm"},
     .scale_rule = QP_SCALE_RSQRT,
     .scale = {"query_pre_attn_scalar", 256},
+    .gguf_wide_layers = 62, /* 27B */
     .window_rule = QP_WINDOW_PATTERN,
     .window = 4096,
     QP_FAMILY_QK_NORMS,
