@@ -19,6 +19,7 @@ struct spec {
     int64_t samples;  /* 0: all */
     int64_t length;
     int64_t seed;
+    bool bos; /* every window starts with the tokenizer's BOS */
 };
 
 enum kind { KIND_NONE, KIND_TXT, KIND_JSONL, KIND_NPY };
@@ -48,7 +49,7 @@ static int parse_number(const json_t *spec, const char *key, int64_t least, int6
 
 static int check_keys(const json_t *json, const char *where, struct qp_error *err)
 {
-    static const char *const known[] = {"text", "samples", "length", "seed", "synthetic", NULL};
+    static const char *const known[] = {"text", "samples", "length", "seed", "synthetic", "bos", NULL};
     const char *key;
     json_t *value;
     if (!json_is_object(json))
@@ -77,6 +78,17 @@ static int parse_source(const json_t *json, const char *where, struct spec *out,
     return 0;
 }
 
+static int parse_bos(const json_t *json, const char *where, struct spec *out, struct qp_error *err)
+{
+    const json_t *bos = json_object_get(json, "bos");
+    if (bos && !json_is_boolean(bos))
+        return qp_fail(err, QP_ERR_INPUT, "%s.bos: expected true or false", where);
+    out->bos = json_is_true(bos);
+    if (out->bos && (!out->text || kind_of(out->text) == KIND_NPY))
+        return qp_fail(err, QP_ERR_INPUT, "%s.bos: only a text, .txt or .jsonl, has a tokenizer's BOS", where);
+    return 0;
+}
+
 static int parse(const json_t *json, const char *where, struct spec *out, struct qp_error *err)
 {
     *out = (struct spec){.length = DEFAULT_LENGTH};
@@ -89,6 +101,8 @@ static int parse(const json_t *json, const char *where, struct spec *out, struct
         r = parse_number(json, "length", 2, LONGEST, where, &out->length, err);
     if (r == 0)
         r = parse_number(json, "seed", 0, INT64_MAX, where, &out->seed, err);
+    if (r == 0)
+        r = parse_bos(json, where, out, err);
     if (r == 0 && !out->text && out->samples == 0)
         out->samples = DEFAULT_SYNTHETIC;
     return r;
@@ -164,19 +178,39 @@ static int check_runs(const struct spec *spec, int64_t vocab, const struct qp_id
     return 0;
 }
 
-/* Copies the chosen windows: the first ones, or with a seed a random choice in text order (Knuth, The Art of Computer
- * Programming, volume 2, 3.4.2, algorithm S). */
-static int choose(const struct spec *spec, const struct qp_id_runs *runs, struct qp_windows *out, struct qp_error *err)
+/* The id that the tokenizer's template puts before a text. */
+static int find_bos(const struct qp_tokenizer *tokenizer, int32_t *bos, struct qp_error *err)
 {
-    int64_t each = runs->length / spec->length, total = runs->count * each, taken = 0;
+    qp_auto_free int32_t *with = NULL, *without = NULL;
+    size_t n, m;
+    int r = qp_tokenizer_encode(tokenizer, "a", 1, true, &with, &n, err);
+    if (r == 0)
+        r = qp_tokenizer_encode(tokenizer, "a", 1, false, &without, &m, err);
+    if (r < 0)
+        return r;
+    if (n == 0 || m == 0 || with[0] == without[0])
+        return qp_fail(err, QP_ERR_INPUT, "data: bos: the model's tokenizer puts no BOS before a text; leave bos out");
+    *bos = with[0];
+    return 0;
+}
+
+/* Copies the chosen windows: the first ones, or with a seed a random choice in text order (Knuth, The Art of Computer
+ * Programming, volume 2, 3.4.2, algorithm S). `bos`, unless negative, goes before each, once before the first. */
+static int choose(const struct spec *spec, const struct qp_id_runs *runs, int32_t bos, struct qp_windows *out,
+                  struct qp_error *err)
+{
+    int64_t before = bos >= 0, own = spec->length - before, first = before && runs->ids[0] == bos;
+    int64_t each = (runs->length - first) / own, total = runs->count * each, taken = 0;
     int64_t wanted = spec->samples > 0 && spec->samples < total ? spec->samples : total;
     uint64_t state = (uint64_t)spec->seed;
     int r = allocate(wanted, spec->length, out, err);
     for (int64_t i = 0; r == 0 && taken < wanted; i++) {
         if (spec->seed != 0 && below(&state, total - i) >= wanted - taken)
             continue;
-        memcpy(out->ids + taken++ * spec->length, runs->ids + i / each * runs->length + i % each * spec->length,
-               (size_t)spec->length * sizeof *out->ids);
+        int32_t *window = out->ids + taken++ * spec->length;
+        window[0] = bos;
+        memcpy(window + before, runs->ids + i / each * runs->length + first + i % each * own,
+               (size_t)own * sizeof *out->ids);
     }
     return r;
 }
@@ -186,6 +220,7 @@ int qp_windows_load(const json_t *json, const struct qp_tokenizer *tokenizer, in
 {
     struct spec spec;
     struct qp_id_runs runs = {0};
+    int32_t bos = -1;
     *out = (struct qp_windows){0};
     int r = parse(json, "data", &spec, err);
     if (r < 0)
@@ -197,8 +232,10 @@ int qp_windows_load(const json_t *json, const struct qp_tokenizer *tokenizer, in
     r = read_runs(&spec, tokenizer, vocab, &runs, err);
     if (r == 0)
         r = check_runs(&spec, vocab, &runs, err);
+    if (r == 0 && spec.bos)
+        r = find_bos(tokenizer, &bos, err);
     if (r == 0)
-        r = choose(&spec, &runs, out, err);
+        r = choose(&spec, &runs, bos, out, err);
     free(runs.ids);
     return r;
 }

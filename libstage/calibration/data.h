@@ -18,9 +18,10 @@ struct qp_windows {
  * windows that do not overlap, the tail dropped), .jsonl (the strings under `text`, each tokenized, one after the
  * other), .npy (int32 or int64, 1-D or 2-D: token ids; no window spans two rows). samples: at most so many windows (0
  * or absent: all); length: default 512; seed absent or 0: the first windows, otherwise a seeded choice of them, in text
- * order. synthetic: uniformly random ids, `samples` windows (default 128). Ids are checked against `vocab`. An empty
- * text, or one shorter than a window, is QP_ERR_INPUT that says how long it is and how long it must be. `tokenizer` may
- * be NULL when none is needed. */
+ * order. bos: true starts every window of a text with the BOS of the tokenizer's template, as Gemma needs it (one that
+ * has none is QP_ERR_INPUT). synthetic: uniformly random ids, `samples` windows (default 128). Ids are checked against
+ * `vocab`. An empty text, or one shorter than a window, is QP_ERR_INPUT that says how long it is and how long it must
+ * be. `tokenizer` may be NULL when none is needed. */
 int qp_windows_load(const json_t *spec, const struct qp_tokenizer *tokenizer, int64_t vocab, struct qp_windows *out,
                     struct qp_error *err);
 

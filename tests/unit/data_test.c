@@ -71,6 +71,24 @@ Test(data, cuts_a_text_into_windows_and_drops_the_tail)
     expect("a.txt", "\"length\":5,\"samples\":99", 2, 5, (int32_t[]){8, 0, 1, 2, 3, 4, 5, 6, 7, 0});
 }
 
+Test(data, starts_every_window_with_bos)
+{
+    scratch_write("a.txt", "abcdefgha", 9);
+    expect("a.txt", "\"length\":3,\"bos\":true", 4, 3, (int32_t[]){8, 0, 1, 8, 2, 3, 8, 4, 5, 8, 6, 7});
+    expect("a.txt", "\"length\":10,\"bos\":true", 1, 10, (int32_t[]){8, 0, 1, 2, 3, 4, 5, 6, 7, 0});
+    expect("a.txt", "\"length\":3,\"bos\":false", 3, 3, (int32_t[]){8, 0, 1, 2, 3, 4, 5, 6, 7});
+    refused("a.txt", "\"length\":3,\"bos\":1", "data.bos: expected true or false");
+    refused(NULL, "\"synthetic\":true,\"bos\":true", "data.bos: only a text");
+
+    struct qp_error err = {0};
+    qp_auto_json json_t *json = json_loads("{\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"d\":3,\"e\":4,\"f\":5,"
+                                           "\"g\":6,\"h\":7},\"merges\":[]}}",
+                                           0, NULL);
+    qp_tokenizer_free(tokenizer);
+    cr_assert_eq(qp_tokenizer_parse(json, "t.json", &tokenizer, &err), 0, "%s", err.message);
+    refused("a.txt", "\"length\":3,\"bos\":true", "puts no BOS before a text");
+}
+
 Test(data, joins_the_lines_of_jsonl)
 {
     scratch_write("a.jsonl", "{\"text\":\"ab\"}\n\n{\"text\":\"c\",\"n\":1}\r\n{\"text\":\"\"}\n{\"text\":\"de\"}", 60);
