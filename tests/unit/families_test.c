@@ -51,3 +51,39 @@ Test(families, logits_are_those_of_transformers)
         same_logits((*f)->name, "cpu");
     }
 }
+
+/* A checkpoint that says neither how wide heads nor how wide windows are (golden/families.json). */
+static void same_defaults(const char *family, const json_t *expected)
+{
+    char path[512];
+    json_t *config;
+    struct qp_arch arch;
+    struct qp_error err;
+    const json_t *windows = json_object_get(expected, "windows");
+    snprintf(path, sizeof path, SOURCE_DIR "/tests/unit/golden/families/%s/config.json", family);
+    cr_assert_eq(qp_read_json(path, 1 << 16, &config, &err), 0, "%s", err.message);
+    json_object_del(config, "head_dim");
+    json_object_del(config, "sliding_window");
+    json_object_set_new(config, "max_position_embeddings", json_integer(100000));
+    cr_assert_eq(qp_arch_parse(config, family, &arch, &err), 0, "%s", err.message);
+    cr_expect_eq(arch.head_dim, json_integer_value(json_object_get(expected, "head_dim")), "%s: heads of %d", family,
+                 arch.head_dim);
+    cr_assert_eq((int64_t)json_array_size(windows), arch.layers);
+    for (int64_t i = 0; i < arch.layers; i++) {
+        int64_t window = qp_layer_type(&arch, i)->attention.window;
+        cr_expect_eq(window, json_integer_value(json_array_get(windows, (size_t)i)), "%s: layer %d has a window of %d",
+                     family, (int)i, (int)window);
+    }
+    json_decref(config);
+}
+
+Test(families, widths_by_default_are_those_of_transformers)
+{
+    json_t *all;
+    struct qp_error err;
+    cr_assert_eq(qp_read_json(SOURCE_DIR "/tests/unit/golden/families.json", 1 << 16, &all, &err), 0, "%s",
+                 err.message);
+    for (const struct qp_family *const *f = qp_families(); *f; f++)
+        same_defaults((*f)->name, json_object_get(all, (*f)->name));
+    json_decref(all);
+}

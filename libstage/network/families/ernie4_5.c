@@ -9,6 +9,7 @@ const struct qp_family qp_family_ernie4_5 = {
     .qkv_bias = {"use_bias", false},
     .o_bias = {"use_bias", false},
     .mlp_bias = {"use_bias", false},
+    .head_dim = 128,
     .rope_pairs = true,
     .rope_theta = {"rope_theta", 500000},
     .tied = {"tie_word_embeddings", true},

@@ -13,6 +13,7 @@ const struct qp_family qp_family_exaone4 = {
     QP_FAMILY_POST_NORMS,
     .rope_rule = QP_ROPE_SLIDING,
     .window_rule = QP_WINDOW_PATTERN,
+    .window = 4096,
     .window_pattern = 4,
     .act = {"hidden_act", "silu"},
     .rope_theta = {"rope_theta", 10000},

@@ -3,7 +3,7 @@
 usage: families.py [FAMILY...]     (writes families/ beside itself; needs torch, transformers, safetensors)
 
 A folder families/NAME holds config.json, model.safetensors (BF16) and logits.bin, float32 [1, 12, 64] for the ids that
-ids() gives. config.json says as little as can be: what a family's table says by default is to be used. Keys that it
+ids() gives; families.json has widths that the families have by default. config.json says as little as can be: what a family's table says by default is to be used. Keys that it
 reads are set to something else than their default; gains, biases and norms are random; windows are shorter than the
 text, and embeddings so small that the epsilon of norms counts. tests/unit/golden/mutate.py shows that each fact counts.
 """
@@ -93,7 +93,20 @@ def write(family, changes):
     print(f"{family}: {size} bytes, largest logit {logits.abs().max():.3f}", flush=True)
 
 
+def defaults(family, changes):
+    """Widths of heads and of each layer's window where a checkpoint does not say them."""
+    keys = {k: v for k, v in {**BASE, **changes}.items() if k not in ("head_dim", "sliding_window")}
+    config = AutoConfig.for_model(family, pad_token_id=0, **{**keys, "max_position_embeddings": 100000})
+    window, count = getattr(config, "sliding_window", None) or 0, config.num_hidden_layers
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * count
+    return {"head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            "windows": [window if t == "sliding_attention" else 0 for t in types]}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in sys.argv[1:] or CASES:
         write(name, CASES[name])
+    with open(os.path.join(HERE, "families.json"), "w") as file:
+        json.dump({name: defaults(name, CASES[name]) for name in CASES}, file, indent=1)
+        file.write("\n")

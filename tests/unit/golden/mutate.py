@@ -4,8 +4,7 @@ usage: mutate.py [--build "COMMAND {file}"] [--program BUILD/tests/unit_families
 
 Each field in libstage/network/families/*.c is set to nothing (it then has what Llama does without it), the test's
 program is built again, and the test has to fail. Prints a line for each and the count; exit 1
-when one was not noticed. Fields that this test does not see are left out: names, GGUF, and widths of windows and heads,
-which its checkpoints say.
+when one was not noticed. Fields that this test does not see are left out: names, and what is of GGUF.
 """
 import argparse
 import pathlib
