@@ -96,7 +96,7 @@ static int get_windows(const struct qp_config_object *o, const struct qp_arch *a
 {
     const struct qp_family *f = arch->family;
     const json_t *given = json_object_get(o->json, "sliding_window");
-    int64_t fallback = given && json_is_null(given) ? 0 : f->window;
+    int64_t fallback = json_is_null(given) ? 0 : f->window;
     *w = (struct windows){0};
     if (f->window_rule == QP_WINDOW_NONE)
         return 0;

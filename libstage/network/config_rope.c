@@ -153,7 +153,7 @@ static int add_rope(const struct qp_config_object *config, const struct qp_confi
                     struct qp_arch *arch, int *index, struct qp_error *err)
 {
     *index = -1;
-    if (o->json && json_is_null(o->json))
+    if (json_is_null(o->json))
         return 0;
     if (o->json && !json_is_object(o->json))
         return qp_fail(err, QP_ERR_INPUT, "%s: %s: a layer type's entry is no object", o->path, o->prefix);
