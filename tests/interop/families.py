@@ -207,7 +207,7 @@ refused, with what to set instead: layer norms with means, norms behind attentio
 add.
 
 **GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Not run here but
-for Llama (`tests/unit/forward_test.c`), and conversions of a family may differ from its checkpoints.
+for Llama and Gemma 3 (`tests/unit/forward_test.c`); conversions of a family may differ from its checkpoints.
 
 """
 

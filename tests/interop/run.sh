@@ -100,6 +100,11 @@ if [ "${QUANTPIPE_INTEROP:-all}" != tiny ]; then
     else
         echo "FAIL smollm2: get.sh could not fetch the model" | tee -a "$log"
     fi
+    if examples/gemma3/get.sh; then
+        checked "$python" "$here/gemma3.py" --text "${EVALUATION_TEXT:-examples/gemma3/model/evaluation.txt}"
+    else
+        echo "FAIL gemma3: get.sh could not fetch the model" | tee -a "$log"
+    fi
 fi
 
 for check in formats schemes schemas tokens logits families; do
