@@ -167,7 +167,8 @@ static int add_scale(const struct reader *r, struct qp_error *err)
         value = config_number(r, "hidden_size") / heads;
     else if (value == 0)
         value = (double)f->head_dim;
-    json_object_set_new(r->config, f->scale.key, json_real(value));
+    bool whole = value == floor(value) && value < 1e9; /* transformers refuses 256.0 there */
+    json_object_set_new(r->config, f->scale.key, whole ? json_integer((json_int_t)value) : json_real(value));
     return 0;
 }
 
