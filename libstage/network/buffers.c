@@ -79,14 +79,19 @@ static int in_place_of(const struct qp_layer_type *type, const struct life *live
     return same && is_free(lives, placed, buffer, &lives[buffer], placed[in].at, in) ? in : 0;
 }
 
+static int64_t widest_site(const struct qp_layer_type *type)
+{
+    int64_t widest = 0;
+    for (int s = 0; s < type->site_count; s++)
+        widest = type->sites[s].in > widest ? type->sites[s].in : widest;
+    return widest;
+}
+
 /* Inputs of sites in float32 are needed at sites alone, at the same place for all. */
 static int64_t place_wide(const struct qp_layer_type *type, const struct life *lives, const struct qp_buffer *placed,
                           int64_t *end)
 {
-    int64_t widest = 0, highest = 0;
-    for (int s = 0; s < type->site_count; s++)
-        widest = type->sites[s].in > widest ? type->sites[s].in : widest;
-    widest = (widest + 15) / 16 * 16;
+    int64_t widest = (widest_site(type) + 15) / 16 * 16, highest = 0;
     for (int i = 0; i < type->op_count; i++) {
         struct life life = {i, i, widest};
         int64_t here = type->ops[i].kind == QP_OP_SITE ? place(lives, placed, type->buffer_count, &life) : 0;
@@ -103,13 +108,10 @@ static int64_t place_wide(const struct qp_layer_type *type, const struct life *l
 
 static int64_t code_floats(const struct qp_layer *layer)
 {
-    bool any = false;
-    int64_t widest = 0;
     for (int l = 0; l < layer->type->linear_count; l++)
-        any = any || layer->int8[l].codes;
-    for (int s = 0; s < layer->type->site_count; s++)
-        widest = layer->type->sites[s].in > widest ? layer->type->sites[s].in : widest;
-    return any ? (widest + 3) / 4 + 2 : 0;
+        if (layer->int8[l].codes)
+            return (widest_site(layer->type) + 3) / 4 + 2;
+    return 0;
 }
 
 int qp_layer_plan(struct qp_layer *layer, struct qp_error *err)

@@ -332,18 +332,19 @@ static void run_gated(const struct chunk *c, const struct qp_op *op)
         layer->kernels->gated(&gated, at(c, &op->out));
 }
 
-/* Rows of a view that is part of a wider buffer are apart; those of a copy are not. */
+/* Rows of a view that is part of a wider buffer are apart, those of a copy are not; rows without gaps are one. */
 static void run_copy(const struct chunk *c, const struct qp_op *op)
 {
-    int64_t width = op->out.width, stride = row_of(c, &op->in[0]);
+    bool half = is_half(c, &op->out);
+    int64_t width = op->out.width, stride = row_of(c, &op->in[0]), rows = c->rows;
+    if (stride == width) {
+        width *= rows;
+        rows = 1;
+    }
     const float *from = at(c, &op->in[0]);
     char *to = at(c, &op->out);
-    size_t bytes = (size_t)width * (is_half(c, &op->out) ? sizeof(uint16_t) : sizeof(float));
-    for (int64_t r = 0; r < c->rows; r++)
-        if (is_half(c, &op->out))
-            c->layer->kernels->from_f32(QP_BF16, width, from + r * stride, to + (size_t)r * bytes);
-        else
-            memcpy(to + (size_t)r * bytes, from + r * stride, bytes);
+    for (int64_t r = 0; r < rows; r++, from += stride, to += (size_t)width * (half ? sizeof(uint16_t) : sizeof(float)))
+        c->layer->kernels->from_f32(half ? QP_BF16 : QP_F32, width, from, to);
 }
 
 static int run_op(const struct chunk *c, const struct qp_op *op, struct qp_error *err)
