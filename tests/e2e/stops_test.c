@@ -60,24 +60,6 @@ static bool has_done(const char *stage, int least)
     return found;
 }
 
-/* How many processes have the test's folder of sockets on their command lines. */
-static int count_processes(void)
-{
-    glob_t found = {0};
-    int count = 0;
-    cr_assert_eq(glob("/proc/[0-9]*/cmdline", 0, NULL, &found), 0);
-    for (size_t i = 0; i < found.gl_pathc; i++) {
-        char line[4096];
-        FILE *file = fopen(found.gl_pathv[i], "r");
-        size_t size = file ? fread(line, 1, sizeof line, file) : 0;
-        if (file)
-            fclose(file);
-        count += memmem(line, size, runs_sockets(), strlen(runs_sockets())) != NULL;
-    }
-    globfree(&found);
-    return count;
-}
-
 /* Shared memory of the run whose folder is out.run. */
 static size_t count_segments(void)
 {
@@ -103,13 +85,13 @@ Test(stops, a_killed_runner_takes_along_stages_that_compute)
         usleep(50000);
     }
     cr_expect(begun, "the run did not come to its second layer");
-    cr_expect_gt(count_processes(), 5);
+    cr_expect_gt(runs_processes(), 5);
     cr_expect_gt(count_segments(), 0);
     cr_assert_eq(kill(run, SIGKILL), 0);
     waitpid(run, NULL, 0);
-    for (int tick = 0; tick < 400 && count_processes() > 0; tick++)
+    for (int tick = 0; tick < 400 && runs_processes() > 0; tick++)
         usleep(50000);
-    cr_expect_eq(count_processes(), 0, "stages live on without their runner");
+    cr_expect_eq(runs_processes(), 0, "stages live on without their runner");
     cr_expect_eq(count_segments(), 0, "shared memory is left");
     cr_expect_not(qp_exists(scratch("out")));
 }

@@ -1,6 +1,7 @@
 #include "tests/support/runs.h"
 
 #include <criterion/criterion.h>
+#include <glob.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,23 @@ void runs_make(void)
 const char *runs_sockets(void)
 {
     return sockets;
+}
+
+int runs_processes(void)
+{
+    glob_t found = {0};
+    int count = 0;
+    cr_assert_eq(glob("/proc/[0-9]*/cmdline", 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char line[4096];
+        FILE *file = fopen(found.gl_pathv[i], "r");
+        size_t size = file ? fread(line, 1, sizeof line, file) : 0;
+        if (file)
+            fclose(file);
+        count += memmem(line, size, runs_sockets(), strlen(runs_sockets())) != NULL;
+    }
+    globfree(&found);
+    return count;
 }
 
 void run_well(const char *const *argv)

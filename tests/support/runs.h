@@ -22,6 +22,9 @@ void runs_make(void);
 /* That folder. */
 const char *runs_sockets(void);
 
+/* How many processes have that folder on their command lines. */
+int runs_processes(void);
+
 /* Runs a program that has to end with exit code 0. */
 void run_well(const char *const *argv);
 
