@@ -4,74 +4,77 @@
 #include <string.h>
 
 #include "libstage/base/words.h"
-#include "runner/verb.h"
+#include "runner/subcommand.h"
 
 const struct qp_option qp_json_option[] = {{"json", NULL, "answer in JSON"}, {0}};
 
-static const struct qp_option *find_option(const struct qp_verb *verb, const char *name, size_t length)
+static const struct qp_option *find_option(const struct qp_subcommand *subcommand, const char *name, size_t length)
 {
     for (size_t t = 0; t < 2; t++)
-        for (const struct qp_option *o = verb->options[t]; o && o->name; o++)
+        for (const struct qp_option *o = subcommand->options[t]; o && o->name; o++)
             if (strlen(o->name) == length && strncmp(o->name, name, length) == 0)
                 return o;
     return NULL;
 }
 
-static int unknown_option(const struct qp_verb *verb, const char *text, struct qp_error *err)
+static int unknown_option(const struct qp_subcommand *subcommand, const char *text, struct qp_error *err)
 {
     const char *names[64];
-    char word[128];
+    char name[128];
     size_t count = 0;
     for (size_t t = 0; t < 2; t++)
-        for (const struct qp_option *o = verb->options[t]; o && o->name && count < 64; o++)
+        for (const struct qp_option *o = subcommand->options[t]; o && o->name && count < 64; o++)
             names[count++] = o->name;
-    snprintf(word, sizeof word, "%.*s", (int)strcspn(text + 2, "="), text + 2);
-    const char *near = qp_nearest(word, names, count);
-    return qp_fail(err, QP_ERR_USAGE, "%s has no option %.80s%s%s%s; `quantpipe %s --help` lists them", verb->name,
-                   text, near ? "; did you mean --" : "", near ? near : "", near ? "?" : "", verb->name);
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(text + 2, "="), text + 2);
+    const char *near = qp_nearest(name, names, count);
+    return qp_fail(err, QP_ERR_USAGE, "%s has no option %.80s%s%s%s; `quantpipe %s --help` lists them",
+                   subcommand->name, text, near ? "; did you mean --" : "", near ? near : "", near ? "?" : "",
+                   subcommand->name);
 }
 
 /* Takes argv[i], and argv[i + 1] when that is its value; returns how many, or a negative code. */
-static int take_option(const struct qp_verb *verb, char **argv, int left, struct qp_args *out, struct qp_error *err)
+static int take_option(const struct qp_subcommand *subcommand, char **argv, int left, struct qp_args *out,
+                       struct qp_error *err)
 {
     const char *text = argv[0], *equals = strchr(text, '=');
     size_t length = equals ? (size_t)(equals - text) - 2 : strlen(text) - 2;
-    const struct qp_option *o = strncmp(text, "--", 2) == 0 ? find_option(verb, text + 2, length) : NULL;
+    const struct qp_option *o = strncmp(text, "--", 2) == 0 ? find_option(subcommand, text + 2, length) : NULL;
     if (!o)
-        return unknown_option(verb, text, err);
+        return unknown_option(subcommand, text, err);
     if (out->given_count == QP_MAX_GIVEN)
         return qp_fail(err, QP_ERR_USAGE, "more than %d options", QP_MAX_GIVEN);
-    if (!o->argument && equals)
+    if (!o->value && equals)
         return qp_fail(err, QP_ERR_USAGE, "--%s takes no value; found %s", o->name, text);
-    if (o->argument && !equals && left < 2)
-        return qp_fail(err, QP_ERR_USAGE, "--%s is the last word; expected %s after it", o->name, o->argument);
+    if (o->value && !equals && left < 2)
+        return qp_fail(err, QP_ERR_USAGE, "--%s is the last argument; expected %s after it", o->name, o->value);
     out->given[out->given_count].option = o;
-    out->given[out->given_count++].value = !o->argument ? "" : equals ? equals + 1 : argv[1];
-    return o->argument && !equals ? 2 : 1;
+    out->given[out->given_count++].value = !o->value ? "" : equals ? equals + 1 : argv[1];
+    return o->value && !equals ? 2 : 1;
 }
 
-int qp_args_parse(const struct qp_verb *verb, int argc, char **argv, struct qp_args *out, struct qp_error *err)
+int qp_args_parse(const struct qp_subcommand *subcommand, int argc, char **argv, struct qp_args *out,
+                  struct qp_error *err)
 {
     *out = (struct qp_args){.argc = argc, .argv = argv};
-    bool words_only = false;
+    bool arguments_only = false;
     for (int i = 2; i < argc;) {
         int used = 1;
-        if (!words_only && strcmp(argv[i], "--") == 0)
-            words_only = true;
-        else if (!words_only && argv[i][0] == '-' && argv[i][1])
-            used = take_option(verb, argv + i, argc - i, out, err);
-        else if (out->word_count < verb->max_words)
-            out->words[out->word_count++] = argv[i];
+        if (!arguments_only && strcmp(argv[i], "--") == 0)
+            arguments_only = true;
+        else if (!arguments_only && argv[i][0] == '-' && argv[i][1])
+            used = take_option(subcommand, argv + i, argc - i, out, err);
+        else if (out->argument_count < subcommand->max_arguments)
+            out->arguments[out->argument_count++] = argv[i];
         else
-            return qp_fail(err, QP_ERR_USAGE, "%s: one word too many: `%s`; usage: quantpipe %s %s", verb->name,
-                           argv[i], verb->name, verb->usage);
+            return qp_fail(err, QP_ERR_USAGE, "%s: one argument too many: `%s`; usage: quantpipe %s %s",
+                           subcommand->name, argv[i], subcommand->name, subcommand->usage);
         if (used < 0)
             return used;
         i += used;
     }
-    if (out->word_count < verb->min_words)
-        return qp_fail(err, QP_ERR_USAGE, "%s: a word is missing; usage: quantpipe %s %s", verb->name, verb->name,
-                       verb->usage);
+    if (out->argument_count < subcommand->min_arguments)
+        return qp_fail(err, QP_ERR_USAGE, "%s: an argument is missing; usage: quantpipe %s %s", subcommand->name,
+                       subcommand->name, subcommand->usage);
     return 0;
 }
 

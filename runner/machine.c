@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* cpu.max of control groups v2: "QUOTA PERIOD" or "max PERIOD". */
@@ -55,4 +56,11 @@ const char *qp_machine_cpu(char *text, size_t size)
     if (f)
         fclose(f);
     return text;
+}
+
+double qp_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }

@@ -8,7 +8,10 @@
 int qp_machine_cores(void);
 uint64_t qp_machine_memory(void);
 
-/* What the processor calls itself, "unknown processor" where it does not say. Into text; returns it. */
+/* What the processor calls itself, "unknown processor" where it has no name. Into text; returns it. */
 const char *qp_machine_cpu(char *text, size_t size);
+
+/* CLOCK_MONOTONIC in seconds. */
+double qp_now(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* The `quantpipe` command: finds the verb, runs it, prints what went wrong. */
+/* The `quantpipe` command: finds the subcommand, runs it, prints what went wrong. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,53 +8,54 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/words.h"
 #include "libstage/tensor/operations.h"
-#include "runner/verb.h"
+#include "runner/subcommand.h"
 
-static const struct qp_verb *const verbs[] = {&qp_verb_run,     &qp_verb_check,   &qp_verb_plan,     &qp_verb_stages,
-                                              &qp_verb_schemes, &qp_verb_inspect, &qp_verb_evaluate, &qp_verb_advise,
-                                              &qp_verb_doctor,  &qp_verb_init};
-#define VERBS (sizeof verbs / sizeof *verbs)
+static const struct qp_subcommand *const subcommands[] = {
+    &qp_subcommand_run,     &qp_subcommand_check,   &qp_subcommand_plan,     &qp_subcommand_stages,
+    &qp_subcommand_schemes, &qp_subcommand_inspect, &qp_subcommand_evaluate, &qp_subcommand_advise,
+    &qp_subcommand_doctor,  &qp_subcommand_init};
+#define SUBCOMMANDS (sizeof subcommands / sizeof *subcommands)
 
 static int help(void)
 {
     printf("quantpipe turns a language model into a quantized one: a YAML file wires stage processes, this runs them.\n"
-           "\nusage: quantpipe VERB [WORDS] [--options]\n\n");
-    for (size_t i = 0; i < VERBS; i++)
-        printf("  %-9s %s\n", verbs[i]->name, verbs[i]->summary);
-    printf("\n`quantpipe VERB --help` tells more; `quantpipe --version` prints the version.\n"
+           "\nusage: quantpipe SUBCOMMAND [ARGUMENTS] [--options]\n\n");
+    for (size_t i = 0; i < SUBCOMMANDS; i++)
+        printf("  %-9s %s\n", subcommands[i]->name, subcommands[i]->summary);
+    printf("\n`quantpipe SUBCOMMAND --help` tells more; `quantpipe --version` prints the version.\n"
            "exit codes: 0 done, 2 usage, 3 bad input, 4 a stage failed, 5 a quality gate failed, 6 no room, 130 "
            "interrupted\n");
     return 0;
 }
 
-static int help_verb(const struct qp_verb *verb)
+static int help_subcommand(const struct qp_subcommand *subcommand)
 {
-    printf("usage: quantpipe %s %s%s\n\n%s\n", verb->name, verb->usage, verb->options[0] ? " [--options]" : "",
-           verb->summary);
+    printf("usage: quantpipe %s %s%s\n\n%s\n", subcommand->name, subcommand->usage,
+           subcommand->options[0] ? " [--options]" : "", subcommand->summary);
     for (size_t t = 0; t < 2; t++)
-        for (const struct qp_option *o = verb->options[t]; o && o->name; o++) {
+        for (const struct qp_option *o = subcommand->options[t]; o && o->name; o++) {
             char left[64];
-            snprintf(left, sizeof left, "--%s%s%s", o->name, o->argument ? " " : "", o->argument ? o->argument : "");
-            printf("%s  %-22s %s\n", o == verb->options[0] ? "\n" : "", left, o->help);
+            snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+            printf("%s  %-22s %s\n", o == subcommand->options[0] ? "\n" : "", left, o->help);
         }
     return 0;
 }
 
-static const struct qp_verb *find_verb(const char *name)
+static const struct qp_subcommand *find_subcommand(const char *name)
 {
-    for (size_t i = 0; i < VERBS; i++)
-        if (strcmp(verbs[i]->name, name) == 0)
-            return verbs[i];
+    for (size_t i = 0; i < SUBCOMMANDS; i++)
+        if (strcmp(subcommands[i]->name, name) == 0)
+            return subcommands[i];
     return NULL;
 }
 
-static int unknown_verb(const char *name, struct qp_error *err)
+static int unknown_subcommand(const char *name, struct qp_error *err)
 {
-    const char *names[VERBS];
-    for (size_t i = 0; i < VERBS; i++)
-        names[i] = verbs[i]->name;
-    const char *near = qp_nearest(name, names, VERBS);
-    return qp_fail(err, QP_ERR_USAGE, "there is no verb `%s`%s%s%s; `quantpipe help` lists them", name,
+    const char *names[SUBCOMMANDS];
+    for (size_t i = 0; i < SUBCOMMANDS; i++)
+        names[i] = subcommands[i]->name;
+    const char *near = qp_nearest(name, names, SUBCOMMANDS);
+    return qp_fail(err, QP_ERR_USAGE, "there is no subcommand `%s`%s%s%s; `quantpipe help` lists them", name,
                    near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "");
 }
 
@@ -66,14 +67,15 @@ static bool asks_help(int argc, char **argv)
     return false;
 }
 
-static int run_verb(const struct qp_verb *verb, int argc, char **argv, bool *json, struct qp_error *err)
+static int run_subcommand(const struct qp_subcommand *subcommand, int argc, char **argv, bool *json,
+                          struct qp_error *err)
 {
     struct qp_args args;
-    int r = qp_args_parse(verb, argc, argv, &args, err);
+    int r = qp_args_parse(subcommand, argc, argv, &args, err);
     if (r < 0)
         return r;
     *json = qp_arg(&args, "json") != NULL;
-    return qp_operations_check(verb->run(&args, err), err);
+    return qp_operations_check(subcommand->run(&args, err), err);
 }
 
 /* The one place that prints errors; one without a message is in what was printed already. */
@@ -110,15 +112,15 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : "--help";
     if (strcmp(name, "--version") == 0)
         return printf("quantpipe %s\n", QUANTPIPE_VERSION) < 0;
-    const struct qp_verb *verb = find_verb(strcmp(name, "help") == 0 && argc > 2 ? argv[2] : name);
+    const struct qp_subcommand *subcommand = find_subcommand(strcmp(name, "help") == 0 && argc > 2 ? argv[2] : name);
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (strcmp(name, "help") == 0 && argc == 2))
         return help();
-    if (!verb)
-        return report(unknown_verb(strcmp(name, "help") == 0 ? argv[2] : name, &err), false, &err);
+    if (!subcommand)
+        return report(unknown_subcommand(strcmp(name, "help") == 0 ? argv[2] : name, &err), false, &err);
     if (strcmp(name, "help") == 0 || asks_help(argc, argv))
-        return help_verb(verb);
+        return help_subcommand(subcommand);
     int r = check_cpu_level(&err);
     if (r == 0)
-        r = run_verb(verb, argc, argv, &json, &err); /* before `json` is read */
+        r = run_subcommand(subcommand, argc, argv, &json, &err); /* before `json` is read */
     return report(r, json, &err);
 }

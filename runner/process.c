@@ -173,8 +173,8 @@ int qp_process_output(char *const *argv, const char *folder, int timeout_ms, siz
     int64_t deadline = timeout_ms > 0 ? now_ms() + timeout_ms : INT64_MAX;
     int r = run(argv, folder, errors, deadline, limit, buffer, &size, err);
     if (r < 0) {
-        const char *said = qp_tail(errors, tail, sizeof tail);
-        return qp_fail(err, r, "%s%s%s", err ? err->message : "", *said ? "; it said: " : "", said);
+        const char *last = qp_tail(errors, tail, sizeof tail);
+        return qp_fail(err, r, "%s%s%s", err ? err->message : "", *last ? "; it said: " : "", last);
     }
     buffer[size] = '\0';
     *text = buffer;

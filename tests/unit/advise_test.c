@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "runner/advise.h"
+#include "runner/commands/advise.h"
 
 static void expect_sentence(const char *text)
 {

@@ -4,7 +4,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/solvers/quality.h"
-#include "runner/costs.h"
+#include "runner/pipeline/costs.h"
 #include "tests/support/tiny.h"
 
 /* A small model (tests/support/tiny.h), a scheme, and a stage that works on 8 windows of 16 tokens. */

@@ -6,7 +6,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/stage/work_json.h"
-#include "runner/floor.h"
+#include "runner/report/floor.h"
 #include "tests/support/scratch.h"
 
 static void make(void)

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "runner/pipeline.h"
+#include "runner/pipeline/pipeline.h"
 #include "tests/support/scratch.h"
 
 #define HEAD "quantpipe: 1\nmodel: m\noutput: o\nscheme: int4\nstages:\n"

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "runner/pipeline.h"
+#include "runner/pipeline/pipeline.h"
 #include "tests/support/scratch.h"
 
 #define HEAD "quantpipe: 1\nmodel: m\noutput: o\nscheme: int4\nstages:\n  s: {use: source}\n"

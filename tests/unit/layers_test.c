@@ -63,19 +63,25 @@ Test(layers, lower_never_includes_higher)
     refused("libstage/network/block.c", "\"libstage/include/stage.h\"");
     refused("libstage/wire/codec.c", "\"libstage/network/block.h\"");
     refused("libstage/include/stage.h", "\"libstage/wire/codec.h\"");
-    refused("libstage/stage/main.c", "\"runner/run.h\"");
+    refused("libstage/stage/main.c", "\"runner/execution/run.h\"");
+    refused("runner/machine.c", "\"runner/pipeline/pipeline.h\"");
+    refused("runner/pipeline/needs.c", "\"runner/report/floor.h\"");
+    refused("runner/pipeline/needs.c", "\"runner/execution/run.h\"");
+    refused("runner/report/report.c", "\"runner/execution/supervise.h\"");
+    refused("runner/report/report.c", "\"runner/commands/advise.h\"");
+    refused("runner/execution/threads.c", "\"runner/commands/advise.h\"");
     refused("libstage/stage/main.c", "\"stages/quantize/site.h\"");
 }
 
 Test(layers, nobody_includes_what_belongs_to_another)
 {
-    refused("runner/costs.c", "\"stages/quantize/site.h\"");
-    refused("runner/costs.c", "\"kernels/gptq.h\"");
-    refused("runner/graph.c", "\"libstage/stage/link_internal.h\"");
+    refused("runner/pipeline/costs.c", "\"stages/quantize/site.h\"");
+    refused("runner/pipeline/costs.c", "\"kernels/gptq.h\"");
+    refused("runner/pipeline/graph.c", "\"libstage/stage/link_internal.h\"");
     refused("stages/search.c", "\"stages/quantize/site.h\"");
     refused("stages/search/trial.c", "\"stages/quantize/site.h\"");
     refused("stages/search.c", "\"libstage/wire/codec.h\"");
-    refused("stages/search.c", "\"runner/run.h\"");
+    refused("stages/search.c", "\"runner/execution/run.h\"");
     refused("stages/search.c", "\"kernels/cpu/cpu.h\"");
     refused("examples/stage/outliers.c", "\"libstage/stage/internal.h\"");
     refused("libstage/other/file.c", "\"libstage/base/error.h\"");
@@ -87,7 +93,8 @@ Test(layers, libraries_stay_hidden)
     refused("libstage/include/stage.h", "<msgpack.h>");
     refused("libstage/stage/main.c", "<zmq.h>");
     refused("stages/load.c", "<yaml.h>");
-    refused("runner/doctor.c", "<oneapi/dnnl/dnnl.h>");
+    refused("runner/commands/init.c", "<yaml.h>");
+    refused("runner/commands/doctor.c", "<oneapi/dnnl/dnnl.h>");
 }
 
 Test(layers, what_is_right_passes)
@@ -97,6 +104,9 @@ Test(layers, what_is_right_passes)
     taken("libstage/wire/codec.c", "\"libstage/tensor/unit.h\"");
     taken("stages/search.c", "\"stages/search/trial.h\"");
     taken("stages/search/trial.c", "\"stages/search/trial.h\"");
-    taken("runner/graph.c", "\"libstage/wire/control_server.h\"");
+    taken("runner/execution/supervise.c", "\"libstage/wire/control_server.h\"");
+    taken("runner/execution/supervise.c", "\"runner/report/record.h\"");
+    taken("runner/commands/run.c", "\"runner/execution/run.h\"");
+    taken("runner/main.c", "\"runner/subcommand.h\"");
     taken("examples/stage/outliers.c", "\"libstage/include/block_stage.h\"");
 }

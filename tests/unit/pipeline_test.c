@@ -6,8 +6,8 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "runner/descriptor.h"
-#include "runner/pipeline.h"
+#include "runner/pipeline/descriptor.h"
+#include "runner/pipeline/pipeline.h"
 #include "runner/process.h"
 #include "runner/size.h"
 #include "tests/support/scratch.h"
@@ -102,7 +102,7 @@ Test(pipeline, refusals_say_where_and_what_to_do)
         {HEAD "stages:\n  a: {use: ../../bin/sh}\n", ":6:12", "expected the name of a built-in stage"},
         {HEAD "stages:\n  a: {use: load, run: x}\n", ":6:18", "`use` and `run` are both there"},
         {HEAD "stages:\n  a: {run: ' '}\n", ":6:12", "the command line is empty"},
-        {HEAD "stages:\n  a: {run: [x, 5]}\n", ":6:12", "a word of the command line"},
+        {HEAD "stages:\n  a: {run: [x, 5]}\n", ":6:12", "an argument of the command line"},
         {HEAD "stages:\n  a: {place: {replicas: 2}}\n", ":6:25", "this version runs one replica"},
         {HEAD "stages:\n  a: {place: {replicas: x}}\n", ":6:25", "expected a whole number"},
         {HEAD "stages:\n  a: {place: {device: cuda:0}}\n", ":6:23", "expected `cpu`"},

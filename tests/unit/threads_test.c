@@ -1,6 +1,6 @@
 #include <criterion/criterion.h>
 
-#include "runner/threads.h"
+#include "runner/execution/threads.h"
 
 Test(threads, alone_a_stage_has_all_cores)
 {

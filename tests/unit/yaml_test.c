@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "runner/document.h"
-#include "runner/yaml.h"
+#include "runner/pipeline/document.h"
+#include "runner/pipeline/yaml.h"
 #include "tests/support/scratch.h"
 
 static int parse_bytes(const char *text, size_t size, json_t **out, json_t *marks, struct qp_error *err)
