@@ -35,6 +35,7 @@ enum { REF, CPU, AVX2, AVX512, TABLES };
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable[TABLES];
 static const char *extensions = "portable";
+static bool uses_amx;
 
 /* What the dispatch may use: QUANTPIPE_CPU. oneDNN is held to the same (cpu/dnnl.c). */
 static enum qp_cpu_level level = QP_CPU_BEST;
@@ -80,6 +81,15 @@ static bool has_bf16(void)
     return level >= QP_CPU_AVX512_BF16 && !limited && has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
+/* Of oneDNN's names of instruction sets those with AMX, and those that leave it the choice, let it use AMX. */
+static bool has_amx(void)
+{
+    const char *limit = getenv("DNNL_MAX_CPU_ISA");
+    bool limited =
+        limit != NULL && strcmp(limit, "ALL") != 0 && strcmp(limit, "DEFAULT") != 0 && strstr(limit, "AMX") == NULL;
+    return level == QP_CPU_BEST && !limited && has_bf16() && qp_cpu_offers_amx();
+}
+
 static bool has_int8(void)
 {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
@@ -115,13 +125,17 @@ static void fill(void)
     }
     if (usable[AVX512] && has_bf16())
         qp_kernels_fill_bf16(&tables[CPU]);
+    uses_amx = tables[CPU].bf16 && has_amx();
+    if (uses_amx)
+        qp_kernels_fill_amx(&tables[CPU]);
     tables[CPU].int8 = usable[AVX512] && has_int8();
     if (tables[CPU].int8)
         tables[CPU].linear_int8 = qp_linear_int8_cpu;
-    extensions = tables[CPU].bf16 ? "AVX-512 with BF16"
-                 : usable[AVX512] ? "AVX-512"
-                 : usable[AVX2]   ? "AVX2"
-                                  : "portable";
+    extensions = uses_amx           ? "AVX-512 with BF16 and AMX"
+                 : tables[CPU].bf16 ? "AVX-512 with BF16"
+                 : usable[AVX512]   ? "AVX-512"
+                 : usable[AVX2]     ? "AVX2"
+                                    : "portable";
 #endif
     qp_kernels_count(&tables[CPU]);
 }
@@ -133,6 +147,12 @@ const struct qp_kernels *qp_kernels_open(const char *backend)
         if (usable[i] && strcmp(tables[i].backend, backend) == 0)
             return &tables[i];
     return NULL;
+}
+
+bool qp_cpu_uses_amx(void)
+{
+    pthread_once(&once, fill);
+    return uses_amx;
 }
 
 void qp_kernels_set_threads(int threads)

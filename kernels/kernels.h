@@ -92,7 +92,8 @@ void qp_kernels_ask_threads(int threads);
 /* Whether OpenBLAS runs on OpenMP's threads, as all else does; with a pool of its own it fights for the cores. */
 bool qp_kernels_share_threads(void);
 
-/* The vector extensions that table "cpu" uses: "portable", "AVX2", "AVX-512" or "AVX-512 with BF16". Static. */
+/* The vector extensions that table "cpu" uses: "portable", "AVX2", "AVX-512", "AVX-512 with BF16" or
+ * "AVX-512 with BF16 and AMX". Static. */
 const char *qp_kernels_extensions(void);
 
 /* One line for logs: the vector extensions and libraries in use, with the kernel that OpenBLAS chose. Static. */

@@ -31,6 +31,15 @@ void qp_kernels_fill_avx512(struct qp_kernels *table);
 /* The same for bf16/, which needs AVX-512 with BF16. */
 void qp_kernels_fill_bf16(struct qp_kernels *table);
 
+/* What is faster on top of that where products of BF16 run on AMX. */
+void qp_kernels_fill_amx(struct qp_kernels *table);
+
+/* Whether the CPU multiplies BF16 in AMX's tiles, and the system lets this process use them. */
+bool qp_cpu_offers_amx(void);
+
+/* Whether products of BF16 run there: neither QUANTPIPE_CPU nor DNNL_MAX_CPU_ISA holds them back. */
+bool qp_cpu_uses_amx(void);
+
 /* kernels/libraries.h, one library each. */
 const char *qp_dnnl_problem(void);
 const char *qp_dnnl_version(void);

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <time.h>
 
+#include "kernels/cpu/cpu.h"
+
 const char *const qp_peak_names[QP_PEAKS] = {"fp32", "bf16", "int8"};
 
 /* Twelve sums hide the latency of a multiply-add: 4 cycles, 2 a cycle, with room. */
@@ -32,6 +34,27 @@ enum { SUMS = 12, RUNS = 5 };
                            "xmm10", "xmm11", "xmm12");                                                              \
     }
 
+/* Four tiles of 16 x 16 sums, of two by two tiles of 16 x 32 BF16; tile 7 stays free. */
+static void bf16_tiles(int64_t rounds)
+{
+    static const struct {
+        uint8_t palette, start, none[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    __asm__ volatile("ldtilecfg %1\n\t"
+                     "tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3\n\t"
+                     "tilezero %%tmm4\n\ttilezero %%tmm5\n\ttilezero %%tmm6\n\t"
+                     "1:\n\t"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\ttdpbf16ps %%tmm6, %%tmm5, %%tmm1\n\t"
+                     "tdpbf16ps %%tmm5, %%tmm4, %%tmm2\n\ttdpbf16ps %%tmm4, %%tmm5, %%tmm3\n\t"
+                     "dec %0\n\tjnz 1b\n\t"
+                     "tilerelease"
+                     : "+r"(rounds)
+                     : "m"(shape)
+                     : "cc");
+}
+
 LOOP(fp32_512, FP32, "zmm")
 LOOP(fp32_256, FP32, "ymm")
 LOOP(bf16_512, BF16, "zmm")
@@ -42,6 +65,7 @@ struct loop {
     const char *instruction;
     void (*run)(int64_t rounds);
     double operations; /* of one instruction */
+    int sums;          /* instructions a round */
 };
 
 static struct loop find(enum qp_peak peak)
@@ -50,13 +74,15 @@ static struct loop find(enum qp_peak peak)
     __builtin_cpu_init();
     bool avx512 = __builtin_cpu_supports("avx512f");
     if (peak == QP_PEAK_FP32 && avx512)
-        return (struct loop){"vfmadd231ps zmm", fp32_512, 2 * 16};
+        return (struct loop){"vfmadd231ps zmm", fp32_512, 2 * 16, SUMS};
     if (peak == QP_PEAK_FP32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return (struct loop){"vfmadd231ps ymm", fp32_256, 2 * 8};
+        return (struct loop){"vfmadd231ps ymm", fp32_256, 2 * 8, SUMS};
+    if (peak == QP_PEAK_BF16 && qp_cpu_uses_amx())
+        return (struct loop){"tdpbf16ps", bf16_tiles, 2 * 16 * 16 * 32, 4};
     if (peak == QP_PEAK_BF16 && avx512 && __builtin_cpu_supports("avx512bf16"))
-        return (struct loop){"vdpbf16ps zmm", bf16_512, 2 * 32};
+        return (struct loop){"vdpbf16ps zmm", bf16_512, 2 * 32, SUMS};
     if (peak == QP_PEAK_INT8 && avx512 && __builtin_cpu_supports("avx512vnni"))
-        return (struct loop){"vpdpbusd zmm", int8_512, 2 * 64};
+        return (struct loop){"vpdpbusd zmm", int8_512, 2 * 64, SUMS};
 #endif
     (void)peak;
     return (struct loop){0};
@@ -78,7 +104,7 @@ static double rate(const struct loop *loop, int threads, int64_t rounds)
     {
         double start = now();
         loop->run(rounds);
-        sum += loop->operations * SUMS * (double)rounds / (now() - start);
+        sum += loop->operations * loop->sums * (double)rounds / (now() - start);
     }
     return sum;
 }
@@ -96,7 +122,7 @@ double qp_peak_measure(enum qp_peak peak, int threads, double seconds)
 
     if (loop.run == NULL)
         return 0;
-    double once = rate(&loop, threads, rounds) / threads / loop.operations / SUMS; /* rounds a second */
+    double once = rate(&loop, threads, rounds) / threads / loop.operations / loop.sums; /* rounds a second */
     rounds = (int64_t)(once * seconds / RUNS) + 1;
     for (int run = 0; run < RUNS; run++) {
         double found = rate(&loop, threads, rounds);

@@ -108,6 +108,8 @@ Test(second_moment_bf16, agrees_with_the_reference_for_any_number_of_threads)
     for (int c = 0; c < COUNT(columns); c++)
         for (int r = 0; r < COUNT(rows); r++)
             second_moment(rows[r], columns[c]);
+    second_moment(33, 1310); /* several tiles to a row */
+    second_moment(4130, 65); /* rows in two parts */
 }
 
 static double largest_norm(int64_t rows, int64_t n, const float *x)

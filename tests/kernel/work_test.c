@@ -47,6 +47,19 @@ Test(peak, is_measured_where_there_is_an_instruction)
     }
 }
 
+/* The peak of BF16 is that of the instruction which oneDNN's products run on, so that no product is above it. */
+Test(peak, of_bf16_is_that_of_its_products)
+{
+    bool amx = strstr(qp_kernels_extensions(), "AMX") != NULL;
+    bool bf16 = strstr(qp_kernels_extensions(), "BF16") != NULL;
+    const char *instruction = qp_peak_instruction(QP_PEAK_BF16);
+
+    if (bf16)
+        cr_expect_str_eq(instruction, amx ? "tdpbf16ps" : "vdpbf16ps zmm");
+    else
+        cr_expect(instruction == NULL || strcmp(instruction, "tdpbf16ps") != 0);
+}
+
 Test(peak, int8_product)
 {
     const int8_t a[6] = {1, -2, 3, 127, -128, 5}, b[6] = {-128, 7, 1, 127, 127, 2};

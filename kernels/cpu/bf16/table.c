@@ -7,3 +7,8 @@ void qp_kernels_fill_bf16(struct qp_kernels *table)
     table->second_moment_bf16 = qp_second_moment_bf16_pairs;
     table->attention_bf16 = qp_attention_bf16_pairs;
 }
+
+void qp_kernels_fill_amx(struct qp_kernels *table)
+{
+    table->second_moment_bf16 = qp_second_moment_bf16_tiles;
+}
