@@ -16,21 +16,28 @@ static double smooth_act(enum qp_act act, double x)
     return x / (1 + exp(act == QP_ACT_SILU ? -x : -TWICE_ROOT * (x + 0.044715 * x * x * x)));
 }
 
-static float gated_number(enum qp_act act, float gate, float up)
+static double xielu(const struct qp_xielu *c, double x)
 {
+    double eps = (double)c->eps, linear = (double)c->linear * x;
+    return x > 0 ? (double)c->positive * x * x + linear : (double)c->negative * (expm1(x < eps ? x : eps) - x) + linear;
+}
+
+static float gated_number(const struct qp_gated *g, float gate, float up)
+{
+    enum qp_act act = g->act;
     float positive = gate < 0 ? 0 : gate;
 
     if (act == QP_ACT_RELU)
         return positive * up;
     if (act == QP_ACT_RELU2)
         return positive * positive * up;
-    return (float)(smooth_act(act, gate) * up);
+    return (float)((act == QP_ACT_XIELU ? xielu(&g->xielu, (double)gate) : smooth_act(act, gate)) * up);
 }
 
 static float gated_at(const struct qp_gated *g, int64_t row, int64_t column)
 {
     int64_t at = row * g->stride + column;
-    return gated_number(g->act, g->gate[at], g->up == NULL ? 1 : g->up[at]);
+    return gated_number(g, g->gate[at], g->up == NULL ? 1 : g->up[at]);
 }
 
 void qp_gated_ref(const struct qp_gated *g, float *y)

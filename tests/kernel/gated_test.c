@@ -1,7 +1,16 @@
+#include <float.h>
+
 #include "tests/kernel/golden/network.h"
 #include "tests/kernel/harness.h"
 
-static const char *const names[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2"};
+static const char *const names[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"};
+static const struct qp_xielu learned = {0.75f, 1.25f, 0.5f, -0.0625f};
+
+/* What its terms are at most in sum, with the numbers above. */
+static double xielu_terms(double gate)
+{
+    return 2 * fabs(gate) + gate * gate + 0.0625;
+}
 
 /* What the contract allows a number. */
 static double bound_of(enum qp_act act, double gate, double up, double want)
@@ -12,6 +21,8 @@ static double bound_of(enum qp_act act, double gate, double up, double want)
     case QP_ACT_GELU:
     case QP_ACT_GELU_TANH:
         return 1e-6 * fabs(gate * up) + 1e-35 * fmax(1, fabs(up));
+    case QP_ACT_XIELU:
+        return 1e-6 * fabs(up) * xielu_terms(gate) + 1e-35 * fmax(1, fabs(up));
     default:
         return 0;
     }
@@ -19,7 +30,7 @@ static double bound_of(enum qp_act act, double gate, double up, double want)
 
 static void compare(enum qp_act act, int64_t count, const float *gate, const float *up, bool in_place)
 {
-    struct qp_gated g = {.act = act, .rows = 1, .n = count, .stride = count, .gate = gate, .up = up};
+    struct qp_gated g = {act, 1, count, count, gate, up, learned};
     float *want = fresh(count, 4);
 
     reference()->gated(&g, want);
@@ -30,6 +41,8 @@ static void compare(enum qp_act act, int64_t count, const float *gate, const flo
         run.k->gated(&g, got);
         for (int64_t i = 0; i < count; i++) {
             double by = up ? (double)up[i] : 1;
+            if (act == QP_ACT_XIELU && isfinite(gate[i]) && xielu_terms((double)gate[i]) > FLT_MAX)
+                continue;
             EXPECT_NEAR(got + i, want + i, 1, bound_of(act, (double)gate[i], by, (double)want[i]),
                         "%s, %s: gate %a up %a", run.name, names[act], (double)gate[i], by);
         }
@@ -80,7 +93,8 @@ Test(gated, reads_rows_in_place)
         int64_t rows = 7, n = columns[c], stride = 2 * n + c % 2;
         float *both = random_floats(rows * stride, 3, 1), *gate = fresh(rows * n, 4), *up = fresh(rows * n, 4);
         float *want = fresh(rows * n, 4), *got = fresh(rows * n, 4);
-        struct qp_gated g = {QP_ACT_GELU, rows, n, n, gate, up}, wide = {QP_ACT_GELU, rows, n, stride, both, both + n};
+        struct qp_gated g = {QP_ACT_GELU, rows, n, n, gate, up, learned},
+                        wide = {QP_ACT_GELU, rows, n, stride, both, both + n, learned};
 
         for (int64_t i = 0; i < rows * n; i++) {
             gate[i] = both[i / n * stride + i % n];
@@ -101,13 +115,13 @@ Test(gated, reads_rows_in_place)
 
 Test(gated, by_python)
 {
-    static const float *const golden[] = {act_silu, act_gelu, act_gelu_tanh, act_relu, act_relu2};
+    static const float *const golden[] = {act_silu, act_gelu, act_gelu_tanh, act_relu, act_relu2, act_xielu};
     enum { N = COUNT(act_gate) };
     float y[N];
 
     for (int act = 0; act < COUNT(golden); act++)
         for (int gated = 0; gated < 2; gated++) {
-            struct qp_gated g = {(enum qp_act)act, 1, N, N, act_gate, gated ? act_up : NULL};
+            struct qp_gated g = {(enum qp_act)act, 1, N, N, act_gate, gated ? act_up : NULL, learned};
             reference()->gated(&g, y);
             for (int i = 0; i < N; i++)
                 EXPECT_NEAR(y + i, (double[]){(double)golden[act][i] * (gated ? (double)act_up[i] : 1)}, 1,

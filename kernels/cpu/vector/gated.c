@@ -27,11 +27,26 @@ static inline vf gelu(vf g)
     return g * v_select(v_less(g, v_set(0)), tail, v_set(1) - tail);
 }
 
-static inline vf activate(enum qp_act act, vf g)
+/* m + m^2 / 2 + ... + m^7 / 7! in place of exp(m) - 1 near 0, where that would cancel. */
+static inline vf xielu(const struct qp_xielu *c, vf x)
+{
+    vf m = v_min(x, v_set(c->eps)), p = v_set(1.0f / 5040);
+    p = v_fma(p, m, v_set(1.0f / 720));
+    p = v_fma(p, m, v_set(1.0f / 120));
+    p = v_fma(p, m, v_set(1.0f / 24));
+    p = v_fma(p, m, v_set(1.0f / 6));
+    p = v_fma(p, m, v_set(0.5f));
+    vf near = v_fma(p * m, m, m - x), far = v_exp(m) - v_set(1) - x;
+    vf below = v_select(v_less(v_set(-0.5f), m), near, far) * v_set(c->negative) + x * v_set(c->linear);
+    vf above = x * v_fma(x, v_set(c->positive), v_set(c->linear));
+    return v_select(v_less(v_set(0), x), above, below);
+}
+
+static inline vf activate(const struct qp_gated *args, vf g)
 {
     vf positive = v_select(v_less(g, v_set(0)), v_set(0), g);
 
-    switch (act) {
+    switch (args->act) {
     case QP_ACT_SILU:
         return logistic(g, v_exp(-v_abs(g)));
     case QP_ACT_GELU:
@@ -42,6 +57,8 @@ static inline vf activate(enum qp_act act, vf g)
         return positive;
     case QP_ACT_RELU2:
         return positive * positive;
+    case QP_ACT_XIELU:
+        return xielu(&args->xielu, g);
     }
     return g;
 }
@@ -49,13 +66,12 @@ static inline vf activate(enum qp_act act, vf g)
 /* A whole vector, and the first n numbers of one. */
 static inline vf gated_whole(const struct qp_gated *g, int64_t at)
 {
-    return activate(g->act, v_load(g->gate + at)) * (g->up == NULL ? v_set(1) : v_load(g->up + at));
+    return activate(g, v_load(g->gate + at)) * (g->up == NULL ? v_set(1) : v_load(g->up + at));
 }
 
 static inline vf gated_part(const struct qp_gated *g, int64_t at, int64_t n)
 {
-    return activate(g->act, v_load_part(g->gate + at, n, 0)) *
-           (g->up == NULL ? v_set(1) : v_load_part(g->up + at, n, 0));
+    return activate(g, v_load_part(g->gate + at, n, 0)) * (g->up == NULL ? v_set(1) : v_load_part(g->up + at, n, 0));
 }
 
 /* Numbers that a thread takes at a time; a multiple of LANES. */

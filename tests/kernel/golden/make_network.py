@@ -53,6 +53,7 @@ acts = {
     "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
     "relu": lambda x: max(x, 0),
     "relu2": lambda x: max(x, 0) ** 2,
+    "xielu": lambda x: 0.75 * x * x + 0.5 * x if x > 0 else 1.25 * (math.expm1(min(x, -0.0625)) - x) + 0.5 * x,
 }
 gate = [-6, -3, -2, -1.25, -1, -0.5, -0.125, 0, 0.25, 0.5, 1, 1.75, 2.5, 4, 8]
 up = numbers(len(gate), 2)
