@@ -146,6 +146,14 @@ static int put_own(struct state *s, const struct qp_block *block, const char *na
     return put_values(s, name, tensor->rank, tensor->shape, values, err);
 }
 
+static int put_parameter(struct state *s, const struct qp_block *block, int parameter, struct qp_error *err)
+{
+    char name[256];
+    return put_own(s, block,
+                   qp_layer_name(block->arch, block->layer, block->type->parameters[parameter].name, name, sizeof name),
+                   err);
+}
+
 static int put_norm(struct state *s, const struct qp_block *block, int norm, struct qp_error *err)
 {
     char name[256];
@@ -290,7 +298,7 @@ static void count_original(struct state *s, const struct qp_block *block)
     bool head = block->layer == block->arch->layers;
     for (size_t i = 0; i < block->unit->count; i++) {
         const struct qp_tensor *t = block->unit->tensors[i];
-        if (qp_tensor_is_own(t) && !(head && strcmp(t->name, tied) == 0))
+        if (qp_tensor_is_own(block->arch, t) && !(head && strcmp(t->name, tied) == 0))
             s->original_bytes += (uint64_t)t->elements * (uint64_t)qp_dtype_bits(s->model.arch.dtype) / 8;
     }
 }
@@ -313,6 +321,8 @@ static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *un
             r = put_norm(s, &block, i, err);
         for (int i = 0; i < block.type->linear_count && r == 0; i++)
             r = put_linear(s, &block, i, err);
+        for (int i = 0; i < block.type->parameter_count && r == 0; i++)
+            r = put_parameter(s, &block, i, err);
         if (r == 0)
             r = put_cache_scales(s, &block, err);
     }

@@ -8,7 +8,8 @@
 #define FAMILIES(family)                                                                                             \
     family(llama) family(mistral) family(qwen2) family(qwen3) family(seed_oss) family(phi3) family(glm) family(glm4) \
         family(gemma) family(gemma2) family(gemma3) family(granite) family(starcoder2) family(olmo2) family(olmo3)   \
-            family(exaone4) family(cohere2) family(smollm3) family(hunyuan) family(ernie4_5) family(arcee)
+            family(exaone4) family(cohere2) family(smollm3) family(hunyuan) family(ernie4_5) family(arcee)           \
+                family(ministral3) family(apertus)
 #define DECLARE(name) extern const struct qp_family qp_family_##name;
 #define LIST(name) &qp_family_##name,
 
@@ -33,6 +34,8 @@ int64_t qp_layer_parameters(const struct qp_layer_type *type)
     int64_t sum = qp_layer_weights(type);
     for (int l = 0; l < type->linear_count; l++)
         sum += type->linears[l].bias ? type->linears[l].out : 0;
+    for (int p = 0; p < type->parameter_count; p++)
+        sum += type->parameters[p].width;
     for (int n = 0; n < type->norm_count; n++)
         sum += type->norms[n].width * (type->norms[n].bias ? 2 : 1);
     return sum;

@@ -58,6 +58,13 @@ struct qp_norm {
     bool bias;
 };
 
+/* A learned tensor that is of neither a linear nor a norm. */
+struct qp_parameter {
+    const char *name; /* within the layer, in full: "mlp.act_fn.beta" */
+    int rank;         /* 0 or 1 */
+    int64_t width;    /* 1 of rank 0 */
+};
+
 /* Part of the rows of a buffer: numbers `offset` to `offset + width`. */
 struct qp_view {
     int buffer;
@@ -95,12 +102,13 @@ struct qp_attention_shape {
 
 /* A layer's type; constant, and there as long as the process. */
 struct qp_layer_type {
-    int linear_count, site_count, norm_count, buffer_count, op_count;
+    int linear_count, site_count, norm_count, buffer_count, op_count, parameter_count;
     const struct qp_linear *linears;
     const struct qp_site *sites;
     const struct qp_norm *norms;
     const int64_t *buffers; /* widths; [0] is hidden */
     const struct qp_op *ops;
+    const struct qp_parameter *parameters; /* of QP_ACT_XIELU: alpha_p, alpha_n, beta, eps */
     struct qp_attention_shape attention;
     enum qp_act act;
     /* The linears of keys and values as a cache holds them, for the scales that layouts store beside them; which rows
@@ -128,8 +136,9 @@ struct qp_rope_config {
     double attention;                                                           /* cos and sin are multiplied with it */
     double short_factor[QP_ROPE_FACTORS_MAX], long_factor[QP_ROPE_FACTORS_MAX]; /* longrope */
     int64_t original_length;
-    int dim;    /* numbers of a head that are rotated, even */
-    bool pairs; /* neighbours, and not halves */
+    double temper; /* cos and sin at p are multiplied with 1 + temper ln(1 + floor(p / original_length)); 0: not */
+    int dim;       /* numbers of a head that are rotated, even */
+    bool pairs;    /* neighbours, and not halves */
 };
 
 enum { QP_ROPES_MAX = 4 };

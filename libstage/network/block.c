@@ -8,6 +8,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/network/block_internal.h"
+#include "libstage/network/parts.h"
 #include "libstage/network/turns.h"
 #include "libstage/tensor/operations.h"
 
@@ -214,10 +215,10 @@ int qp_block_norm_bias(const struct qp_block *block, int norm, bool transformed,
     return r < 0 ? r : 1;
 }
 
-bool qp_tensor_is_own(const struct qp_tensor *tensor)
+bool qp_tensor_is_own(const struct qp_arch *arch, const struct qp_tensor *tensor)
 {
-    const char *dot = strrchr(tensor->name, '.');
-    return dot && (strcmp(dot, ".weight") == 0 || strcmp(dot, ".bias") == 0);
+    struct qp_part part;
+    return qp_part_find(arch, tensor->name, &part);
 }
 
 bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat)

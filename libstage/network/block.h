@@ -70,8 +70,8 @@ int qp_block_norm(const struct qp_block *block, int norm, bool transformed, floa
 /* 1 with bias[width] filled, 0 when the norm has none, negative on error; transformed as the gain is. */
 int qp_block_norm_bias(const struct qp_block *block, int norm, bool transformed, float *bias, struct qp_error *err);
 
-/* Whether a tensor is one of the checkpoint's own: a weight, a bias or a gain. */
-bool qp_tensor_is_own(const struct qp_tensor *tensor);
+/* Whether a tensor is one of the checkpoint's own: a weight, a bias, a gain or another learned one. */
+bool qp_tensor_is_own(const struct qp_arch *arch, const struct qp_tensor *tensor);
 
 bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat);
 
@@ -176,6 +176,7 @@ struct qp_layer {
     struct qp_quantized *int8; /* codes that are multiplied with the activations' codes, in place of a weight above;
                                   they point into the block's unit. codes NULL: none */
     float **bias;              /* NULL: none */
+    struct qp_xielu xielu;     /* of an activation that has them */
     struct qp_quant_spec *activations;    /* at the site's input, simulated unless codes are multiplied; of QP_QUANTIZED
                                              only. NVFP4: with its global scale */
     float *input_scale;                   /* of those with one fixed range */

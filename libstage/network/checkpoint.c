@@ -29,7 +29,7 @@ static int check_shape(const struct qp_checkpoint *c, const struct qp_part *part
     char found[128], expected[64];
     int64_t shape[2];
     int rank = qp_part_shape(&c->arch, part, shape);
-    if (t->rank != rank || t->shape[0] != shape[0] || (rank == 2 && t->shape[1] != shape[1]))
+    if (t->rank != rank || (rank > 0 && t->shape[0] != shape[0]) || (rank == 2 && t->shape[1] != shape[1]))
         return qp_fail(err, QP_ERR_INPUT, "%s: %s: found shape %s, expected %s from config.json", c->path, t->name,
                        qp_shape_text(t->rank, t->shape, found, sizeof found),
                        qp_shape_text(rank, shape, expected, sizeof expected));

@@ -151,16 +151,18 @@ static int get_act(const struct qp_config_object *o, const struct qp_family *f, 
         const char *name;
         enum qp_act act;
     } known[] = {{"silu", QP_ACT_SILU},          {"gelu", QP_ACT_GELU}, {"gelu_pytorch_tanh", QP_ACT_GELU_TANH},
-                 {"gelu_new", QP_ACT_GELU_TANH}, {"relu", QP_ACT_RELU}, {"relu2", QP_ACT_RELU2}};
+                 {"gelu_new", QP_ACT_GELU_TANH}, {"relu", QP_ACT_RELU}, {"relu2", QP_ACT_RELU2},
+                 {"xielu", QP_ACT_XIELU}};
     const char *name;
     if (qp_config_string(o, f->act.key, f->act.fallback, &name, err) < 0)
         return err->code;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(name, known[i].name) == 0) {
+        if (strcmp(name, known[i].name) == 0 && (known[i].act != QP_ACT_XIELU || f->act_parameters[0])) {
             *out = known[i].act;
             return 0;
         }
-    return qp_config_wrong(o, f->act.key, "silu, gelu, gelu_pytorch_tanh, gelu_new, relu or relu2", err);
+    return qp_config_wrong(o, f->act.key, "silu, gelu, gelu_pytorch_tanh, gelu_new, relu, relu2 or Apertus' xielu",
+                           err);
 }
 
 static int get_multipliers(const struct qp_config_object *o, const struct qp_family *f, struct qp_layer_config *c,
@@ -197,7 +199,8 @@ static int get_layers(const struct qp_config_object *o, struct qp_arch *arch, st
 {
     struct qp_layer_config c;
     struct windows windows;
-    int rope_of[2];
+    struct qp_rope_choice rope_of[2];
+    static const struct qp_rope_choice none = {-1, -1};
     if (get_layer_config(o, arch, &c, err) < 0 || get_windows(o, arch, &windows, err) < 0 ||
         qp_config_ropes(o, arch, rope_of, err) < 0)
         return err->code;
@@ -209,7 +212,9 @@ static int get_layers(const struct qp_config_object *o, struct qp_arch *arch, st
         int64_t window = window_of(&windows, i);
         if (window < 0)
             return qp_config_wrong(o, "layer_types", "sliding_attention or full_attention for each layer", err);
-        c.rope = rotates(o, arch, &windows, i) ? rope_of[window > 0] : -1;
+        struct qp_rope_choice ropes = rotates(o, arch, &windows, i) ? rope_of[window > 0] : none;
+        c.q_rope = ropes.q;
+        c.k_rope = ropes.k;
         c.window = window >= arch->max_length ? 0 : window; /* a wider one sees everything */
         r = qp_layer_type_new(arch->family, &c, &types[i], err);
     }

@@ -34,8 +34,14 @@ int qp_config_flag(const struct qp_config_object *o, const struct qp_flag *flag,
 int qp_config_string(const struct qp_config_object *o, const char *key, const char *fallback, const char **out,
                      struct qp_error *err);
 
-/* The ropes of a network, ropes[0] of layers with full attention, ropes[1], where it differs, of those with a window;
- * rope_of[0] and [1]: which of them each kind of layer takes, -1 for none. */
-int qp_config_ropes(const struct qp_config_object *config, struct qp_arch *arch, int rope_of[2], struct qp_error *err);
+/* Which of a network's ropes queries and keys take, -1 for none. */
+struct qp_rope_choice {
+    int q, k;
+};
+
+/* The ropes of a network: rope_of[0] of layers with full attention, rope_of[1], where it differs, of those with a
+ * window. */
+int qp_config_ropes(const struct qp_config_object *config, struct qp_arch *arch, struct qp_rope_choice rope_of[2],
+                    struct qp_error *err);
 
 #endif

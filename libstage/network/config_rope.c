@@ -115,22 +115,37 @@ static int get_kind(const struct qp_config_object *o, enum qp_rope_kind *out, st
                    o->prefix, type);
 }
 
-/* theta: what counts when the dictionary has none. */
-static int get_rope(const struct qp_config_object *config, const struct qp_config_object *o, const struct qp_arch *arch,
-                    double theta, struct qp_rope_config *rope, struct qp_error *err)
+/* How many numbers of a head are rotated. */
+static int get_width(const struct qp_config_object *config, const struct qp_config_object *o,
+                     const struct qp_arch *arch, struct qp_rope_config *rope, struct qp_error *err)
 {
-    const struct qp_family *f = arch->family;
-    double rotary;
-    *rope = (struct qp_rope_config){.factor = 1, .attention = 1, .pairs = f->rope_pairs};
-    if (qp_config_real(o, "rope_theta", theta, &rope->theta, err) < 0 || get_kind(o, &rope->kind, err) < 0 ||
-        qp_config_real(config, "partial_rotary_factor", f->rotary == 0 ? 1 : f->rotary, &rotary, err) < 0 ||
-        qp_config_real(o, "partial_rotary_factor", rotary, &rotary, err) < 0 ||
-        get_original_length(config, o, arch, rope, err) < 0)
+    double rotary = arch->family->rotary;
+    if (qp_config_real(config, "partial_rotary_factor", rotary == 0 ? 1 : rotary, &rotary, err) < 0 ||
+        qp_config_real(o, "partial_rotary_factor", rotary, &rotary, err) < 0)
         return err->code;
     rope->dim = (int)(arch->head_dim * rotary);
     if (rotary > 1 || rope->dim < 2 || rope->dim % 2 != 0)
         return qp_fail(err, QP_ERR_INPUT, "%s: partial_rotary_factor: found %g, of which %d numbers a head are %d",
                        o->path, rotary, arch->head_dim, rope->dim);
+    return 0;
+}
+
+/* theta: what counts when the dictionary has none. */
+static int get_rope(const struct qp_config_object *config, const struct qp_config_object *o, const struct qp_arch *arch,
+                    double theta, struct qp_rope_config *rope, struct qp_error *err)
+{
+    const struct qp_family *f = arch->family;
+    bool unsaid = !o->json && f->rope.kind != QP_ROPE_DEFAULT;
+    *rope = unsaid ? f->rope : (struct qp_rope_config){.factor = 1, .attention = 1};
+    rope->pairs = f->rope_pairs;
+    if (get_width(config, o, arch, rope, err) < 0)
+        return err->code;
+    if (unsaid)
+        return 0;
+    if (qp_config_real(o, "rope_theta", theta, &rope->theta, err) < 0 || get_kind(o, &rope->kind, err) < 0 ||
+        qp_config_number(o, &f->query_temper, &rope->temper, err) < 0 ||
+        get_original_length(config, o, arch, rope, err) < 0)
+        return err->code;
     switch (rope->kind) {
     case QP_ROPE_LINEAR:
         return qp_config_real(o, "factor", 0.0, &rope->factor, err);
@@ -148,33 +163,50 @@ static int get_rope(const struct qp_config_object *config, const struct qp_confi
     return 0;
 }
 
+/* Queries get a rope of their own: what scales all of cos and sin scales what they rotate. */
+static int add_tempered(const struct qp_config_object *o, struct qp_arch *arch, struct qp_rope_choice *choice,
+                        struct qp_error *err)
+{
+    struct qp_rope_config *keys = &arch->ropes[choice->k];
+    if (keys->dim != arch->head_dim)
+        return qp_fail(err, QP_ERR_INPUT,
+                       "%s: %s%s: heads of which %d numbers of %d are rotated cannot be scaled by it", o->path,
+                       o->prefix, arch->family->query_temper.key, keys->dim, arch->head_dim);
+    choice->q = arch->rope_count++;
+    arch->ropes[choice->q] = *keys;
+    keys->temper = 0;
+    return 0;
+}
+
 /* One kind of layers; a nested dictionary that is null says that they do not rotate. */
 static int add_rope(const struct qp_config_object *config, const struct qp_config_object *o, double theta,
-                    struct qp_arch *arch, int *index, struct qp_error *err)
+                    struct qp_arch *arch, struct qp_rope_choice *choice, struct qp_error *err)
 {
-    *index = -1;
+    *choice = (struct qp_rope_choice){-1, -1};
     if (json_is_null(o->json))
         return 0;
     if (o->json && !json_is_object(o->json))
         return qp_fail(err, QP_ERR_INPUT, "%s: %s: a layer type's entry is no object", o->path, o->prefix);
-    *index = arch->rope_count++;
-    return get_rope(config, o, arch, theta, &arch->ropes[*index], err);
+    choice->q = choice->k = arch->rope_count++;
+    int r = get_rope(config, o, arch, theta, &arch->ropes[choice->k], err);
+    return r < 0 || arch->ropes[choice->k].temper == 0 ? r : add_tempered(o, arch, choice, err);
 }
 
 /* transformers 5 writes rope_parameters, with theta in it, by layer type where types differ; before, rope_theta stood
  * beside an optional rope_scaling, which wins where both are there. */
-int qp_config_ropes(const struct qp_config_object *config, struct qp_arch *arch, int rope_of[2], struct qp_error *err)
+int qp_config_ropes(const struct qp_config_object *config, struct qp_arch *arch, struct qp_rope_choice rope_of[2],
+                    struct qp_error *err)
 {
     const struct qp_family *f = arch->family;
     const char *key = qp_config_has(config, "rope_scaling") ? "rope_scaling" : "rope_parameters";
-    const json_t *dict = json_object_get(config->json, key);
+    const json_t *dict = qp_config_has(config, key) ? json_object_get(config->json, key) : NULL;
     const json_t *full = json_object_get(dict, "full_attention"), *sliding = json_object_get(dict, "sliding_attention");
     bool scaling = strcmp(key, "rope_scaling") == 0, nested = full || sliding;
     double theta, theta_sliding;
-    rope_of[0] = rope_of[1] = -1;
+    rope_of[0] = rope_of[1] = (struct qp_rope_choice){-1, -1};
     if (f->rope_rule == QP_ROPE_NONE)
         return 0;
-    if (qp_config_has(config, key) && !json_is_object(dict))
+    if (dict && !json_is_object(dict))
         return qp_config_wrong(config, key, "an object or null", err);
     if (qp_config_real(config, f->rope_theta.key, f->rope_theta.fallback, &theta, err) < 0)
         return err->code;

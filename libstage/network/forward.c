@@ -325,7 +325,8 @@ static void run_gated(const struct chunk *c, const struct qp_op *op)
                                    .n = op->out.width,
                                    .stride = row_of(c, &op->in[0]),
                                    .gate = at(c, &op->in[0]),
-                                   .up = op->in[1].width ? at(c, &op->in[1]) : NULL};
+                                   .up = op->in[1].width ? at(c, &op->in[1]) : NULL,
+                                   .xielu = layer->xielu};
     if (is_half(c, &op->out))
         layer->kernels->gated_bf16(&gated, at(c, &op->out));
     else

@@ -5,7 +5,7 @@
 
 #include "libstage/network/families/family.h"
 
-enum { LINEARS_MAX = 16, SITES_MAX = 8, NORMS_MAX = 8, BUFFERS_MAX = 24, OPS_MAX = 48 };
+enum { LINEARS_MAX = 16, SITES_MAX = 8, NORMS_MAX = 8, BUFFERS_MAX = 24, OPS_MAX = 48, PARAMETERS_MAX = 4 };
 
 /* A type while it is made; fixed sizes, as no dense layer has more. */
 struct draft {
@@ -15,6 +15,7 @@ struct draft {
     struct qp_norm norms[NORMS_MAX];
     int64_t buffers[BUFFERS_MAX];
     struct qp_op ops[OPS_MAX];
+    struct qp_parameter parameters[PARAMETERS_MAX];
     const struct qp_family *family;
     struct qp_layer_config config;
 };
@@ -156,10 +157,10 @@ static void normalize_heads(struct draft *d, const struct heads *h)
     add_norm_op(d, k, width ? 1 : c->kv_heads, h->k, h->k);
 }
 
-static void rotate(struct draft *d, struct qp_view x, int heads)
+static void rotate(struct draft *d, struct qp_view x, int heads, int rope)
 {
-    if (d->config.rope >= 0)
-        add_op(d, (struct qp_op){.kind = QP_OP_ROPE, .index = d->config.rope, .heads = heads, .in = {x}});
+    if (rope >= 0)
+        add_op(d, (struct qp_op){.kind = QP_OP_ROPE, .index = rope, .heads = heads, .in = {x}});
 }
 
 /* Returns what the site of q, k and v reads, for an MLP that reads the same. */
@@ -173,8 +174,8 @@ static struct qp_view add_attention(struct draft *d, int *site)
     add_projections(d, *site, in, &h);
     if (f->q_norm.name && !late)
         normalize_heads(d, &h);
-    rotate(d, h.q, c->heads);
-    rotate(d, h.k, c->kv_heads);
+    rotate(d, h.q, c->heads, c->q_rope);
+    rotate(d, h.k, c->kv_heads, c->k_rope);
     if (f->q_norm.name && late)
         normalize_heads(d, &h);
     add_op(d, (struct qp_op){.kind = QP_OP_CACHE, .in = {h.k, h.v}});
@@ -265,7 +266,16 @@ static bool same_config(const struct qp_layer_config *a, const struct qp_layer_c
     return a->hidden == b->hidden && a->ffn == b->ffn && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_dim == b->head_dim && a->eps == b->eps && a->qkv_bias == b->qkv_bias && a->o_bias == b->o_bias &&
            a->mlp_bias == b->mlp_bias && a->residual_scale == b->residual_scale && a->attn_scale == b->attn_scale &&
-           a->attn_cap == b->attn_cap && a->window == b->window && a->rope == b->rope && a->act == b->act;
+           a->attn_cap == b->attn_cap && a->window == b->window && a->q_rope == b->q_rope && a->k_rope == b->k_rope &&
+           a->act == b->act;
+}
+
+/* XIELU's alpha_p and alpha_n are lists of one number, beta and eps are numbers. */
+static void add_act_parameters(struct draft *d)
+{
+    for (int p = 0; d->config.act == QP_ACT_XIELU && p < PARAMETERS_MAX; p++)
+        d->parameters[d->type.parameter_count++] =
+            (struct qp_parameter){d->family->act_parameters[p], p < 2 ? 1 : 0, 1};
 }
 
 static void build(struct draft *d)
@@ -278,11 +288,13 @@ static void build(struct draft *d)
     d->type.attention =
         (struct qp_attention_shape){c->heads, c->kv_heads, c->head_dim, c->attn_scale, c->window, c->attn_cap};
     d->type.act = c->act;
+    add_act_parameters(d);
     d->type.linears = d->linears;
     d->type.sites = d->sites;
     d->type.norms = d->norms;
     d->type.buffers = d->buffers;
     d->type.ops = d->ops;
+    d->type.parameters = d->parameters;
 }
 
 static const struct qp_layer_type *find_type(const struct qp_family *family, const struct qp_layer_config *config)

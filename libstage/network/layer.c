@@ -1,6 +1,7 @@
 /* A decoder layer's weights in float32, or in BF16. */
 #include "libstage/network/block.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "kernels/work.h"
@@ -173,12 +174,41 @@ static int load_norm(const struct qp_block *block, int norm, bool transformed, s
     return r < 0 ? r : 0;
 }
 
+static double softplus(double x)
+{
+    return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
+}
+
+/* Huang and Schlag 2024: both alphas are softplus of what is learned, the one of negative numbers is added to beta. */
+static int load_xielu(const struct qp_block *block, bool exported, struct qp_layer *layer, struct qp_error *err)
+{
+    float v[4];
+    if (layer->type->act != QP_ACT_XIELU)
+        return 0;
+    for (int p = 0; p < 4; p++) {
+        char name[256];
+        qp_layer_name(block->arch, block->layer, layer->type->parameters[p].name, name, sizeof name);
+        const struct qp_tensor *t = qp_unit_find(block->unit, name);
+        if (!t || t->elements != 1 || !qp_dtype_is_plain_float(t->dtype))
+            return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s is missing, or not one number",
+                           (long long)block->unit->seq, name);
+        layer->kernels->to_f32(t->dtype, 1, t->data, &v[p]);
+    }
+    if (exported)
+        qp_round_to(layer->kernels, block->arch->dtype, 4, v);
+    layer->xielu =
+        (struct qp_xielu){(float)softplus((double)v[0]), (float)((double)v[2] + softplus((double)v[1])), v[2], v[3]};
+    return 0;
+}
+
 static int load_all(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme, float *wide,
                     struct qp_layer *layer, struct qp_error *err)
 {
     const struct qp_layer_type *type = layer->type;
     qp_auto_free bool *quantized = calloc((size_t)type->linear_count, sizeof *quantized);
     int r = quantized ? 0 : qp_fail_memory(err, (size_t)type->linear_count, "a decoder layer");
+    if (r == 0)
+        r = load_xielu(block, version == QP_QUANTIZED, layer, err);
     for (int n = 0; r == 0 && n < type->norm_count; n++)
         r = load_norm(block, n, version != QP_ORIGINAL, layer, err);
     for (int l = 0; r >= 0 && l < type->linear_count; l++) {

@@ -29,25 +29,29 @@ static bool next_end(const struct qp_arch *arch, int64_t index, struct qp_part *
     return true;
 }
 
+static bool has_bias(const struct qp_layer_type *type, const struct qp_part *part)
+{
+    if (part->kind == QP_PART_NORM)
+        return part->index < type->norm_count && type->norms[part->index].bias;
+    return part->kind == QP_PART_LINEAR && type->linears[part->index].bias;
+}
+
 bool qp_next_part(const struct qp_arch *arch, int64_t index, struct qp_part *part)
 {
     if (index == 0 || index == arch->layers + 1)
         return next_end(arch, index, part);
     const struct qp_layer_type *type = qp_layer_type(arch, part->layer);
-    bool norm = part->kind == QP_PART_NORM;
-    bool bias =
-        norm ? part->index < type->norm_count && type->norms[part->index].bias : type->linears[part->index].bias;
-    if (bias && !part->bias) {
+    if (has_bias(type, part) && !part->bias) {
         part->bias = true;
         return true;
     }
     part->bias = false;
     part->index++;
-    if (norm && part->index >= type->norm_count) {
-        part->kind = QP_PART_LINEAR;
-        part->index = 0;
-    }
-    return part->kind == QP_PART_NORM || part->index < type->linear_count;
+    if (part->kind == QP_PART_NORM && part->index >= type->norm_count)
+        *part = (struct qp_part){.kind = QP_PART_LINEAR, .layer = part->layer};
+    if (part->kind == QP_PART_LINEAR && part->index >= type->linear_count)
+        *part = (struct qp_part){.kind = QP_PART_PARAMETER, .layer = part->layer};
+    return part->kind != QP_PART_PARAMETER || part->index < type->parameter_count;
 }
 
 const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)
@@ -68,6 +72,9 @@ const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *par
     case QP_PART_LINEAR:
         qp_module_name(arch, part->layer, part->index, text, size);
         break;
+    case QP_PART_PARAMETER:
+        qp_layer_name(arch, part->layer, qp_layer_type(arch, part->layer)->parameters[part->index].name, text, size);
+        break;
     }
     return text;
 }
@@ -75,7 +82,8 @@ const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *par
 const char *qp_part_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)
 {
     size_t at = strlen(qp_part_module(arch, part, text, size));
-    snprintf(text + at, size - at, part->bias ? ".bias" : ".weight");
+    if (part->kind != QP_PART_PARAMETER)
+        snprintf(text + at, size - at, part->bias ? ".bias" : ".weight");
     return text;
 }
 
@@ -98,6 +106,8 @@ const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *
         break;
     case QP_PART_LINEAR:
         module = qp_layer_type(arch, part->layer)->linears[part->index].gguf;
+        break;
+    case QP_PART_PARAMETER: /* of no family that is read from GGUF */
         break;
     }
     snprintf(text, size, "blk.%lld.%s.%s", (long long)part->layer, module, part->bias ? "bias" : "weight");
@@ -124,6 +134,9 @@ int qp_part_shape(const struct qp_arch *arch, const struct qp_part *part, int64_
         shape[0] = linear->out;
         shape[1] = linear->in;
         return part->bias ? 1 : 2;
+    case QP_PART_PARAMETER:
+        shape[0] = qp_layer_type(arch, part->layer)->parameters[part->index].width;
+        return qp_layer_type(arch, part->layer)->parameters[part->index].rank;
     }
     return 0;
 }
@@ -157,7 +170,8 @@ size_t qp_quantized_parts_most(const struct qp_arch *arch)
     size_t sum = 4;
     for (int64_t i = 0; i < arch->layers; i++) {
         const struct qp_layer_type *type = qp_layer_type(arch, i);
-        sum += (size_t)type->linear_count * (QP_COMPRESSED_MAX + 2) + 2 * (size_t)type->norm_count + 2;
+        sum += (size_t)type->linear_count * (QP_COMPRESSED_MAX + 2) + 2 * (size_t)type->norm_count +
+               (size_t)type->parameter_count + 2;
     }
     return sum;
 }

@@ -6,12 +6,19 @@
 
 #include "libstage/network/arch.h"
 
-enum qp_part_kind { QP_PART_EMBEDDING, QP_PART_FINAL_NORM, QP_PART_HEAD, QP_PART_NORM, QP_PART_LINEAR };
+enum qp_part_kind {
+    QP_PART_EMBEDDING,
+    QP_PART_FINAL_NORM,
+    QP_PART_HEAD,
+    QP_PART_NORM,
+    QP_PART_LINEAR,
+    QP_PART_PARAMETER,
+};
 
 struct qp_part {
     enum qp_part_kind kind;
-    int64_t layer; /* of norms and linears */
-    int index;     /* of the layer's norms or linears */
+    int64_t layer; /* of what a layer has */
+    int index;     /* of the layer's norms, linears or parameters */
     bool bias;     /* of a linear or norm: its bias, not its weight */
 };
 
@@ -33,7 +40,7 @@ const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *par
 const char *qp_part_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size);
 const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size);
 
-/* Its rank, 1 or 2, with shape[0 .. rank) filled. */
+/* Its rank, 0 to 2, with shape[0 .. rank) filled. */
 int qp_part_shape(const struct qp_arch *arch, const struct qp_part *part, int64_t shape[2]);
 
 /* The part of a Hugging Face name; false when the model has none of that name. */

@@ -67,6 +67,14 @@ double qp_rope_frequency(const struct qp_rope_config *rope, int64_t length, int 
     return frequency;
 }
 
+/* Llama 4 release: queries of later positions are sharper. */
+static double temper_at(const struct qp_rope_config *rope, int64_t position)
+{
+    if (rope->temper == 0)
+        return 1;
+    return 1 + rope->temper * log(1 + floor((double)position / (double)rope->original_length));
+}
+
 static int open_table(const struct qp_rope_config *rope, int64_t length, float **cos_out, float **sin_out,
                       struct qp_error *err)
 {
@@ -78,8 +86,9 @@ static int open_table(const struct qp_rope_config *rope, int64_t length, float *
     for (int i = 0; i < half; i++) {
         double frequency = qp_rope_frequency(rope, length, i);
         for (int64_t p = 0; p < length; p++) {
-            c[p * half + i] = (float)(rope->attention * cos((double)p * frequency));
-            s[p * half + i] = (float)(rope->attention * sin((double)p * frequency));
+            double size = rope->attention * temper_at(rope, p);
+            c[p * half + i] = (float)(size * cos((double)p * frequency));
+            s[p * half + i] = (float)(size * sin((double)p * frequency));
         }
     }
     return 0;

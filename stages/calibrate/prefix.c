@@ -189,13 +189,14 @@ int qp_prefix_embed(struct qp_prefix *p, const struct qp_block *embedding, struc
 }
 
 /* Copies, as the unit's own tensors are memory of the stages that made them. */
-static int keep(struct qp_prefix *p, const struct qp_unit *unit, struct qp_error *err)
+static int keep(struct qp_prefix *p, const struct qp_block *block, struct qp_error *err)
 {
+    const struct qp_unit *unit = block->unit;
     int r = p->so_far ? 0 : qp_unit_new(QP_UNIT_BLOCK, unit->seq, &p->so_far, err);
     for (size_t i = 0; r == 0 && i < unit->count; i++) {
         const struct qp_tensor *t = unit->tensors[i];
         struct qp_tensor *copy;
-        if (qp_tensor_is_own(t) || qp_unit_find(p->so_far, t->name))
+        if (qp_tensor_is_own(block->arch, t) || qp_unit_find(p->so_far, t->name))
             continue;
         r = qp_allocate(p->allocator, t->name, t->dtype, t->rank, t->shape, &copy, err);
         if (r < 0)
@@ -209,7 +210,7 @@ static int keep(struct qp_prefix *p, const struct qp_unit *unit, struct qp_error
 int qp_prefix_advance(struct qp_prefix *p, const struct qp_block *block, struct qp_error *err)
 {
     if (block->turn > 0 && block->turn < block->type->site_count)
-        return keep(p, block->unit, err);
+        return keep(p, block, err);
     qp_unit_free(p->so_far);
     p->so_far = NULL;
     if (block->layer < 0)

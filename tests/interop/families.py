@@ -1,7 +1,7 @@
 """usage: families.py [--build BUILD] [--quick | --all] [--support FILE] [FAMILY...]   each family against transformers
 
-docs/SUPPORT.md has to have a row for each family that quantpipe knows; `--all --support docs/SUPPORT.md` writes it from
-what was seen. For each family a few tiny random checkpoints are made with transformers: non-trivial norms and biases, windows shorter
+docs/SUPPORT.md has to have a row for each family that quantpipe knows; `--all --support docs/SUPPORT.md` writes those of
+the families that are run from what was seen. For each family a few tiny random checkpoints are made with transformers: non-trivial norms and biases, windows shorter
 than the text, caps, multipliers. Our float32 logits have to lie within 1e-4 of the largest logit. Then, without --quick,
 the first of them is quantized to int4 by AWQ and GPTQ, to int8 by SmoothQuant and GPTQ, and to fp8-dynamic rounded to
 nearest (--all: each format by each method, rotations too; what quantpipe refuses is noted); each output has to load in transformers with no missing, unexpected
@@ -57,6 +57,9 @@ CASES = {
     "hunyuan_v1_dense": [dict(head_dim=16)],
     "ernie4_5": [dict(head_dim=16)],
     "arcee": [{}],
+    "ministral3": [dict(head_dim=24, rope_parameters=dict(YARN, llama_4_scaling_beta=0.3)),
+                   dict(head_dim=24, sliding_window=5)],
+    "apertus": [{}],
 }
 failures = 0
 
@@ -191,7 +194,7 @@ def lines_of(build, *arguments):
 HEAD = """# Families
 
 What each family of models was seen to do, on tiny random checkpoints of it. Written by
-`tests/interop/families.py --all --support docs/SUPPORT.md`; `make interop` runs a part of these checks each time.
+`tests/interop/families.py --all --support docs/SUPPORT.md [FAMILY...]`; `make interop` runs a part of these checks each time.
 
 **Logits**: ours in float32 lie within 1e-4 of the largest of transformers'. **A format by a method** works when the
 output loads in transformers with no missing, unexpected or mismatched tensor, and has there, within 0.5 %, the mean loss
@@ -200,7 +203,7 @@ that `validate` reported.
 **Scales at** says what a scale of a site is folded into: a norm's gain, rows of the linear before it, or nothing. Where
 there is nothing, smooth and search (SmoothQuant, AWQ, `joint`) leave the site as it is, and round to nearest, GPTQ and
 the other methods of quantize work as everywhere: inputs of layers without a norm before attention and the MLP (OLMo 2 and
-3, EXAONE 4) and of `down_proj` behind an activation without a gate (Starcoder 2, Arcee).
+3, EXAONE 4) and of `down_proj` behind an activation without a gate (Starcoder 2, Arcee, Apertus).
 
 **Rotations** (`rotate` with `r1`) need a residual stream that only RMS norms read and only linears add to. Others are
 refused, with what to set instead: layer norms with means, norms behind attention or the MLP, multipliers of what they
@@ -212,21 +215,32 @@ for Llama and Gemma 3 (`tests/unit/forward_test.c`); conversions of a family may
 """
 
 
+def old_rows(path):
+    """The rows of each family in a document as it is: [what works, what scales fold into]."""
+    rows = {}
+    for line in pathlib.Path(path).read_text().splitlines() if pathlib.Path(path).exists() else []:
+        if line.startswith("| `"):
+            rows.setdefault(line.split("`")[1], []).append(line)
+    return rows
+
+
 def write_support(build, path, table):
-    gguf = dict(lines_of(build))
+    """Families that were not run keep their rows."""
+    gguf, rows = dict(lines_of(build)), old_rows(path)
     methods = [m for m in METHODS if m != "rotate+rtn"]
     columns = [f"{scheme} by {method}" for scheme in SCHEMES for method in methods]
     sites = ["attn_in", "attn_out", "mlp_in", "mlp_out"]
-    lines = ["| family | logits | " + " | ".join(columns) + " | rotations |", "|---" * (len(columns) + 3) + "|"]
     for family, seen in table.items():
         runs = [seen["runs"][scheme, method] for scheme in SCHEMES for method in methods]
         turns = {seen["runs"][scheme, "rotate+rtn"].split(":")[0] for scheme in SCHEMES}
-        lines.append(f"| `{family}` | {'equal' if seen['logits'] else 'differ'} | {' | '.join(runs)} | "
-                     f"{', '.join(sorted(turns))} |")
-    lines += ["", "| family | " + " | ".join(f"scales at {s}" for s in sites) + " | GGUF |", "|---" * (len(sites) + 2) + "|"]
-    for family, seen in table.items():
         folds = [seen["sites"].get(s, "reads attn_in") for s in sites]
-        lines.append(f"| `{family}` | {' | '.join(folds)} | {gguf[family]} |")
+        rows[family] = [f"| `{family}` | {'equal' if seen['logits'] else 'differ'} | {' | '.join(runs)} | "
+                        f"{', '.join(sorted(turns))} |", f"| `{family}` | {' | '.join(folds)} | {gguf[family]} |"]
+    known = [rows[f] for f in CASES if f in rows]
+    lines = ["| family | logits | " + " | ".join(columns) + " | rotations |", "|---" * (len(columns) + 3) + "|",
+             *(works for works, _ in known), "",
+             "| family | " + " | ".join(f"scales at {s}" for s in sites) + " | GGUF |", "|---" * (len(sites) + 2) + "|",
+             *(folds for _, folds in known)]
     pathlib.Path(path).write_text(HEAD + "\n".join(lines) + "\n")
 
 
@@ -242,7 +256,7 @@ def main():
     parser.add_argument("--build", default=str(ROOT / "build"))
     parser.add_argument("--quick", dest="depth", action="store_const", const="quick", default="usual")
     parser.add_argument("--all", dest="depth", action="store_const", const="all")
-    parser.add_argument("--support", metavar="FILE", help="write the table of docs/SUPPORT.md; needs --all")
+    parser.add_argument("--support", metavar="FILE", help="write the rows of docs/SUPPORT.md; needs --all")
     parser.add_argument("families", nargs="*")
     arguments = parser.parse_args()
     if arguments.support and arguments.depth != "all":

@@ -80,13 +80,16 @@ struct qp_family {
     int64_t head_dim; /* where config.json does not say; 0: hidden / heads */
     bool permuted;    /* GGUF interleaves the halves of the heads of q and k */
     struct qp_word act;
+    const char *act_parameters[4]; /* names of an activation's learned numbers, in the order of qp_layer_type's */
     enum qp_score_scale scale_rule;
     struct qp_number scale, attn_cap;
     int64_t gguf_wide_layers; /* models of so many layers have hidden / heads as scale, which GGUF does not say; or 0 */
 
     enum qp_rope_rule rope_rule;
     struct qp_number rope_theta, rope_theta_sliding; /* the latter of layers with a window, if it differs */
-    double rotary;                                   /* partial_rotary_factor where config.json does not say; 0: 1 */
+    struct qp_rope_config rope;    /* where config.json has no dictionary; kind 0: as it says by rope_theta */
+    struct qp_number query_temper; /* in the dictionary: queries alone are scaled by position (qp_rope_config.temper) */
+    double rotary;                 /* partial_rotary_factor where config.json does not say; 0: 1 */
     bool rope_pairs;
     enum qp_window_rule window_rule;
     int64_t window, window_pattern; /* where config.json does not say */
@@ -102,8 +105,8 @@ struct qp_layer_config {
     int heads, kv_heads, head_dim;
     float eps, residual_scale, attn_scale, attn_cap;
     bool qkv_bias, o_bias, mlp_bias;
-    int64_t window; /* of this layer, 0: none */
-    int rope;       /* index into arch->ropes, -1: none */
+    int64_t window;     /* of this layer, 0: none */
+    int q_rope, k_rope; /* indices into arch->ropes, -1: none */
     enum qp_act act;
 };
 

@@ -1,8 +1,8 @@
 """A tiny random checkpoint of each family with the logits that transformers computes for it in float64.
 
-usage: families.py [FAMILY...]     (writes families/ beside itself; needs torch, transformers, safetensors)
+usage: families.py [CASE...]     (writes families/ beside itself; needs torch, transformers, safetensors)
 
-A folder families/NAME holds config.json, model.safetensors (BF16) and logits.bin, float32 [1, 12, 64] for the ids that
+A case is a family, or FAMILY.WHAT for what one checkpoint of it cannot show. A folder families/CASE holds config.json, model.safetensors (BF16) and logits.bin, float32 [1, 12, 64] for the ids that
 ids() gives; families.json has widths that the families have by default. config.json says as little as can be: what a family's table says by default is to be used. Keys that it
 reads are set to something else than their default; gains, biases and norms are random; windows are shorter than the
 text, and embeddings so small that the epsilon of norms counts. tests/unit/golden/mutate.py shows that each fact counts.
@@ -51,6 +51,11 @@ CASES = {
     "hunyuan_v1_dense": dict(BIASED, **TIED, **HEADS),
     "ernie4_5": dict(use_bias=True, **HEADS),
     "arcee": dict(BIASED, mlp_bias=True, **TIED),
+    "ministral3": dict(sliding_window=5, **TIED, **HEADS),
+    "ministral3.tempered": dict(rope_parameters=dict(rope_type="yarn", factor=4.0, llama_4_scaling_beta=0.3,
+                                                     original_max_position_embeddings=3), **UNTIED, **HEADS),
+    "apertus": dict(BIASED, **TIED),
+    "apertus.theta": dict(rope_parameters=dict(rope_type="default"), **UNTIED),
 }
 
 
@@ -68,8 +73,8 @@ def fill(model, family):
             p.copy_((torch.randn_like(p) * scale + (1.0 if gain else 0.0)).bfloat16())
 
 
-def write(family, changes):
-    folder = os.path.join(HERE, "families", family)
+def write(case, changes):
+    family, folder = case.split(".")[0], os.path.join(HERE, "families", case)
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     keys = {**BASE, **changes}
@@ -90,7 +95,7 @@ def write(family, changes):
         logits = model.double()(ids(), use_cache=False).logits
     logits.float().numpy().tofile(f"{folder}/logits.bin")
     size = sum(os.path.getsize(f"{folder}/{name}") for name in os.listdir(folder))
-    print(f"{family}: {size} bytes, largest logit {logits.abs().max():.3f}", flush=True)
+    print(f"{case}: {size} bytes, largest logit {logits.abs().max():.3f}", flush=True)
 
 
 def defaults(family, changes):
@@ -108,5 +113,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or CASES:
         write(name, CASES[name])
     with open(os.path.join(HERE, "families.json"), "w") as file:
-        json.dump({name: defaults(name, CASES[name]) for name in CASES}, file, indent=1)
+        json.dump({name: defaults(name, CASES[name]) for name in CASES if "." not in name}, file, indent=1)
         file.write("\n")

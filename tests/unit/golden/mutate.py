@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-ELSEWHERE = {"name", "class_name", "gguf", "permuted", "window", "head_dim", "gguf_wide_layers"}
+ELSEWHERE = {"name", "class_name", "gguf", "permuted", "gguf_wide_layers"}
 FIELD = re.compile(r"\.(\w+) = (\{[^{}]*\}|[^,{}\\\n]+)")
 
 
