@@ -19,17 +19,15 @@
 #include "libstage/base/cleanup.h"
 
 /* Between fork and exec: whatever fails is told through `tell` as errno. */
-static void become(char *const *argv, const char *folder, int out, int errors, pid_t parent, int tell)
+static void become(char *const *argv, const char *folder, const struct qp_stdio *stdio, pid_t parent, int tell)
 {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    int null = open("/dev/null", O_RDONLY);
-    if (setpgid(0, 0) == 0 && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && null >= 0 && dup2(null, 0) == 0 &&
-        dup2(out, 1) == 1 && dup2(errors, 2) == 2 && (!folder || chdir(folder) == 0)) {
-        if (null > 2)
-            close(null);
+    int in = stdio->in >= 0 ? stdio->in : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (setpgid(0, 0) == 0 && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && in >= 0 && dup2(in, 0) == 0 &&
+        dup2(stdio->out, 1) == 1 && dup2(stdio->errors, 2) == 2 && (!folder || chdir(folder) == 0)) {
         if (getppid() == parent) /* else it died before the request above */
             execv(argv[0], argv);
     }
@@ -39,7 +37,8 @@ static void become(char *const *argv, const char *folder, int out, int errors, p
     _exit(127);
 }
 
-int qp_process_start(char *const *argv, const char *folder, int out, int errors, pid_t *pid, struct qp_error *err)
+int qp_process_start(char *const *argv, const char *folder, const struct qp_stdio *stdio, pid_t *pid,
+                     struct qp_error *err)
 {
     int tell[2];
     if (pipe2(tell, O_CLOEXEC) < 0)
@@ -47,7 +46,7 @@ int qp_process_start(char *const *argv, const char *folder, int out, int errors,
     pid_t parent = getpid();
     *pid = fork();
     if (*pid == 0)
-        become(argv, folder, out, errors, parent, tell[1]);
+        become(argv, folder, stdio, parent, tell[1]);
     int cause = *pid < 0 ? errno : 0;
     close(tell[1]);
     ssize_t n;
@@ -141,43 +140,94 @@ static int reap(pid_t pid, int64_t deadline)
     return status;
 }
 
-static int run(char *const *argv, const char *folder, int errors, int64_t deadline, size_t limit, char *text,
-               size_t *size, struct qp_error *err)
+/* ---- questions ---- */
+
+/* A file in memory with a text, to be read from its start; -1 without memory. */
+static int file_of(const char *name, const char *text)
 {
-    int out[2];
-    pid_t pid;
-    if (pipe2(out, O_CLOEXEC) < 0)
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    size_t left = strlen(text);
+    for (ssize_t n; fd >= 0 && left > 0; left -= (size_t)n, text += n)
+        if ((n = write(fd, text, left)) <= 0) {
+            close(fd);
+            return -1;
+        }
+    if (fd >= 0)
+        lseek(fd, 0, SEEK_SET);
+    return fd;
+}
+
+static void close_question(struct qp_question *question)
+{
+    qp_cleanup_close(&question->out);
+    qp_cleanup_close(&question->errors);
+    *question = (struct qp_question){.out = -1, .errors = -1};
+}
+
+static int start_question(char *const *argv, const char *folder, const char *input, struct qp_question *out,
+                          struct qp_error *err)
+{
+    int pipe[2];
+    qp_auto_close int in = input ? file_of("stdin", input) : -1;
+    if (out->errors < 0 || (input && in < 0))
+        return qp_fail_memory(err, input ? strlen(input) : 0, argv[0]);
+    if (pipe2(pipe, O_CLOEXEC) < 0)
         return qp_fail_errno(err, QP_ERR_STAGE, "cannot make a pipe");
-    int r = qp_process_start(argv, folder, out[1], errors, &pid, err);
-    close(out[1]);
-    if (r == 0) {
-        r = collect(out[0], deadline, limit, text, size, err);
-        int status = reap(pid, r < 0 ? 0 : deadline);
-        char why[64];
-        if (r == 0 && status != 0)
-            r = qp_fail(err, QP_ERR_STAGE, "ended with %s", qp_status_text(status, why, sizeof why));
+    struct qp_stdio stdio = {in, pipe[1], out->errors};
+    out->out = pipe[0];
+    int r = qp_process_start(argv, folder, &stdio, &out->pid, err);
+    close(pipe[1]);
+    return r;
+}
+
+int qp_process_ask(char *const *argv, const char *folder, const char *input, struct qp_question *out,
+                   struct qp_error *err)
+{
+    *out = (struct qp_question){.out = -1, .errors = memfd_create("stderr", MFD_CLOEXEC)};
+    int r = start_question(argv, folder, input, out, err);
+    if (r < 0)
+        close_question(out);
+    return r;
+}
+
+void qp_process_forget(struct qp_question *question)
+{
+    if (question->pid <= 0)
+        return;
+    reap(question->pid, 0);
+    close_question(question);
+}
+
+static int answer(const struct qp_question *question, int64_t deadline, size_t limit, char *text, struct qp_error *err)
+{
+    char why[64], tail[512];
+    size_t size = 0;
+    int r = collect(question->out, deadline, limit, text, &size, err);
+    int status = reap(question->pid, r < 0 ? 0 : deadline);
+    if (r == 0 && status != 0)
+        r = qp_fail(err, QP_ERR_STAGE, "ended with %s", qp_status_text(status, why, sizeof why));
+    text[r == 0 ? size : 0] = '\0';
+    const char *last = r < 0 ? qp_tail(question->errors, tail, sizeof tail) : "";
+    return r < 0 ? qp_fail(err, r, "%s%s%s", err ? err->message : "", *last ? "; it said: " : "", last) : 0;
+}
+
+int qp_process_answer(struct qp_question *question, int timeout_ms, size_t limit, char **text, struct qp_error *err)
+{
+    int64_t deadline = timeout_ms > 0 ? now_ms() + timeout_ms : INT64_MAX;
+    *text = malloc(limit + 2);
+    int r = *text ? answer(question, deadline, limit, *text, err) : qp_fail_memory(err, limit, "an answer");
+    if (r < 0) {
+        free(*text);
+        *text = NULL;
     }
-    close(out[0]);
+    close_question(question);
     return r;
 }
 
 int qp_process_output(char *const *argv, const char *folder, int timeout_ms, size_t limit, char **text,
                       struct qp_error *err)
 {
-    qp_auto_free char *buffer = malloc(limit + 2);
-    qp_auto_close int errors = memfd_create("stderr", MFD_CLOEXEC);
-    size_t size = 0;
-    char tail[512];
-    if (!buffer || errors < 0)
-        return qp_fail_memory(err, limit, argv[0]);
-    int64_t deadline = timeout_ms > 0 ? now_ms() + timeout_ms : INT64_MAX;
-    int r = run(argv, folder, errors, deadline, limit, buffer, &size, err);
-    if (r < 0) {
-        const char *last = qp_tail(errors, tail, sizeof tail);
-        return qp_fail(err, r, "%s%s%s", err ? err->message : "", *last ? "; it said: " : "", last);
-    }
-    buffer[size] = '\0';
-    *text = buffer;
-    buffer = NULL;
-    return 0;
+    struct qp_question question;
+    int r = qp_process_ask(argv, folder, NULL, &question, err);
+    return r < 0 ? r : qp_process_answer(&question, timeout_ms, limit, text, err);
 }

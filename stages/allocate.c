@@ -75,7 +75,9 @@ static const struct qp_param params[] = {
 static const struct qp_need stage_needs[] = {{.what = "second_moment", .param = "losses", .value = MEASURE}, {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
-static const struct qp_port outputs[] = {{.name = "out", .help = "the same, with a format for every linear"}, {0}};
+static const char *const provides[] = {"formats", NULL};
+static const struct qp_port outputs[] = {
+    {.name = "out", .provides = provides, .help = "the same, with a format for every linear"}, {0}};
 
 static enum qp_sensitivity sensitivity_of(const struct state *s)
 {

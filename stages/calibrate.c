@@ -10,6 +10,7 @@
 
 #include "libstage/include/block_stage.h"
 #include "libstage/network/evaluate.h"
+#include "stages/calibrate/estimate.h"
 #include "stages/calibrate/prefix.h"
 #include "stages/calibrate/statistics.h"
 
@@ -150,6 +151,13 @@ static void close_(struct qp_stage *stage, void *state)
     qp_windows_free(&s->windows);
 }
 
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    (void)err;
+    qp_calibrate_estimate(task, ((const struct state *)state)->choice, out);
+    return 0;
+}
+
 static const char *const forms[] = {"packed_codes", NULL};
 
 const struct qp_stage_desc qp_stage_desc = {
@@ -166,6 +174,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .turns = true,
     .stateful = true,
     .forms = forms,
+    .estimate = estimate,
     .process = process,
     .close = close_,
 };

@@ -13,10 +13,12 @@
 #include "libstage/base/file.h"
 #include "libstage/base/memory.h"
 #include "libstage/base/publish.h"
+#include "libstage/formats/compressed_size.h"
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/formats/safetensors.h"
 #include "libstage/include/stage.h"
 #include "libstage/network/block.h"
+#include "libstage/network/estimate.h"
 #include "libstage/network/model_unit.h"
 #include "libstage/network/parts.h"
 #include "libstage/tensor/operations.h"
@@ -417,6 +419,27 @@ static void close_(struct qp_stage *stage, void *state)
     free(s->partial);
 }
 
+/* What it writes; of a budget that is known when its formats are. */
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    const struct qp_arch *a = task->arch;
+    double rest = (double)qp_arch_parameters(a);
+    (void)state;
+    (void)err;
+    out->work_known = !task->scheme->budget;
+    for (int64_t layer = 0; out->work_known && layer < a->layers; layer++)
+        for (int l = 0; l < qp_layer_type(a, layer)->linear_count; l++) {
+            const struct qp_linear *d = &qp_layer_type(a, layer)->linears[l];
+            char module[256];
+            qp_module_name(a, layer, l, module, sizeof module);
+            rest -= (double)d->out * (double)d->in;
+            out->work.disk_written +=
+                (double)qp_compressed_stored(qp_scheme_for(task->scheme, module), a->dtype, d->out, d->in).bytes;
+        }
+    out->work.disk_written += qp_task_stored(task, out->work_known ? rest : 0);
+    return 0;
+}
+
 static const char *const forms[] = {"packed_codes", NULL};
 
 const struct qp_stage_desc qp_stage_desc = {
@@ -428,6 +451,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .stateful = true,
     .forms = forms,
+    .estimate = estimate,
     .process = process,
     .close = close_,
 };

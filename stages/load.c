@@ -8,6 +8,7 @@
 
 #include "libstage/include/stage.h"
 #include "libstage/network/checkpoint.h"
+#include "libstage/network/estimate.h"
 #include "libstage/network/turns.h"
 
 struct state {
@@ -106,6 +107,17 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return r;
 }
 
+/* Maps files; who needs the weights reads them. */
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    const struct state *s = state;
+    (void)task;
+    (void)err;
+    out->work_known = true;
+    out->provides[0] = s->true_sequential ? "turns" : NULL;
+    return 0;
+}
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "load",
     .summary = "reads a checkpoint and sends it block by block",
@@ -113,5 +125,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .state_size = sizeof(struct state),
     .params = params,
     .outputs = outputs,
+    .estimate = estimate,
     .process = process,
 };

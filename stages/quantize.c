@@ -21,6 +21,7 @@
 #include "libstage/tensor/operations.h"
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
+#include "stages/quantize/estimate.h"
 #include "stages/quantize/low_rank.h"
 #include "stages/quantize/modelopt.h"
 #include "stages/quantize/polish.h"
@@ -414,6 +415,13 @@ static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
     return 0;
 }
 
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    (void)err;
+    qp_quantize_estimate(task, &((const struct state *)state)->options, out);
+    return 0;
+}
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "quantize",
     .summary = "rounds weights to the scheme's grid (RTN, GPTQ, HQQ), and polishes the codes",
@@ -425,6 +433,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .needs = stage_needs,
     .forms = forms,
     .turns = true,
+    .estimate = estimate,
     .open = open_,
     .process = process,
 };

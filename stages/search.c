@@ -20,13 +20,12 @@
 #include "libstage/include/block_stage.h"
 #include "stages/search/balance.h"
 #include "stages/search/clip.h"
+#include "stages/search/estimate.h"
 #include "stages/search/joint.h"
 #include "stages/search/scales.h"
 
 struct state {
-    const char *method, *form, *metric;
-    int64_t grid;
-    bool clip;
+    struct qp_search_options options;
     struct qp_model model;
 };
 
@@ -41,31 +40,31 @@ static const struct qp_param params[] = {
      .help = "awq searches activation-aware weight scales; joint descends over more shapes of them; clip leaves "
              "channels as "
              "they are and clips ranges alone",
-     .offset = offsetof(struct state, method)},
+     .offset = offsetof(struct state, options.method)},
     {.name = "grid",
      .type = QP_PARAM_INT,
      .fallback = "20",
      .min = 2,
      .max = 1000,
      .help = "awq: ratios tried for each form of scale",
-     .offset = offsetof(struct state, grid)},
+     .offset = offsetof(struct state, options.grid)},
     {.name = "form",
      .type = QP_PARAM_STRING,
      .fallback = "plain",
      .choices = forms,
      .help = "awq: scales from activations (plain), from activations and weights (duo), or both",
-     .offset = offsetof(struct state, form)},
+     .offset = offsetof(struct state, options.form)},
     {.name = "clip",
      .type = QP_PARAM_BOOL,
      .fallback = "true",
      .help = "awq, joint: clip the range of each group of weights where that lowers its loss, in the search and after",
-     .offset = offsetof(struct state, clip)},
+     .offset = offsetof(struct state, options.clip)},
     {.name = "metric",
      .type = QP_PARAM_STRING,
      .fallback = "diagonal",
      .choices = metrics,
      .help = "clip: errors of a group weighted by the diagonal of H, or by its block of H",
-     .offset = offsetof(struct state, metric)},
+     .offset = offsetof(struct state, options.metric)},
     {0}};
 static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method", .value = "awq"},
                                              {.what = "absmean", .param = "method", .value = "joint"},
@@ -77,19 +76,14 @@ static const struct qp_port outputs[] = {{.name = "out", .help = "the same with 
 
 static bool is_method(const struct state *s, const char *method)
 {
-    return strcmp(s->method, method) == 0;
-}
-
-static bool clips(const struct state *s)
-{
-    return s->clip || is_method(s, "clip");
+    return strcmp(s->options.method, method) == 0;
 }
 
 static enum qp_scale_method scale_method(const struct state *s)
 {
-    if (!clips(s))
+    if (!qp_search_clips(&s->options))
         return QP_SCALES_MINMAX;
-    return strcmp(s->metric, "block") == 0 ? QP_SCALES_HESSIAN : QP_SCALES_WEIGHTED;
+    return strcmp(s->options.metric, "block") == 0 ? QP_SCALES_HESSIAN : QP_SCALES_WEIGHTED;
 }
 
 static int try_ratio(float ratio, const struct profile *p, struct trial *t, bool duo, struct qp_error *err)
@@ -109,15 +103,15 @@ static int try_grid(const struct state *s, const struct profile *p, struct trial
     int64_t first = duo ? 0 : 1; /* plain at ratio 0 is identity */
     int r = 0;
     for (size_t k = 0; k < sizeof passes / sizeof *passes; k++)
-        for (int64_t i = first + passes[k].from; i < s->grid && r == 0; i += passes[k].step)
-            r = try_ratio((float)i / (float)(s->grid - 1), p, t, duo, err);
+        for (int64_t i = first + passes[k].from; i < s->options.grid && r == 0; i += passes[k].step)
+            r = try_ratio((float)i / (float)(s->options.grid - 1), p, t, duo, err);
     return r;
 }
 
 static int search_awq(const struct state *s, const struct profile *p, struct trial *t, struct qp_error *err)
 {
-    int r = strcmp(s->form, "duo") != 0 ? try_grid(s, p, t, false, err) : 0;
-    return r == 0 && strcmp(s->form, "plain") != 0 ? try_grid(s, p, t, true, err) : r;
+    int r = strcmp(s->options.form, "duo") != 0 ? try_grid(s, p, t, false, err) : 0;
+    return r == 0 && strcmp(s->options.form, "plain") != 0 ? try_grid(s, p, t, true, err) : r;
 }
 
 /* Finds scales for one site; *kept is the loss that is left, as a share of identity's. */
@@ -175,7 +169,7 @@ static int search(struct qp_stage *stage, void *state, struct qp_block *block, s
         return 0;
     if (!is_method(s, "clip"))
         r = search_layer(stage, s, block, err);
-    for (int site = 0; clips(s) && site < block->type->site_count && r == 0; site++)
+    for (int site = 0; qp_search_clips(&s->options) && site < block->type->site_count && r == 0; site++)
         if (qp_model_quantizes_site(&s->model, block->layer, site))
             r = clip_site(&s->model, block, site, scale_method(s), qp_stage_allocator(stage), err);
     return r;
@@ -189,6 +183,13 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, search, err);
 }
 
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    (void)err;
+    qp_search_estimate(task, &((const struct state *)state)->options, out);
+    return 0;
+}
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "search",
     .summary = "searches weight scales and clipped ranges that lower the site loss (AWQ)",
@@ -198,5 +199,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .outputs = outputs,
     .needs = stage_needs,
+    .estimate = estimate,
     .process = process,
 };

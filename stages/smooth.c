@@ -13,14 +13,13 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "stages/smooth/estimate.h"
 #include "stages/smooth/outputs.h"
 
 #define SMALLEST_SCALE 1e-5f /* of the original implementation, for scales and for weights' maxima */
 
 struct state {
-    const char *method, *sites;
-    double alpha;
-    int64_t grid;
+    struct qp_smooth_options options;
     struct qp_model model;
 };
 
@@ -32,27 +31,27 @@ static const struct qp_param params[] = {
      .fallback = "none",
      .choices = methods,
      .help = "smoothquant weighs activations against weights by alpha, log-equalization takes activations alone",
-     .offset = offsetof(struct state, method)},
+     .offset = offsetof(struct state, options.method)},
     {.name = "alpha",
      .type = QP_PARAM_FLOAT,
      .fallback = "0.5",
      .min = 0.0,
      .max = 1.0,
      .help = "migration strength: 0 leaves all difficulty in the activations, 1 moves all into the weights",
-     .offset = offsetof(struct state, alpha)},
+     .offset = offsetof(struct state, options.alpha)},
     {.name = "grid",
      .type = QP_PARAM_INT,
      .fallback = "0",
      .min = 0,
      .max = 1000,
      .help = "smoothquant: how many alphas from 0 to 1 are tried for each site in place of the one; 0 for none",
-     .offset = offsetof(struct state, grid)},
+     .offset = offsetof(struct state, options.grid)},
     {.name = "sites",
      .type = QP_PARAM_STRING,
      .fallback = "norms",
      .choices = site_choices,
      .help = "norms scales the inputs of q, k, v and of gate, up; all those of o and down as well",
-     .offset = offsetof(struct state, sites)},
+     .offset = offsetof(struct state, options.sites)},
     {0}};
 static const struct qp_need stage_needs[] = {
     {.what = "absmax", .param = "method"}, {.what = "samples", .param = "grid"}, {0}};
@@ -83,7 +82,7 @@ static int weight_maxima(const struct qp_block *block, int site, int64_t in, flo
 /* scale = what the method makes of the maxima of activations and weights. */
 static void propose(const struct state *s, double alpha, int64_t in, const float *a, const float *columns, float *scale)
 {
-    bool logarithmic = strcmp(s->method, "log-equalization") == 0;
+    bool logarithmic = strcmp(s->options.method, "log-equalization") == 0;
     for (int64_t j = 0; j < in; j++) {
         float w = fmaxf(columns[j], SMALLEST_SCALE);
         float v = logarithmic ? a[j] / log2f(2.0f + a[j]) : powf(a[j], (float)alpha) / powf(w, 1.0f - (float)alpha);
@@ -103,8 +102,8 @@ static int search_alpha(const struct state *s, const struct qp_block *block, int
     if (r == 0)
         r = outputs_loss(&o, scale, &best, err);
     *alpha = -1.0;
-    for (int64_t i = 0; r == 0 && i < s->grid; i++) {
-        double candidate = (double)i / (double)(s->grid - 1);
+    for (int64_t i = 0; r == 0 && i < s->options.grid; i++) {
+        double candidate = (double)i / (double)(s->options.grid - 1);
         propose(s, candidate, o.in, a, columns, scale);
         qp_share_heads(&block->type->sites[site], scale);
         r = outputs_loss(&o, scale, &loss, err);
@@ -121,7 +120,7 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
                        struct qp_error *err)
 {
     int64_t in = block->type->sites[site].in;
-    double alpha = s->alpha;
+    double alpha = s->options.alpha;
     qp_auto_free float *scale = qp_new_floats(3 * in, "smoothing scales", err);
     if (!scale)
         return QP_ERR_ROOM;
@@ -129,7 +128,7 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
     int r = qp_block_stat(block, site, "absmax", a, err);
     if (r == 0)
         r = weight_maxima(block, site, in, columns, err);
-    if (r == 0 && s->grid > 0 && strcmp(s->method, "smoothquant") == 0) {
+    if (r == 0 && s->options.grid > 0 && strcmp(s->options.method, "smoothquant") == 0) {
         r = search_alpha(s, block, site, a, columns, scale, &alpha, err);
         qp_stage_log(stage, QP_DEBUG, "layer %lld %s: alpha %.2f", (long long)block->layer,
                      block->type->sites[site].name, alpha);
@@ -143,7 +142,7 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
 static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, struct qp_error *err)
 {
     const struct state *s = state;
-    bool all = strcmp(s->sites, "all") == 0;
+    bool all = strcmp(s->options.sites, "all") == 0;
     if (!qp_block_is_layer(block))
         return 0;
     qp_auto_free int *sites = qp_new_array(block->type->site_count, sizeof *sites, "a list of sites", err);
@@ -159,12 +158,19 @@ static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, s
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
-    if (s->grid == 1)
+    if (s->options.grid == 1)
         return qp_stage_pass(stage, unit, qp_fail(err, QP_ERR_INPUT, "grid: 1 is no choice; give 2 or more, or 0"),
                              err);
-    if (strcmp(s->method, "none") == 0)
+    if (strcmp(s->options.method, "none") == 0)
         return qp_stage_emit(stage, NULL, unit, err);
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, smooth, err);
+}
+
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    (void)err;
+    qp_smooth_estimate(task, &((const struct state *)state)->options, out);
+    return 0;
 }
 
 const struct qp_stage_desc qp_stage_desc = {
@@ -176,5 +182,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .outputs = outputs,
     .needs = stage_needs,
+    .estimate = estimate,
     .process = process,
 };

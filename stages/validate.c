@@ -13,6 +13,7 @@
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
 #include "libstage/network/evaluate.h"
+#include "stages/validate/estimate.h"
 #include "stages/validate/linears.h"
 
 enum { ORIGINAL, QUANTIZED, NETWORKS };
@@ -147,6 +148,13 @@ static void close_(struct qp_stage *stage, void *state)
     qp_windows_free(&s->windows);
 }
 
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    (void)err;
+    qp_validate_estimate(task, ((const struct state *)state)->choice, out);
+    return 0;
+}
+
 static const char *const forms[] = {"packed_codes", NULL};
 
 const struct qp_stage_desc qp_stage_desc = {
@@ -161,6 +169,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .data_optional = true,
     .stateful = true,
     .forms = forms,
+    .estimate = estimate,
     .process = process,
     .close = close_,
 };

@@ -66,6 +66,23 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return qp_stage_blocks(stage, s, unit, &s->model, NULL, measure_block, err);
 }
 
+/* Looks at each weight once, of one linear at a time. */
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    (void)state;
+    (void)err;
+    out->work_known = out->memory_known = true;
+    for (int64_t layer = 0; layer < task->arch->layers; layer++) {
+        const struct qp_layer_type *type = qp_layer_type(task->arch, layer);
+        for (int i = 0; i < type->linear_count; i++) {
+            double weights = (double)type->linears[i].out * (double)type->linears[i].in;
+            out->work.bytes_read += qp_task_stored(task, weights);
+            out->block_bytes = fmax(out->block_bytes, weights * sizeof(float));
+        }
+    }
+    return 0;
+}
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "outliers",
     .summary = "warns about linears with weights far above the rest",
@@ -74,5 +91,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .params = params,
     .inputs = inputs,
     .outputs = outputs,
+    .estimate = estimate,
     .process = process,
 };

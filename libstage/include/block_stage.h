@@ -4,6 +4,7 @@
 
 #include "libstage/include/stage.h"
 #include "libstage/network/block.h"
+#include "libstage/network/estimate.h"
 #include "libstage/network/model_unit.h"
 
 /* Called once, when the model unit has been read; may be NULL. */

@@ -2,8 +2,8 @@
  *
  * A stage is one executable: callbacks, a parameter table, port tables and, last in its file, one
  * `const struct qp_stage_desc qp_stage_desc`. Linked with libquantpipe-stage (pkg-config quantpipe-stage, once
- * quantpipe is installed) it gets main(), --help, --describe, parameters, sockets, credit, acknowledgement, signals,
- * logs and exit codes.
+ * quantpipe is installed) it gets main(), --help, --describe, --estimate, parameters, sockets, credit, acknowledgement,
+ * signals, logs and exit codes.
  *
  * Order of calls: open once, with the parameters in the state; process once for each unit, in order of seq (a stage
  * without input ports is called once with NULL, and emits everything), and for unit n of a feedback port after unit n,
@@ -26,6 +26,8 @@
 #include "libstage/tensor/unit.h"
 
 struct qp_stage; /* a running stage */
+struct qp_task;  /* libstage/network/estimate.h, as is qp_estimate */
+struct qp_estimate;
 
 enum qp_param_type { QP_PARAM_BOOL, QP_PARAM_INT, QP_PARAM_FLOAT, QP_PARAM_STRING, QP_PARAM_PERCENT };
 
@@ -84,6 +86,9 @@ struct qp_stage_desc {
     bool stateful;            /* process depends on former units */
     int holds;                /* units that it keeps back before it emits the first of them; QP_HOLDS_ALL: it emits
                                  none before the end unit has come. 0: each at once */
+    /* What the stage will do and hold, for plans (--estimate); NULL: unknown. The state is zeroed, with the parameters
+     * in it; *out is zeroed. Nothing is open. */
+    int (*estimate)(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err);
     int (*open)(struct qp_stage *stage, void *state, struct qp_error *err);
     int (*process)(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err);
     void (*close)(struct qp_stage *stage, void *state); /* may be NULL */

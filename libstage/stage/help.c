@@ -46,8 +46,9 @@ void qp_stage_print_help(const struct qp_stage_desc *desc)
     printf("%s - %s\n\n"
            "A stage of quantpipe, started by `quantpipe run`:\n"
            "  %s --control ENDPOINT --instance NAME --replica N\n"
-           "  %s --help | --describe | --version\n",
-           desc->name, desc->summary ? desc->summary : "", desc->name, desc->name);
+           "  %s --help | --describe | --version\n"
+           "  %s --estimate    answers on stdout what it would do and hold, for a question on stdin\n",
+           desc->name, desc->summary ? desc->summary : "", desc->name, desc->name, desc->name);
     print_ports("Inputs", desc->inputs);
     print_ports("Outputs", desc->outputs);
     if (desc->params && desc->params->name)

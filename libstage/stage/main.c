@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libstage/stage/estimate.h"
 #include "libstage/stage/internal.h"
 
 struct command {
@@ -17,13 +18,28 @@ static int usage(const struct qp_stage_desc *desc, const char *what, const char 
     return -QP_ERR_USAGE;
 }
 
-static int print_description(const struct qp_stage_desc *desc)
+/* Takes the value over. */
+static int print_json(json_t *value)
 {
-    json_t *description = qp_stage_describe(desc);
-    bool good = description && json_dumpf(description, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0;
+    bool good = value && json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0;
     printf("\n");
-    json_decref(description);
+    json_decref(value);
     return good && fflush(stdout) == 0 ? 0 : -QP_ERR_STAGE;
+}
+
+static int print_estimate(const struct qp_stage_desc *desc)
+{
+    struct qp_error err;
+    json_error_t at;
+    json_t *answer, *question = json_loadf(stdin, JSON_REJECT_DUPLICATES, &at);
+    int r = question ? qp_stage_estimate(desc, question, &answer, &err)
+                     : qp_fail(&err, QP_ERR_INPUT, "stdin has no valid JSON (line %d, column %d: %s)", at.line,
+                               at.column, at.text);
+    json_decref(question);
+    if (r == 0)
+        return print_json(answer);
+    fprintf(stderr, "%s --estimate: %s\n", desc->name, err.message);
+    return -r;
 }
 
 /* Names become routing ids, file names and parts of messages. */
@@ -50,13 +66,10 @@ static int live(const struct qp_stage_desc *desc, const struct command *command)
 int qp_stage_main(const struct qp_stage_desc *desc, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"control", required_argument, NULL, 'c'},
-        {"instance", required_argument, NULL, 'i'},
-        {"replica", required_argument, NULL, 'r'},
-        {"help", no_argument, NULL, 'h'},
-        {"describe", no_argument, NULL, 'd'},
-        {"version", no_argument, NULL, 'v'},
-        {NULL, 0, NULL, 0},
+        {"control", required_argument, NULL, 'c'}, {"instance", required_argument, NULL, 'i'},
+        {"replica", required_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'},
+        {"describe", no_argument, NULL, 'd'},      {"estimate", no_argument, NULL, 'e'},
+        {"version", no_argument, NULL, 'v'},       {NULL, 0, NULL, 0},
     };
     struct command command = {0};
     int option;
@@ -75,7 +88,9 @@ int qp_stage_main(const struct qp_stage_desc *desc, int argc, char **argv)
             qp_stage_print_help(desc);
             return 0;
         case 'd':
-            return print_description(desc);
+            return print_json(qp_stage_describe(desc));
+        case 'e':
+            return print_estimate(desc);
         case 'v':
             printf("%s %d (quantpipe %s)\n", desc->name, desc->version, QUANTPIPE_VERSION);
             return 0;

@@ -2,7 +2,7 @@
 #include <stdio.h>
 
 #include "kernels/libraries.h"
-#include "runner/pipeline/plan_work.h"
+#include "runner/pipeline/estimates.h"
 #include "runner/pipeline/prepare.h"
 #include "runner/subcommand.h"
 

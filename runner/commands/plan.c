@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "libstage/stage/work_json.h"
-#include "runner/pipeline/plan_work.h"
+#include "runner/pipeline/estimates.h"
 #include "runner/report/floor.h"
 #include "runner/machine.h"
 #include "runner/pipeline/prepare.h"
@@ -16,8 +16,7 @@
 
 /* What the stages will do, and the least time for it; filled once a plan. */
 struct outlook {
-    struct qp_work work[QP_MAX_INSTANCES];
-    bool known[QP_MAX_INSTANCES];
+    struct qp_estimate stages[QP_MAX_INSTANCES];
     struct qp_peaks peaks;
     bool measured;
 };
@@ -93,7 +92,7 @@ static json_t *real_or_null(bool known, double value)
 
 static double floor_of(const struct outlook *o, size_t index)
 {
-    struct qp_floor floor = qp_floor_of(&o->work[index], &o->peaks);
+    struct qp_floor floor = qp_floor_of(&o->stages[index].work, &o->peaks);
     return qp_floor_seconds(&floor);
 }
 
@@ -102,7 +101,7 @@ static double whole_floor(const struct qp_plan *plan, const struct outlook *o)
 {
     struct qp_floor sum = {0};
     for (size_t i = 0; i < plan->pipeline->count; i++) {
-        struct qp_floor floor = qp_floor_of(&o->work[i], &o->peaks);
+        struct qp_floor floor = qp_floor_of(&o->stages[i].work, &o->peaks);
         qp_floor_sum(&sum, &floor);
     }
     return qp_floor_seconds(&sum);
@@ -116,8 +115,10 @@ static json_t *stage_json(const struct qp_plan *plan, const struct outlook *o, s
                               in->threads ? in->threads : qp_machine_cores(), "memory_budget_bytes",
                               (json_int_t)(in->memory ? in->memory : qp_machine_memory() / 4), "memory_estimate_bytes",
                               (json_int_t)estimate(plan, index), "collects", in->wants);
-    json_object_set_new(stage, "work", o->known[index] ? qp_work_json(&o->work[index]) : json_null());
-    json_object_set_new(stage, "floor_seconds", real_or_null(o->known[index] && o->measured, floor_of(o, index)));
+    json_object_set_new(stage, "work",
+                        o->stages[index].work_known ? qp_work_json(&o->stages[index].work) : json_null());
+    json_object_set_new(stage, "floor_seconds",
+                        real_or_null(o->stages[index].work_known && o->measured, floor_of(o, index)));
     return stage;
 }
 
@@ -173,11 +174,11 @@ static void print_operations(const struct qp_work *work)
 
 static void print_work(const struct qp_plan *plan, const struct outlook *o, size_t index)
 {
-    const struct qp_work *work = &o->work[index];
+    const struct qp_work *work = &o->stages[index].work;
     double moved = work->bytes_read + work->bytes_written + work->disk_written;
     char bytes[32], least[32];
     printf("  %-20s ", plan->pipeline->instances[index].name);
-    if (!o->known[index]) {
+    if (!o->stages[index].work_known) {
         printf("no formula is known for it\n");
         return;
     }
@@ -230,7 +231,7 @@ static int plan_command(const struct qp_args *args, struct qp_error *err)
         return r;
     struct outlook outlook;
     outlook.measured = qp_peaks_load(&outlook.peaks);
-    r = qp_plan_work(&plan, outlook.work, outlook.known, err);
+    r = qp_plan_estimates(&plan, outlook.stages, err);
     if (r == 0 && qp_arg(args, "json"))
         r = qp_print_json(as_json(&plan, &outlook), err);
     else if (r == 0)

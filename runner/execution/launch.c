@@ -38,7 +38,8 @@ static int start(struct qp_supervisor *s, struct qp_child *child, struct qp_erro
     memcpy(argv, in->command, count * sizeof *argv);
     memcpy(argv + count, tail, sizeof tail);
     const char *folder = in->own ? s->run->plan->pipeline->document->folder : NULL;
-    int r = qp_process_start(argv, folder, child->log, child->log, &child->pid, err);
+    struct qp_stdio stdio = {-1, child->log, child->log};
+    int r = qp_process_start(argv, folder, &stdio, &child->pid, err);
     if (r < 0)
         return qp_wrap(err, "stage `%s`", in->name);
     child->message_at = qp_now();

@@ -1,12 +1,19 @@
 /* A budget among the schemes: who chooses the formats, and whether it can. */
 #include <string.h>
 
+#include "runner/pipeline/graph.h"
 #include "runner/pipeline/prepare.h"
 
+/* Whether a stage of the branch chooses formats: what an output provides says it. */
 static bool chooses(const struct qp_instance *in, int branch)
 {
-    const char *name = json_string_value(json_object_get(in->descriptor, "name"));
-    return name && strcmp(name, "allocate") == 0 && (in->branch == branch || in->branch == QP_SHARED);
+    size_t i, j;
+    json_t *port, *feature;
+    bool found = false;
+    json_array_foreach(qp_ports_of(in, "outputs"), i, port)
+        json_array_foreach(json_object_get(port, "provides"), j, feature)
+            found |= strcmp(json_string_value(feature), "formats") == 0;
+    return found && (in->branch == branch || in->branch == QP_SHARED);
 }
 
 static bool leads_to(const struct qp_pipeline *p, size_t from, size_t to)
@@ -25,9 +32,8 @@ static bool leads_to(const struct qp_pipeline *p, size_t from, size_t to)
 static int check_circle(const struct qp_pipeline *p, size_t index, struct qp_error *err)
 {
     const struct qp_instance *in = &p->instances[index];
-    const char *losses = json_string_value(json_object_get(in->params, "losses"));
-    if (losses && strcmp(losses, "measure") != 0)
-        return 0;
+    if (!json_is_string(json_object_get(in->descriptor, "holds")) || !qp_needs_any(p, index))
+        return 0; /* it decides without having seen the blocks */
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
         if (e->delay && leads_to(p, e->to, index) && leads_to(p, index, e->from))

@@ -164,6 +164,9 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
     const json_t *data = json_object_get(descriptor, "data");
     if (!is_absent(data) && !is_text(data))
         return qp_fail(err, QP_ERR_INPUT, "`data` of the descriptor is not the name of a data entry");
+    const json_t *estimates = json_object_get(descriptor, "estimates");
+    if (!is_absent(estimates) && !json_is_boolean(estimates))
+        return qp_fail(err, QP_ERR_INPUT, "`estimates` of the descriptor is neither true nor false");
     if (!is_holds(json_object_get(descriptor, "holds")))
         return qp_fail(err, QP_ERR_INPUT, "`holds` of the descriptor is neither `all` nor a number of units");
     return 0;

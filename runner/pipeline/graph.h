@@ -17,6 +17,9 @@ bool qp_has_edge(const struct qp_pipeline *pipeline, size_t instance, bool input
  * that the data which either of them reads is there. Edges and order have to be known. */
 int qp_needs_place(struct qp_pipeline *pipeline, size_t index, struct qp_error *err);
 
+/* Whether the instance needs any statistics, as its parameters and schemes are. */
+bool qp_needs_any(const struct qp_pipeline *pipeline, size_t index);
+
 /* What an instance is told that stages downstream want: its `wants`, and those of its forms that all stages behind it
  * take. A new reference. */
 json_t *qp_wants_of(const struct qp_pipeline *pipeline, size_t index);

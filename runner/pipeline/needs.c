@@ -179,6 +179,17 @@ static int place_need(struct qp_pipeline *p, size_t index, const json_t *need, s
     return check_data(p, from, why, err);
 }
 
+bool qp_needs_any(const struct qp_pipeline *p, size_t index)
+{
+    const struct qp_instance *in = &p->instances[index];
+    size_t i;
+    json_t *need;
+    json_array_foreach(json_object_get(in->descriptor, "needs"), i, need)
+        if (is_active(p, in, need))
+            return true;
+    return false;
+}
+
 int qp_needs_place(struct qp_pipeline *p, size_t index, struct qp_error *err)
 {
     const struct qp_instance *in = &p->instances[index];

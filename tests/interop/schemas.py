@@ -66,6 +66,22 @@ def check_doctor(quantpipe, work):
     return check("machine.json", "machine", [json.loads((cache / "quantpipe/machine.json").read_text())])
 
 
+def check_estimates(quantpipe, stages):
+    """What built-in stages answer to --estimate, about the embedded model."""
+    folder = pathlib.Path(quantpipe).resolve().parent.parent / "libexec/quantpipe"
+    config = json.loads((ROOT / "examples/tiny/config.json").read_text())
+    question = {"quantpipe": 1, "model": {"path": str(ROOT / "examples/tiny"), "config": config, "tokenizer": None,
+                                          "scheme": "int4", "blocks": config["num_hidden_layers"] + 2},
+                "params": {}, "wants": ["second_moment"], "upstream": ["second_moment"],
+                "text": {"windows": 4, "length": 64}, "feedback": False}
+    schema = json.loads((ROOT / "schemas/estimate.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema | {"$ref": "#/$defs/question"}).validate(question)
+    names = [s["name"] for s in stages if s["estimates"]]
+    answers = [json.loads(subprocess.run([folder / name, "--estimate"], input=json.dumps(question), text=True,
+                                         capture_output=True, check=True).stdout) for name in names]
+    return check(f"--estimate of {len(names)} stages", "estimate", answers)
+
+
 def main():
     given = sys.argv[1:]
     quantpipe = given[0] if given else ROOT / "build/bin/quantpipe"
@@ -74,6 +90,7 @@ def main():
     stages = json.loads(subprocess.run([quantpipe, "stages", "--json"], capture_output=True, check=True).stdout)
     good = [check(f"--describe of {s['name']}", "stage", [s]) for s in stages["stages"]]
     good.append(check_presets(quantpipe, stages["stages"]))
+    good.append(check_estimates(quantpipe, stages["stages"]))
     good.append(check_doctor(quantpipe, work))
     pipelines = [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*/pipeline.yaml"))]
     good += [check(str(p.relative_to(ROOT)), "pipeline", [yaml.safe_load(p.read_text())]) for p in pipelines]

@@ -1,0 +1,10 @@
+/* What calibrate will do. */
+#ifndef QUANTPIPE_CALIBRATE_ESTIMATE_H
+#define QUANTPIPE_CALIBRATE_ESTIMATE_H
+
+#include "libstage/network/estimate.h"
+
+/* `compute` is the stage's parameter. */
+void qp_calibrate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out);
+
+#endif

@@ -1,0 +1,64 @@
+/* What calibrate says of its work, against numbers worked out by hand. */
+#include <criterion/criterion.h>
+
+#include "tests/support/estimates.h"
+
+/* q 64x64, k and v 32x64, o 64x64, gate and up 96x64, down 64x96: 30,720 weights. */
+#define LAYER_GEMM (2.0 * 128 * 30720)
+#define LAST (2.0 * 128 * 64 * 96) /* down of the last layer, behind which nobody wants to know anything */
+#define LAYER_ATTENTION (2.0 * 8 * 4 * 16 * 17 * 16)
+#define LAYER_MOMENTS (128.0 * (3 * 64 * 65 + 96 * 97))
+
+static struct qp_estimate cost(json_t *params, json_t *wants)
+{
+    return estimate_of(estimate_question(params, wants, NULL, 8));
+}
+
+Test(calibrate_estimate, collects_nothing)
+{
+    struct qp_estimate e = cost(NULL, NULL);
+    cr_assert(e.work_known);
+    cr_expect_eq(e.work.operations[QP_WORK_GEMM] + e.work.bytes_read, 0);
+}
+
+Test(calibrate_estimate, collects_moments)
+{
+    struct qp_work work = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "second_moment")).work;
+    cr_expect_eq(work.operations[QP_WORK_GEMM], 2 * LAYER_GEMM - LAST, "two layers");
+    cr_expect_eq(work.operations[QP_WORK_ATTENTION], 2 * LAYER_ATTENTION);
+    cr_expect_eq(work.operations[QP_WORK_MOMENT], 2 * LAYER_MOMENTS);
+    cr_expect_eq(work.operations[QP_WORK_GEMM_BF16], 0);
+    cr_expect_eq(work.bytes_written, 2 * 4.0 * (3 * 64 * 64 + 96 * 96));
+    cr_expect_eq(work.bytes_read, 2 * 4.0 * (30720 + 2 * 64) + 4.0 * 128 * 64, "layers with norms, rows of text");
+}
+
+Test(calibrate_estimate, in_bf16)
+{
+    struct qp_work work = cost(json_pack("{s:s}", "compute", "bf16"), json_pack("[s]", "second_moment")).work;
+    cr_expect_eq(work.operations[QP_WORK_GEMM_BF16], 2 * LAYER_GEMM - LAST);
+    cr_expect_eq(work.operations[QP_WORK_ATTENTION_BF16], 2 * LAYER_ATTENTION);
+    cr_expect_eq(work.operations[QP_WORK_MOMENT_BF16], 2 * LAYER_MOMENTS);
+    cr_expect_eq(work.operations[QP_WORK_GEMM], 0);
+}
+
+/* Four sites: of the layer's forwards the first sees no quantized linear, and each of the others one site's more. */
+Test(calibrate_estimate, a_forward_a_turn)
+{
+    json_t *question = estimate_question(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "second_moment"),
+                                         json_pack("[s]", "turns"), 8);
+    json_object_set_new(question, "feedback", json_true());
+    struct qp_work work = estimate_of(question).work;
+    cr_expect_eq(work.operations[QP_WORK_ATTENTION], (4 * 2 + 1) * LAYER_ATTENTION, "the last layer's goes on nowhere");
+}
+
+Test(calibrate_estimate, refuses_what_is_no_question)
+{
+    struct qp_error err = {0};
+    json_t *answer, *question = estimate_question(json_pack("{s:s}", "compute", "fp64"), NULL, NULL, 8);
+    cr_expect_eq(qp_stage_estimate(&qp_stage_desc, question, &answer, &err), QP_ERR_INPUT);
+    cr_expect(strstr(err.message, "fp64"), "%s", err.message);
+    json_object_del(question, "model");
+    cr_expect_eq(qp_stage_estimate(&qp_stage_desc, question, &answer, &err), QP_ERR_INPUT);
+    cr_expect(strstr(err.message, "`model`"), "%s", err.message);
+    json_decref(question);
+}

@@ -1,0 +1,34 @@
+/* What quantize says of its work, against numbers worked out by hand. */
+#include <criterion/criterion.h>
+
+#include "tests/support/estimates.h"
+
+Test(quantize_estimate, rounding_needs_no_arithmetic_worth_counting)
+{
+    json_t *params = json_pack("{s:s, s:s}", "method", "rtn", "scales", "auto");
+    struct qp_work work = estimate_of(estimate_question(params, NULL, NULL, 0)).work;
+    for (int i = 0; i < QP_WORK_KINDS; i++)
+        cr_expect_eq(work.operations[i], 0, "%s", qp_work_names[i]);
+    cr_expect_eq(work.bytes_read, 2 * 4.0 * 30720);
+    cr_expect_eq(work.bytes_written, 2 * (30720 + 4 * 30720 / 32.0), "a code each, a scale for 32 of them");
+}
+
+/* Of the seven linears three sites have 64 columns and one 96; all blocks are one but down's, which are 64 and 32. */
+Test(quantize_estimate, gptq_of_a_model)
+{
+    double factors = 2.0 / 3 * (3 * 64.0 * 64 * 64 + 96.0 * 96 * 96);
+    double columns = 384.0 * 64 * 63 + 64.0 * (64 * 63 + 32 * 31);
+    json_t *params = json_pack("{s:s, s:s, s:i, s:i}", "method", "gptq", "scales", "minmax", "block", 64, "polish", 0);
+    struct qp_work work = estimate_of(estimate_question(params, NULL, json_pack("[s]", "second_moment"), 0)).work;
+    cr_expect_float_eq(work.operations[QP_WORK_SOLVE], 2 * (factors + columns), 1e-6);
+    cr_expect_eq(work.operations[QP_WORK_GEMM], 2 * (2.0 * 64 * 32 * 64));
+    cr_expect_eq(work.operations[QP_WORK_SEARCH], 0);
+}
+
+/* Scales that search chose are kept; without them they are searched where the inputs are known. */
+Test(quantize_estimate, scales_of_search_are_kept)
+{
+    json_t *known = json_pack("[s]", "second_moment"), *chosen = json_pack("[s, s]", "second_moment", "scales");
+    cr_expect_gt(estimate_of(estimate_question(NULL, NULL, known, 0)).work.operations[QP_WORK_SEARCH], 0);
+    cr_expect_eq(estimate_of(estimate_question(NULL, NULL, chosen, 0)).work.operations[QP_WORK_SEARCH], 0);
+}

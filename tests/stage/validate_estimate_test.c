@@ -1,0 +1,22 @@
+/* What validate says of its work, against numbers worked out by hand. */
+#include <criterion/criterion.h>
+
+#include "tests/support/estimates.h"
+
+/* q 64x64, k and v 32x64, o 64x64, gate and up 96x64, down 64x96: 30,720 weights. */
+#define LAYER_GEMM (2.0 * 128 * 30720)
+#define LAYER_ATTENTION (2.0 * 8 * 4 * 16 * 17 * 16)
+
+Test(validate_estimate, runs_both_networks)
+{
+    struct qp_work work = estimate_of(estimate_question(NULL, NULL, NULL, 8)).work;
+    cr_expect_eq(work.operations[QP_WORK_GEMM], 2 * (2 * LAYER_GEMM) + 2 * (2.0 * 128 * 128 * 64), "and two heads");
+    cr_expect_eq(work.operations[QP_WORK_ATTENTION], 2 * 2 * LAYER_ATTENTION);
+}
+
+Test(validate_estimate, without_text_reads_weights_alone)
+{
+    struct qp_work work = estimate_of(estimate_question(NULL, NULL, NULL, 0)).work;
+    cr_expect_eq(work.operations[QP_WORK_GEMM], 0);
+    cr_expect_eq(work.bytes_read, 2 * 4.0 * 30720);
+}
