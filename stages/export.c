@@ -103,6 +103,10 @@ static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *
     const char *output = json_string_value(json_object_get(qp_stage_context(stage), "output"));
     s->output = output ? strdup(output) : NULL;
     s->ignore = json_pack("[s]", s->model.arch.head);
+    if (s->model.arch.project_in) { /* linears to an engine */
+        json_array_append_new(s->ignore, json_string(s->model.arch.project_in));
+        json_array_append_new(s->ignore, json_string(s->model.arch.project_out));
+    }
     s->digest = qp_digest_new();
     if (!s->output || !s->ignore || !s->digest)
         return qp_fail_memory(err, 0, "the output's description");
@@ -278,18 +282,19 @@ static int put_linear(struct state *s, const struct qp_block *block, int linear,
     return r < 0 ? r : put_bias(s, block, linear, module, err);
 }
 
-static int put_head(struct state *s, const struct qp_block *block, struct qp_error *err)
+/* The embedding or the head with what is around it; a tied head is written as the embedding. */
+static int put_end(struct state *s, const struct qp_block *block, struct qp_error *err)
 {
     char name[256];
-    snprintf(name, sizeof name, "%s.weight", block->arch->final_norm);
-    int r = put_own(s, block, name, err);
-    snprintf(name, sizeof name, "%s.bias", block->arch->final_norm);
-    if (r == 0 && block->arch->output_norm.bias)
-        r = put_own(s, block, name, err);
-    if (r < 0 || block->arch->tied)
-        return r;
-    snprintf(name, sizeof name, "%s.weight", block->arch->head);
-    return put_own(s, block, name, err);
+    struct qp_part part;
+    int r = 0;
+    QP_EACH_PART(part, block->arch, block->layer + 1)
+    {
+        bool tied = block->layer >= 0 && part.kind == QP_PART_EMBEDDING;
+        if (r == 0 && !tied)
+            r = put_own(s, block, qp_part_name(block->arch, &part, name, sizeof name), err);
+    }
+    return r;
 }
 
 /* Size of the checkpoint's own tensors of a block in the model's dtype; a tied head counts with the embedding. */
@@ -312,12 +317,8 @@ static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *un
     if (r < 0)
         return r;
     count_original(s, &block);
-    if (block.layer < 0) {
-        char name[256];
-        snprintf(name, sizeof name, "%s.weight", block.arch->embedding);
-        r = put_own(s, &block, name, err);
-    } else if (!qp_block_is_layer(&block)) {
-        r = put_head(s, &block, err);
+    if (!qp_block_is_layer(&block)) {
+        r = put_end(s, &block, err);
     } else {
         for (int i = 0; i < block.type->norm_count && r == 0; i++)
             r = put_norm(s, &block, i, err);

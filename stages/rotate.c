@@ -135,9 +135,9 @@ static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int lin
 }
 
 /* The residual stream can be rotated where it is read through RMS norms alone and linears alone add to it. */
-static int check_rotatable(const struct qp_block *block, struct qp_error *err)
+static int check_rotatable(const struct qp_arch *arch, int64_t layer, struct qp_error *err)
 {
-    const struct qp_layer_type *type = block->type;
+    const struct qp_layer_type *type = qp_layer_type(arch, layer);
     for (int i = 0; i < type->op_count; i++) {
         const struct qp_op *op = &type->ops[i];
         bool reads = op->in[0].width > 0 && op->in[0].buffer == 0, writes = op->out.width > 0 && op->out.buffer == 0;
@@ -146,7 +146,7 @@ static int check_rotatable(const struct qp_block *block, struct qp_error *err)
             return qp_fail(err, QP_ERR_INPUT,
                            "layer %lld: the residual stream of %s cannot be rotated, for it is not read and written "
                            "through RMS norms and linears alone; set r1 to false",
-                           (long long)block->layer, block->arch->class_name);
+                           (long long)layer, arch->class_name);
     }
     return 0;
 }
@@ -233,8 +233,6 @@ static int rotate_layer(struct qp_stage *stage, const struct state *s, struct qp
     qp_auto_free double *gains =
         qp_new_array(block->type->norm_count * arch->hidden, sizeof *gains, "the gains of norms", err);
     int r = gains ? check_untouched(block, err) : QP_ERR_ROOM;
-    if (r == 0 && s->r1)
-        r = check_rotatable(block, err);
     if (r == 0 && s->r1)
         r = take_gains(stage, block, gains, err);
     if (r == 0 && s->r2)
@@ -331,6 +329,8 @@ static int rotate(struct qp_stage *stage, void *state, struct qp_block *block, s
 static int start(struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
     int r = qp_model_open_any(unit, &s->model, err);
+    for (int64_t i = 0; r == 0 && s->r1 && i < s->model.arch.layers; i++)
+        r = check_rotatable(&s->model.arch, i, err);
     if (r < 0 || !s->r1)
         return r;
     json_t *attrs = json_deep_copy(unit->attrs);

@@ -9,7 +9,7 @@
     family(llama) family(mistral) family(qwen2) family(qwen3) family(seed_oss) family(phi3) family(glm) family(glm4) \
         family(gemma) family(gemma2) family(gemma3) family(granite) family(starcoder2) family(olmo2) family(olmo3)   \
             family(exaone4) family(cohere2) family(smollm3) family(hunyuan) family(ernie4_5) family(arcee)           \
-                family(ministral3) family(apertus)
+                family(ministral3) family(apertus) family(opt)
 #define DECLARE(name) extern const struct qp_family qp_family_##name;
 #define LIST(name) &qp_family_##name,
 
@@ -41,10 +41,20 @@ int64_t qp_layer_parameters(const struct qp_layer_type *type)
     return sum;
 }
 
+int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index)
+{
+    int64_t matrix = arch->vocab * arch->embed_width, projection = arch->project_in ? arch->embed_width : 0;
+    if (index == 0)
+        return matrix + (projection + (arch->positions ? arch->max_length + arch->position_offset : 0)) * arch->hidden;
+    if (index <= arch->layers)
+        return qp_layer_parameters(qp_layer_type(arch, index - 1));
+    return matrix + projection * arch->hidden + arch->output_norm.width * (arch->output_norm.bias ? 2 : 1);
+}
+
 int64_t qp_arch_parameters(const struct qp_arch *arch)
 {
-    int64_t sum =
-        arch->output_norm.width * (arch->output_norm.bias ? 2 : 1) + arch->vocab * arch->hidden * (arch->tied ? 1 : 2);
+    int64_t sum = qp_block_parameters(arch, 0) + qp_block_parameters(arch, arch->layers + 1) -
+                  (arch->tied ? arch->vocab * arch->embed_width : 0);
     for (int64_t i = 0; i < arch->layers; i++)
         sum += qp_layer_parameters(qp_layer_type(arch, i));
     return sum;

@@ -150,13 +150,16 @@ struct qp_arch {
     const char *model_type, *class_name;            /* of the family */
     const char *block;                              /* printf format of a layer's module name: "model.layers.%d" */
     const char *embedding, *final_norm, *head;      /* modules outside of the layers */
+    const char *positions;                          /* learned, [max_length + position_offset, hidden]; NULL: none */
+    const char *project_in, *project_out;           /* between the embedding, the layers and the head; NULL: none */
+    int64_t position_offset, embed_width;           /* of embedding and head: hidden, unless there are projections */
     int64_t hidden, ffn, vocab, layers;             /* ffn: of the first layer */
     int64_t max_length;                             /* positions */
     int heads, kv_heads, head_dim;                  /* of the first layer */
     const struct qp_layer_type *const *layer_types; /* [layers] */
     bool embed_sqrt;                                /* embeddings are multiplied with the root of hidden ... */
     float embed_scale, logit_scale, logit_cap;      /* ... or with a number; logits likewise; cap 0: none */
-    struct qp_norm output_norm;                     /* before the head */
+    struct qp_norm output_norm;                     /* before the head; width 0: none */
     int rope_count;
     struct qp_rope_config ropes[QP_ROPES_MAX];
     bool tied;           /* the head uses the embedding's matrix */
@@ -178,6 +181,9 @@ static inline const struct qp_layer_type *qp_layer_type(const struct qp_arch *ar
 /* Number of weights of one layer's linears; of all its weights, biases and gains. */
 int64_t qp_layer_weights(const struct qp_layer_type *type);
 int64_t qp_layer_parameters(const struct qp_layer_type *type);
+
+/* Of block `index` of the dataflow; a tied head counts. */
+int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index);
 
 /* Number of all weights, biases and gains; a tied head counts once. */
 int64_t qp_arch_parameters(const struct qp_arch *arch);

@@ -228,27 +228,36 @@ int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t le
                      const struct qp_rotations *rotations, float *x, struct qp_workspace *workspace,
                      const struct qp_taps *taps, struct qp_error *err);
 
-/* x[count, hidden] = rows of the embedding unit's matrix; QP_QUANTIZED: rounded to the model's dtype, as it will be
- * exported. QP_ERR_INPUT for an id outside the vocabulary. */
-int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, const int32_t *ids, float *x,
-             struct qp_error *err);
+/* x[count, hidden] = rows of the embedding unit's matrix, projected and with learned positions where the network has
+ * them; count is a whole number of sequences of `length` tokens. QP_QUANTIZED: rounded to the model's dtype, as it will
+ * be exported. QP_ERR_INPUT for an id outside the vocabulary, and for sequences that are longer than positions go. */
+int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, int64_t length, const int32_t *ids,
+             float *x, struct qp_error *err);
 
-/* The head: final norm and matrix, loaded once, as the block computes. The matrix in BF16 is the same for all versions.
- */
+/* The head: final norm, projection and matrix, loaded once, as the block computes, but in float32 with a projection.
+ * The matrix in BF16 is the same for all versions. */
 struct qp_head {
     const struct qp_arch *arch;
     const struct qp_kernels *kernels;
-    const uint16_t *bf16;  /* [vocab, hidden] of QP_BF16, else NULL; may point into the block's unit */
+    const uint16_t *bf16;  /* [vocab, embed_width] of QP_BF16, else NULL; may point into the block's unit */
     float *gain;           /* [hidden] */
     float *bias;           /* [hidden], NULL: none */
-    float *weight;         /* [vocab, hidden] of QP_F32 */
+    float *weight;         /* [vocab, embed_width] of QP_F32 */
     float *rounded_gain;   /* to the model's dtype, as they will be exported: */
     float *rounded_weight; /* the same memory where that changes nothing */
+    float *project;        /* [embed_width, hidden], and the same rounded; NULL: none */
 };
+
+/* Floats a row that qp_head_logits needs as scratch. */
+static inline int64_t qp_head_scratch(const struct qp_arch *arch)
+{
+    return arch->hidden + (arch->project_out ? arch->embed_width : 0);
+}
+
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err);
 void qp_head_free(struct qp_head *head);
 
-/* logits[rows, vocab] of x[rows, hidden]; scratch[rows, hidden]. QP_QUANTIZED: with what will be exported. */
+/* logits[rows, vocab] of x[rows, hidden]; scratch[rows, qp_head_scratch]. QP_QUANTIZED: with what will be exported. */
 void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x, float *scratch,
                     float *logits);
 

@@ -47,8 +47,9 @@ static int get_family(const struct qp_config_object *o, const struct qp_family *
 static int get_sizes(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
 {
     int64_t heads, kv_heads, head_dim, fallback = arch->family->head_dim;
+    const char *ffn = arch->family->ffn_key ? arch->family->ffn_key : "intermediate_size";
     if (qp_config_int(o, "hidden_size", 0, 1, MAX_DIM, &arch->hidden, err) < 0 ||
-        qp_config_int(o, "intermediate_size", 0, 1, MAX_DIM, &arch->ffn, err) < 0 ||
+        qp_config_int(o, ffn, 0, 1, MAX_DIM, &arch->ffn, err) < 0 ||
         qp_config_int(o, "num_hidden_layers", 0, 1, 65536, &arch->layers, err) < 0 ||
         qp_config_int(o, "vocab_size", 0, 1, 1 << 26, &arch->vocab, err) < 0 ||
         qp_config_int(o, "max_position_embeddings", 2048, 1, INT32_MAX, &arch->max_length, err) < 0 ||
@@ -179,6 +180,14 @@ static int get_multipliers(const struct qp_config_object *o, const struct qp_fam
     return 0;
 }
 
+static int get_post_norm(const struct qp_config_object *o, const struct qp_family *f, bool *out, struct qp_error *err)
+{
+    const struct qp_flag before = {f->pre_norm_key, true};
+    int r = qp_config_flag(o, &before, out, err);
+    *out = !*out;
+    return r;
+}
+
 static int get_layer_config(const struct qp_config_object *o, const struct qp_arch *arch, struct qp_layer_config *c,
                             struct qp_error *err)
 {
@@ -190,7 +199,8 @@ static int get_layer_config(const struct qp_config_object *o, const struct qp_ar
                                   .head_dim = arch->head_dim,
                                   .eps = arch->output_norm.eps};
     if (qp_config_flag(o, &f->qkv_bias, &c->qkv_bias, err) < 0 || qp_config_flag(o, &f->o_bias, &c->o_bias, err) < 0 ||
-        qp_config_flag(o, &f->mlp_bias, &c->mlp_bias, err) < 0 || get_act(o, f, &c->act, err) < 0)
+        qp_config_flag(o, &f->mlp_bias, &c->mlp_bias, err) < 0 || get_act(o, f, &c->act, err) < 0 ||
+        get_post_norm(o, f, &c->post_norm, err) < 0)
         return err->code;
     return get_multipliers(o, f, c, err);
 }
@@ -239,6 +249,25 @@ static int get_dtype(const struct qp_config_object *o, enum qp_dtype *out, struc
     return qp_config_wrong(o, key, "float32, bfloat16 or float16", err);
 }
 
+/* What lies between ids and the first layer, and between the last one and the head. */
+static int get_embedding(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
+{
+    const struct qp_family *f = arch->family;
+    bool post_norm;
+    arch->embed_width = arch->hidden;
+    if (get_post_norm(o, f, &post_norm, err) < 0 ||
+        (f->embed_width_key &&
+         qp_config_int(o, f->embed_width_key, arch->hidden, 1, MAX_DIM, &arch->embed_width, err) < 0))
+        return err->code;
+    arch->positions = f->positions;
+    arch->position_offset = f->position_offset;
+    arch->project_in = arch->embed_width == arch->hidden ? NULL : f->project_in;
+    arch->project_out = arch->embed_width == arch->hidden ? NULL : f->project_out;
+    if (post_norm)
+        arch->output_norm = (struct qp_norm){.eps = arch->output_norm.eps};
+    return 0;
+}
+
 /* What is outside of the layers. */
 static int get_ends(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
 {
@@ -259,7 +288,7 @@ static int get_ends(const struct qp_config_object *o, struct qp_arch *arch, stru
     arch->embed_scale = embed == 0 ? 1 : (float)embed;
     arch->logit_scale = (float)((scale == 0 ? 1 : scale) / (divisor == 0 ? 1 : divisor));
     arch->logit_cap = (float)cap;
-    return 0;
+    return get_embedding(o, arch, err);
 }
 
 int qp_arch_parse(const json_t *config, const char *path, struct qp_arch *out, struct qp_error *err)

@@ -78,24 +78,25 @@ static struct qp_view part_of(struct qp_view view, int64_t offset, int64_t width
     return (struct qp_view){view.buffer, view.offset + offset, width};
 }
 
-/* What a part of the layer reads, the norm of the residual stream or, without a norm, the stream itself; and its site.
- */
+/* What a part of the layer reads, the norm of the residual stream or, without a norm before it, the stream itself; and
+ * its site. */
 static struct qp_view enter_part(struct draft *d, const struct qp_module *norm, const char *site_name, int *site)
 {
     struct qp_view in = new_buffer(d, d->config.hidden);
-    int index = norm->name ? add_norm(d, norm, d->config.hidden) : 0;
-    if (norm->name)
+    bool before = norm->name && !d->config.post_norm;
+    int index = before ? add_norm(d, norm, d->config.hidden) : 0;
+    if (before)
         add_norm_op(d, index, 1, residual_of(d), in);
     else
         add_op(d, (struct qp_op){.kind = QP_OP_COPY, .in = {residual_of(d)}, .out = in});
     *site = add_site(
-        d, (struct qp_site){site_name, d->config.hidden, norm->name ? QP_FOLD_NORM : QP_FOLD_NONE, index, 0, 0, 0});
+        d, (struct qp_site){site_name, d->config.hidden, before ? QP_FOLD_NORM : QP_FOLD_NONE, index, 0, 0, 0});
     reach_site(d, *site, in);
     return in;
 }
 
 /* Adds the last linear of a part to the residual stream: at once, or by way of a norm and a scale. */
-static void leave_part(struct draft *d, const struct qp_module *norm, int linear, struct qp_view in)
+static void add_part(struct draft *d, const struct qp_module *norm, int linear, struct qp_view in)
 {
     float scale = d->config.residual_scale;
     if (!norm->name && scale == 1) {
@@ -107,6 +108,16 @@ static void leave_part(struct draft *d, const struct qp_module *norm, int linear
     if (norm->name)
         add_norm_op(d, add_norm(d, norm, d->config.hidden), 1, out, out);
     add_op(d, (struct qp_op){.kind = QP_OP_ADD, .in = {out}, .out = residual_of(d), .value = scale});
+}
+
+/* The end of a part that `norms` stand around, those before and after it: where it leaves the former to be of the
+ * stream that it has been added to (Vaswani et al. 2017, section 3.1). */
+static void leave_part(struct draft *d, const struct qp_module *before, const struct qp_module *after, int linear,
+                       struct qp_view in)
+{
+    add_part(d, after, linear, in);
+    if (before->name && d->config.post_norm)
+        add_norm_op(d, add_norm(d, before, d->config.hidden), 1, residual_of(d), residual_of(d));
 }
 
 static struct qp_view copy_part(struct draft *d, struct qp_view part)
@@ -184,7 +195,7 @@ static struct qp_view add_attention(struct draft *d, int *site)
     int out = add_site(d, (struct qp_site){"attn_out", h.q_dim, QP_FOLD_ROWS, d->type.value_linear, d->type.value_first,
                                            c->head_dim, c->heads / c->kv_heads});
     reach_site(d, out, mixed);
-    leave_part(d, &f->attn_out, add_linear(d, &f->o, out, c->hidden, c->o_bias, 0), mixed);
+    leave_part(d, &f->attn_in, &f->attn_out, add_linear(d, &f->o, out, c->hidden, c->o_bias, 0), mixed);
     return in;
 }
 
@@ -241,7 +252,7 @@ static void add_mlp(struct draft *d, struct qp_view in, int site)
     enum qp_fold_kind fold = can_fold_up(d) ? QP_FOLD_ROWS : QP_FOLD_NONE;
     site = add_site(d, (struct qp_site){"mlp_out", c->ffn, fold, up, first, c->ffn, 1});
     reach_site(d, site, gated);
-    leave_part(d, &f->mlp_out, add_linear(d, &f->down, site, c->hidden, c->mlp_bias, 0), gated);
+    leave_part(d, &f->mlp_in, &f->mlp_out, add_linear(d, &f->down, site, c->hidden, c->mlp_bias, 0), gated);
 }
 
 /* ---- keeping ---- */
@@ -265,9 +276,9 @@ static bool same_config(const struct qp_layer_config *a, const struct qp_layer_c
 {
     return a->hidden == b->hidden && a->ffn == b->ffn && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_dim == b->head_dim && a->eps == b->eps && a->qkv_bias == b->qkv_bias && a->o_bias == b->o_bias &&
-           a->mlp_bias == b->mlp_bias && a->residual_scale == b->residual_scale && a->attn_scale == b->attn_scale &&
-           a->attn_cap == b->attn_cap && a->window == b->window && a->q_rope == b->q_rope && a->k_rope == b->k_rope &&
-           a->act == b->act;
+           a->mlp_bias == b->mlp_bias && a->post_norm == b->post_norm && a->residual_scale == b->residual_scale &&
+           a->attn_scale == b->attn_scale && a->attn_cap == b->attn_cap && a->window == b->window &&
+           a->q_rope == b->q_rope && a->k_rope == b->k_rope && a->act == b->act;
 }
 
 /* XIELU's alpha_p and alpha_n are lists of one number, beta and eps are numbers. */

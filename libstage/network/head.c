@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/work.h"
+#include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/network/block_internal.h"
 
@@ -44,47 +45,120 @@ static float embed_scale(const struct qp_block *block)
     return root;
 }
 
-int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, const int32_t *ids, float *x,
-             struct qp_error *err)
+/* out[count, embed_width] = rows of the embedding; `first` is the number of ids[0] in the data, for messages. */
+static int gather(const struct qp_block *block, const struct qp_tensor *t, int64_t first, int64_t count,
+                  const int32_t *ids, float *out, struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
-    const struct qp_tensor *t;
-    int r = get_end(block, arch->embedding, 2, (int64_t[]){arch->vocab, arch->hidden}, &t, err);
-    if (r < 0)
-        return r;
     size_t row_bytes = t->bytes / (size_t)arch->vocab;
-    qp_work_add_read((double)row_bytes * (double)count);
     for (int64_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= arch->vocab)
             return qp_fail(
                 err, QP_ERR_INPUT,
                 "token %lld of the data is id %d; the model's vocabulary ends at %lld: is the data tokenized "
                 "for another model?",
-                (long long)i, (int)ids[i], (long long)arch->vocab - 1);
+                (long long)(first + i), (int)ids[i], (long long)arch->vocab - 1);
         const char *row = (const char *)t->data + (size_t)ids[i] * row_bytes;
-        block->kernels->to_f32(t->dtype, arch->hidden, row, x + i * arch->hidden);
+        block->kernels->to_f32(t->dtype, arch->embed_width, row, out + i * arch->embed_width);
     }
-    if (version == QP_QUANTIZED && rounds(arch, t))
+    return 0;
+}
+
+/* w[elements] = the tensor in float32, of the exported version rounded as that will be. */
+static void read_end(const struct qp_block *block, enum qp_version version, const struct qp_tensor *t, float *w)
+{
+    block->kernels->to_f32(t->dtype, t->elements, t->data, w);
+    if (version == QP_QUANTIZED && rounds(block->arch, t))
+        qp_round_to(block->kernels, block->arch->dtype, t->elements, w);
+}
+
+/* x[count, hidden] = projections of the embedding's rows, in parts. */
+static int embed_projected(const struct qp_block *block, enum qp_version version, const struct qp_tensor *embedding,
+                           int64_t count, const int32_t *ids, float *x, struct qp_error *err)
+{
+    enum { PART = 512 };
+    const struct qp_arch *arch = block->arch;
+    int64_t hidden = arch->hidden, width = arch->embed_width;
+    const struct qp_tensor *t;
+    int r = get_end(block, arch->project_in, 2, (int64_t[]){hidden, width}, &t, err);
+    if (r < 0)
+        return r;
+    qp_auto_free float *w = qp_new_floats(t->elements + PART * width, "the projection of embeddings", err);
+    if (!w)
+        return QP_ERR_ROOM;
+    float *rows = w + t->elements;
+    read_end(block, version, t, w);
+    for (int64_t at = 0; at < count; at += PART) {
+        int64_t n = count - at < PART ? count - at : PART;
+        r = gather(block, embedding, at, n, ids + at, rows, err);
+        if (r < 0)
+            return r;
+        if (version == QP_QUANTIZED && rounds(arch, embedding))
+            qp_round_to(block->kernels, arch->dtype, n * width, rows);
+        block->kernels->gemm(false, true, n, hidden, width, 1.0f, rows, width, w, width, 0.0f, x + at * hidden, hidden);
+    }
+    return 0;
+}
+
+static int add_positions(const struct qp_block *block, enum qp_version version, int64_t count, int64_t length, float *x,
+                         struct qp_error *err)
+{
+    const struct qp_arch *arch = block->arch;
+    int64_t rows = arch->max_length + arch->position_offset, hidden = arch->hidden;
+    const struct qp_tensor *t;
+    int r = get_end(block, arch->positions, 2, (int64_t[]){rows, hidden}, &t, err);
+    if (r < 0)
+        return r;
+    if (length > arch->max_length)
+        return qp_fail(err, QP_ERR_INPUT,
+                       "sequences of %lld tokens; this model has %lld positions: set `length` to that",
+                       (long long)length, (long long)arch->max_length);
+    qp_auto_free float *w = qp_new_floats(t->elements, "learned positions", err);
+    if (!w)
+        return QP_ERR_ROOM;
+    read_end(block, version, t, w);
+    for (int64_t i = 0; i < count; i++)
+        block->kernels->add_scaled(hidden, 1, w + (arch->position_offset + i % length) * hidden, x + i * hidden);
+    return 0;
+}
+
+int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, int64_t length, const int32_t *ids,
+             float *x, struct qp_error *err)
+{
+    const struct qp_arch *arch = block->arch;
+    const struct qp_tensor *t;
+    int r = get_end(block, arch->embedding, 2, (int64_t[]){arch->vocab, arch->embed_width}, &t, err);
+    if (r < 0)
+        return r;
+    qp_work_add_read((double)t->bytes / (double)arch->vocab * (double)count);
+    r = arch->project_in ? embed_projected(block, version, t, count, ids, x, err)
+                         : gather(block, t, 0, count, ids, x, err);
+    if (r < 0)
+        return r;
+    if (!arch->project_in && version == QP_QUANTIZED && rounds(arch, t))
         qp_round_to(block->kernels, arch->dtype, count * arch->hidden, x);
     float scale = embed_scale(block);
     if (scale != 1)
         block->kernels->multiply(count * arch->hidden, scale, x);
-    return 0;
+    return arch->positions ? add_positions(block, version, count, length, x, err) : 0;
 }
 
+/* A gain of `hidden` numbers, then the matrix; both twice where rounding changes them. gain NULL: there is no norm. */
 static int load_f32(const struct qp_tensor *gain, const struct qp_tensor *weight, struct qp_head *head,
                     struct qp_error *err)
 {
     const struct qp_arch *arch = head->arch;
-    bool twice = rounds(arch, gain) || rounds(arch, weight);
-    int64_t count = gain->elements + weight->elements;
+    bool twice = (gain && rounds(arch, gain)) || rounds(arch, weight);
+    int64_t count = arch->hidden + weight->elements;
     head->gain = qp_new_floats((twice ? 2 : 1) * count, "the head in float32", err);
     if (!head->gain)
         return QP_ERR_ROOM;
     head->weight = head->gain + arch->hidden;
     head->rounded_gain = twice ? head->gain + count : head->gain;
     head->rounded_weight = head->rounded_gain + arch->hidden;
-    head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
+    memset(head->gain, 0, (size_t)arch->hidden * sizeof(float));
+    if (gain)
+        head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
     head->kernels->to_f32(weight->dtype, weight->elements, weight->data, head->weight);
     if (twice) {
         memcpy(head->rounded_gain, head->gain, (size_t)count * sizeof(float));
@@ -114,7 +188,9 @@ static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weigh
     if (!head->gain)
         return QP_ERR_ROOM;
     head->rounded_gain = head->gain + hidden;
-    head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
+    memset(head->gain, 0, (size_t)hidden * sizeof(float));
+    if (gain)
+        head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
     memcpy(head->rounded_gain, head->gain, (size_t)hidden * sizeof(float));
     qp_round_to(head->kernels, head->arch->dtype, hidden, head->rounded_gain);
     float *row = head->rounded_gain + hidden;
@@ -148,21 +224,41 @@ static int finish_norm(const struct qp_block *block, struct qp_head *head, struc
     return 0;
 }
 
+static int load_projection(const struct qp_block *block, struct qp_head *head, struct qp_error *err)
+{
+    const struct qp_arch *arch = block->arch;
+    const struct qp_tensor *t;
+    if (!arch->project_out)
+        return 0;
+    int r = get_end(block, arch->project_out, 2, (int64_t[]){arch->embed_width, arch->hidden}, &t, err);
+    if (r < 0)
+        return r;
+    head->project = qp_new_floats(2 * t->elements, "the head's projection", err);
+    if (!head->project)
+        return QP_ERR_ROOM;
+    read_end(block, QP_ORIGINAL, t, head->project);
+    read_end(block, QP_QUANTIZED, t, head->project + t->elements);
+    return 0;
+}
+
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err)
 {
     const struct qp_arch *arch = block->arch;
-    const struct qp_tensor *gain, *weight;
-    int r = get_end(block, arch->final_norm, 1, &arch->hidden, &gain, err);
+    const struct qp_tensor *gain = NULL, *weight;
+    bool narrow = block->compute == QP_BF16 && !arch->project_out;
+    int r = arch->output_norm.width > 0 ? get_end(block, arch->final_norm, 1, &arch->hidden, &gain, err) : 0;
     if (r == 0)
-        r = get_end(block, arch->tied ? arch->embedding : arch->head, 2, (int64_t[]){arch->vocab, arch->hidden},
+        r = get_end(block, arch->tied ? arch->embedding : arch->head, 2, (int64_t[]){arch->vocab, arch->embed_width},
                     &weight, err);
     if (r < 0)
         return r;
-    qp_work_add_read((double)(gain->bytes + weight->bytes));
+    qp_work_add_read((double)((gain ? gain->bytes : 0) + weight->bytes));
     struct qp_head head = {.arch = arch, .kernels = block->kernels};
-    r = block->compute == QP_BF16 ? load_bf16(gain, weight, &head, err) : load_f32(gain, weight, &head, err);
-    if (r == 0)
+    r = narrow ? load_bf16(gain, weight, &head, err) : load_f32(gain, weight, &head, err);
+    if (r == 0 && gain)
         r = finish_norm(block, &head, err);
+    if (r == 0)
+        r = load_projection(block, &head, err);
     if (r == 0)
         *out = head;
     else
@@ -174,6 +270,7 @@ void qp_head_free(struct qp_head *head)
 {
     free(head->gain); /* the matrix stands behind it */
     free(head->bias);
+    free(head->project);
     *head = (struct qp_head){0};
 }
 
@@ -181,7 +278,9 @@ static void normalize(const struct qp_head *head, const float *gain, int64_t row
 {
     const struct qp_norm *d = &head->arch->output_norm;
     const struct qp_kernels *k = head->kernels;
-    if (d->kind == QP_NORM_LAYER && head->bf16)
+    if (d->width == 0)
+        k->from_f32(head->bf16 ? QP_BF16 : QP_F32, rows * head->arch->hidden, x, y);
+    else if (d->kind == QP_NORM_LAYER && head->bf16)
         k->layer_norm_bf16(rows, d->width, x, gain, head->bias, d->eps, y);
     else if (d->kind == QP_NORM_LAYER)
         k->layer_norm(rows, d->width, x, gain, head->bias, d->eps, y);
@@ -191,18 +290,30 @@ static void normalize(const struct qp_head *head, const float *gain, int64_t row
         k->rms_norm(rows, d->width, x, gain, d->eps, y);
 }
 
+/* Of normed[rows, hidden]; returns where the projections are, right after. */
+static float *project(const struct qp_head *head, enum qp_version version, int64_t rows, float *normed)
+{
+    int64_t hidden = head->arch->hidden, width = head->arch->embed_width;
+    const float *w = head->project + (version == QP_QUANTIZED ? width * hidden : 0);
+    float *out = normed + rows * hidden;
+    head->kernels->gemm(false, true, rows, width, hidden, 1.0f, normed, hidden, w, hidden, 0.0f, out, width);
+    return out;
+}
+
 void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x, float *scratch,
                     float *logits)
 {
     const struct qp_arch *arch = head->arch;
     const float *weight = version == QP_QUANTIZED ? head->rounded_weight : head->weight;
+    int64_t width = arch->embed_width;
     normalize(head, version == QP_QUANTIZED ? head->rounded_gain : head->gain, rows, x, scratch);
+    if (head->project)
+        scratch = project(head, version, rows, scratch);
     if (head->bf16)
-        head->kernels->linear_bf16(rows, arch->vocab, arch->hidden, (const uint16_t *)scratch, head->bf16, false,
-                                   logits);
+        head->kernels->linear_bf16(rows, arch->vocab, width, (const uint16_t *)scratch, head->bf16, false, logits);
     else
-        head->kernels->gemm(false, true, rows, arch->vocab, arch->hidden, 1.0f, scratch, arch->hidden, weight,
-                            arch->hidden, 0.0f, logits, arch->vocab);
+        head->kernels->gemm(false, true, rows, arch->vocab, width, 1.0f, scratch, width, weight, width, 0.0f, logits,
+                            arch->vocab);
     if (arch->logit_scale != 1)
         head->kernels->multiply(rows * arch->vocab, arch->logit_scale, logits);
     if (arch->logit_cap != 0)

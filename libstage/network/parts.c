@@ -6,27 +6,51 @@
 
 #include "libstage/formats/compressed_tensors.h"
 
-bool qp_first_part(const struct qp_arch *arch, int64_t index, struct qp_part *part)
+/* What the two ends consist of, in order. */
+enum { END_PARTS = 3 };
+static const enum qp_part_kind ends[2][END_PARTS] = {{QP_PART_EMBEDDING, QP_PART_POSITIONS, QP_PART_PROJECT_IN},
+                                                     {QP_PART_FINAL_NORM, QP_PART_PROJECT_OUT, QP_PART_HEAD}};
+
+static bool has_end(const struct qp_arch *arch, enum qp_part_kind kind)
 {
-    *part = (struct qp_part){index == 0                  ? QP_PART_EMBEDDING
-                             : index == arch->layers + 1 ? QP_PART_FINAL_NORM
-                                                         : QP_PART_NORM,
-                             index - 1, 0, false};
-    return part->kind != QP_PART_NORM || qp_layer_type(arch, part->layer)->norm_count > 0 ||
-           qp_next_part(arch, index, part);
+    return kind == QP_PART_POSITIONS                                   ? arch->positions != NULL
+           : kind == QP_PART_PROJECT_IN || kind == QP_PART_PROJECT_OUT ? arch->project_in != NULL
+           : kind == QP_PART_FINAL_NORM                                ? arch->output_norm.width > 0
+                                                                       : true;
 }
 
-/* Of what is outside of the layers. */
+/* The first one there is from `i` on. */
+static bool end_from(const struct qp_arch *arch, int64_t index, int i, struct qp_part *part)
+{
+    const enum qp_part_kind *kinds = ends[index > 0];
+    while (i < END_PARTS && !has_end(arch, kinds[i]))
+        i++;
+    if (i == END_PARTS)
+        return false;
+    *part =
+        (struct qp_part){kinds[i] == QP_PART_HEAD && arch->tied ? QP_PART_EMBEDDING : kinds[i], index - 1, 0, false};
+    return true;
+}
+
+bool qp_first_part(const struct qp_arch *arch, int64_t index, struct qp_part *part)
+{
+    if (index == 0 || index == arch->layers + 1)
+        return end_from(arch, index, 0, part);
+    *part = (struct qp_part){QP_PART_NORM, index - 1, 0, false};
+    return qp_layer_type(arch, part->layer)->norm_count > 0 || qp_next_part(arch, index, part);
+}
+
 static bool next_end(const struct qp_arch *arch, int64_t index, struct qp_part *part)
 {
-    if (index == 0 || part->kind != QP_PART_FINAL_NORM)
-        return false;
-    if (arch->output_norm.bias && !part->bias) {
+    const enum qp_part_kind *kinds = ends[index > 0];
+    int i = 0;
+    if (part->kind == QP_PART_FINAL_NORM && arch->output_norm.bias && !part->bias) {
         part->bias = true;
         return true;
     }
-    *part = (struct qp_part){.kind = arch->tied ? QP_PART_EMBEDDING : QP_PART_HEAD, .layer = part->layer};
-    return true;
+    while (i < END_PARTS - 1 && kinds[i] != part->kind) /* a tied head is not in the list: it is the last */
+        i++;
+    return end_from(arch, index, i + 1, part);
 }
 
 static bool has_bias(const struct qp_layer_type *type, const struct qp_part *part)
@@ -65,6 +89,15 @@ const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *par
         break;
     case QP_PART_HEAD:
         snprintf(text, size, "%s", arch->head);
+        break;
+    case QP_PART_POSITIONS:
+        snprintf(text, size, "%s", arch->positions);
+        break;
+    case QP_PART_PROJECT_IN:
+        snprintf(text, size, "%s", arch->project_in);
+        break;
+    case QP_PART_PROJECT_OUT:
+        snprintf(text, size, "%s", arch->project_out);
         break;
     case QP_PART_NORM:
         qp_layer_name(arch, part->layer, qp_layer_type(arch, part->layer)->norms[part->index].module, text, size);
@@ -107,7 +140,10 @@ const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *
     case QP_PART_LINEAR:
         module = qp_layer_type(arch, part->layer)->linears[part->index].gguf;
         break;
-    case QP_PART_PARAMETER: /* of no family that is read from GGUF */
+    case QP_PART_POSITIONS: /* of no family that is read from GGUF */
+    case QP_PART_PROJECT_IN:
+    case QP_PART_PROJECT_OUT:
+    case QP_PART_PARAMETER:
         break;
     }
     snprintf(text, size, "blk.%lld.%s.%s", (long long)part->layer, module, part->bias ? "bias" : "weight");
@@ -118,10 +154,21 @@ int qp_part_shape(const struct qp_arch *arch, const struct qp_part *part, int64_
 {
     const struct qp_linear *linear;
     shape[0] = arch->vocab;
-    shape[1] = arch->hidden;
+    shape[1] = arch->embed_width;
     switch (part->kind) {
     case QP_PART_EMBEDDING:
     case QP_PART_HEAD:
+        return 2;
+    case QP_PART_POSITIONS:
+        shape[0] = arch->max_length + arch->position_offset;
+        shape[1] = arch->hidden;
+        return 2;
+    case QP_PART_PROJECT_IN:
+        shape[0] = arch->hidden;
+        return 2;
+    case QP_PART_PROJECT_OUT:
+        shape[0] = arch->embed_width;
+        shape[1] = arch->hidden;
         return 2;
     case QP_PART_FINAL_NORM:
         shape[0] = arch->output_norm.width;
@@ -164,10 +211,10 @@ bool qp_part_find(const struct qp_arch *arch, const char *name, struct qp_part *
 }
 
 /* A linear has a few tensors, a scale of its input and a bias, a layer its norms and scales of keys and values;
- * embedding, final norm and head are a few more. */
+ * what is outside of the layers is a few more. */
 size_t qp_quantized_parts_most(const struct qp_arch *arch)
 {
-    size_t sum = 4;
+    size_t sum = 8;
     for (int64_t i = 0; i < arch->layers; i++) {
         const struct qp_layer_type *type = qp_layer_type(arch, i);
         sum += (size_t)type->linear_count * (QP_COMPRESSED_MAX + 2) + 2 * (size_t)type->norm_count +

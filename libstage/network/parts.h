@@ -13,6 +13,9 @@ enum qp_part_kind {
     QP_PART_NORM,
     QP_PART_LINEAR,
     QP_PART_PARAMETER,
+    QP_PART_POSITIONS,
+    QP_PART_PROJECT_IN,
+    QP_PART_PROJECT_OUT,
 };
 
 struct qp_part {

@@ -27,14 +27,15 @@ struct sums {
 static int scratch_open(const struct qp_head *head, struct scratch *s, struct qp_error *err)
 {
     size_t vocab = (size_t)head->arch->vocab, hidden = (size_t)head->arch->hidden;
+    size_t normed = (size_t)qp_head_scratch(head->arch);
     int64_t rows = LOGITS_FLOATS / 2 / (int64_t)vocab;
     size_t n = (size_t)(rows < 1 ? 1 : rows > MAX_ROWS ? MAX_ROWS : rows);
-    size_t row_bytes = 3 * sizeof(double) + 2 * (hidden + vocab) * sizeof(float) + 3 * sizeof(int32_t);
+    size_t row_bytes = 3 * sizeof(double) + (hidden + normed + 2 * vocab) * sizeof(float) + 3 * sizeof(int32_t);
     double *d = qp_new_array((int64_t)n, row_bytes, "logits", err);
     if (!d)
         return QP_ERR_ROOM;
     float *f = (float *)(d + 3 * n);
-    int32_t *i = (int32_t *)(f + n * 2 * (hidden + vocab));
+    int32_t *i = (int32_t *)(f + n * (hidden + normed + 2 * vocab));
     *s = (struct scratch){
         .rows = (int64_t)n,
         .memory = d,
@@ -43,8 +44,8 @@ static int scratch_open(const struct qp_head *head, struct scratch *s, struct qp
         .kl = d + 2 * n,
         .x = f,
         .normed = f + n * hidden,
-        .logits = f + n * 2 * hidden,
-        .reference_logits = f + n * (2 * hidden + vocab),
+        .logits = f + n * (hidden + normed),
+        .reference_logits = f + n * (hidden + normed + vocab),
         .target = i,
         .top = i + n,
         .reference_top = i + 2 * n,

@@ -63,7 +63,7 @@ static int embed_part(const struct qp_text *text, const void *context, int64_t f
 {
     const struct embedding *e = context;
     int64_t length = text->windows->length;
-    return qp_embed(e->block, e->version, windows * length, text->windows->ids + first * length, x, err);
+    return qp_embed(e->block, e->version, windows * length, length, text->windows->ids + first * length, x, err);
 }
 
 int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, enum qp_version version,

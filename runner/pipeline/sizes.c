@@ -8,15 +8,6 @@ int64_t qp_linear_parameters(const struct qp_arch *arch)
     return sum;
 }
 
-int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index)
-{
-    if (index == 0)
-        return arch->vocab * arch->hidden;
-    if (index <= arch->layers)
-        return qp_layer_parameters(qp_layer_type(arch, index - 1));
-    return arch->vocab * arch->hidden + arch->hidden;
-}
-
 uint64_t qp_block_bytes(const struct qp_arch *arch, int64_t index)
 {
     return (uint64_t)qp_block_parameters(arch, index) * (uint64_t)qp_dtype_bits(arch->dtype) / 8;

@@ -6,8 +6,7 @@
 
 #include "libstage/network/arch.h"
 
-/* Weights of block `index` as its unit carries them, in the checkpoint's dtype; a tied head carries the embedding's. */
-int64_t qp_block_parameters(const struct qp_arch *arch, int64_t index);
+/* What block `index` weighs as its unit carries it, in the checkpoint's dtype; a tied head carries the embedding's. */
 uint64_t qp_block_bytes(const struct qp_arch *arch, int64_t index);
 
 /* Weights of the linears of all decoder layers, biases not counted. */

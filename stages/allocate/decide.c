@@ -46,7 +46,7 @@ static uint64_t fixed_bytes(const struct qp_table *t)
         QP_EACH_PART(part, &t->arch, b)
         {
             int64_t shape[2] = {1, 1};
-            bool again = t->arch.tied && b == blocks - 1 && part.kind != QP_PART_FINAL_NORM;
+            bool again = t->arch.tied && b == blocks - 1 && part.kind == QP_PART_EMBEDDING;
             if (again || in_group(t, &part))
                 continue;
             int rank = qp_part_shape(&t->arch, &part, shape);

@@ -89,7 +89,7 @@ static int score(const struct qp_probes *p, const struct qp_head *head, struct q
     struct scoring s;
     int64_t tokens = p->windows.count * p->windows.length, vocab = head->arch->vocab;
     memset(s.target, 0xff, sizeof s.target); /* -1: what comes next does not matter */
-    s.normed = qp_new_floats(SCORED_ROWS * p->stream.hidden, "hidden states", err);
+    s.normed = qp_new_floats(SCORED_ROWS * qp_head_scratch(head->arch), "hidden states", err);
     s.clean = qp_new_floats(SCORED_ROWS * vocab, "logits", err);
     s.other = qp_new_floats(SCORED_ROWS * vocab, "logits", err);
     bool room = s.normed && s.clean && s.other;

@@ -30,8 +30,8 @@ static void add_networks(const struct qp_task *t, bool bf16, struct qp_work *add
         qp_estimate_loads(t, a->layers, sites, add);
     }
     add->operations[bf16 ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] +=
-        2 * qp_gemm_operations(qp_task_tokens(t), a->vocab, a->hidden);
-    add->bytes_read += qp_task_stored(t, (double)a->vocab * (double)a->hidden);
+        2 * qp_gemm_operations(qp_task_tokens(t), a->vocab, a->embed_width);
+    add->bytes_read += qp_task_stored(t, (double)a->vocab * (double)a->embed_width);
 }
 
 void qp_validate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out)

@@ -48,7 +48,8 @@ static void logits_of(struct qp_unit **units, const struct qp_windows *windows, 
         struct qp_head head;
         cr_assert_eq(qp_block_of(&model.arch, kernels, units[1 + b], &block, &err), 0, "%s", err.message);
         if (b == 0) {
-            cr_assert_eq(qp_embed(&block, QP_ORIGINAL, rows, windows->ids, x, &err), 0, "%s", err.message);
+            cr_assert_eq(qp_embed(&block, QP_ORIGINAL, rows, windows->length, windows->ids, x, &err), 0, "%s",
+                         err.message);
         } else if (b == blocks - 1) {
             cr_assert_eq(qp_head_load(&block, &head, &err), 0, "%s", err.message);
             qp_head_logits(&head, QP_ORIGINAL, rows, x, x + rows * model.arch.hidden, logits);

@@ -27,10 +27,10 @@ static int run_layer(const struct network *n, const struct qp_block *block, stru
 static int run_head(const struct network *n, const struct qp_block *block, struct qp_error *err)
 {
     struct qp_head head;
-    int64_t rows = n->windows->count * n->windows->length, hidden = block->arch->hidden;
-    qp_auto_free float *scratch = malloc((size_t)(rows * hidden) * sizeof *scratch);
+    int64_t rows = n->windows->count * n->windows->length, width = qp_head_scratch(block->arch);
+    qp_auto_free float *scratch = malloc((size_t)(rows * width) * sizeof *scratch);
     if (!scratch)
-        return qp_fail_memory(err, (size_t)(rows * hidden) * sizeof *scratch, "the head's input");
+        return qp_fail_memory(err, (size_t)(rows * width) * sizeof *scratch, "the head's input");
     int r = qp_head_load(block, &head, err);
     if (r < 0)
         return r;
@@ -50,9 +50,9 @@ static int run_block(const struct network *n, int64_t index, struct qp_error *er
         return r;
     if (qp_block_is_layer(&block))
         return run_layer(n, &block, err);
-    return index == 0
-               ? qp_embed(&block, QP_ORIGINAL, n->windows->count * n->windows->length, n->windows->ids, n->x, err)
-               : run_head(n, &block, err);
+    return index == 0 ? qp_embed(&block, QP_ORIGINAL, n->windows->count * n->windows->length, n->windows->length,
+                                 n->windows->ids, n->x, err)
+                      : run_head(n, &block, err);
 }
 
 int network_logits(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,

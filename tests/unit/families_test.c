@@ -47,7 +47,7 @@ static void same_logits(const char *name, const char *backend)
 
 Test(families, logits_are_those_of_transformers)
 {
-    static const char *const more[] = {"ministral3.tempered", "apertus.theta"};
+    static const char *const more[] = {"ministral3.tempered", "apertus.theta", "opt.post"};
     for (const struct qp_family *const *f = qp_families(); *f; f++) {
         same_logits((*f)->name, "ref");
         same_logits((*f)->name, "cpu");

@@ -412,9 +412,9 @@ Test(forward, ids_outside_the_vocabulary_are_refused)
     struct qp_error err;
     struct qp_checkpoint *checkpoint = golden_open("plain");
     struct qp_block block = golden_block(checkpoint, 0);
-    cr_assert_eq(qp_embed(&block, QP_ORIGINAL, 2, (int32_t[]){3, GOLDEN_VOCAB}, x, &err), QP_ERR_INPUT);
+    cr_assert_eq(qp_embed(&block, QP_ORIGINAL, 2, 2, (int32_t[]){3, GOLDEN_VOCAB}, x, &err), QP_ERR_INPUT);
     cr_assert_not_null(strstr(err.message, "token 1 of the data is id 48"), "%s", err.message);
-    cr_assert_eq(qp_embed(&block, QP_ORIGINAL, 2, (int32_t[]){-1, 0}, x, &err), QP_ERR_INPUT);
+    cr_assert_eq(qp_embed(&block, QP_ORIGINAL, 2, 2, (int32_t[]){-1, 0}, x, &err), QP_ERR_INPUT);
     qp_unit_free(block.unit);
     qp_checkpoint_close(checkpoint);
 }

@@ -60,8 +60,12 @@ struct qp_family {
     const char *gguf;                          /* general.architecture; NULL: not read from GGUF */
     const char *block;                         /* printf format of a layer's module name: "model.layers.%d" */
     const char *embedding, *final_norm, *head; /* "model.embed_tokens", "model.norm", "lm_head" */
-    struct qp_number embed_scale;              /* embeddings are multiplied with it */
-    bool embed_sqrt;                           /* ... with the root of hidden, rounded to the weights' dtype */
+    const char *ffn_key;                       /* of the MLP's width, if it is not intermediate_size */
+    const char *positions;                     /* learned ones, added to embeddings; the first in row position_offset */
+    int64_t position_offset;
+    const char *embed_width_key, *project_in, *project_out; /* of embeddings of another width than hidden */
+    struct qp_number embed_scale;                           /* embeddings are multiplied with it */
+    bool embed_sqrt; /* ... with the root of hidden, rounded to the weights' dtype */
     struct qp_number logit_scale, logit_divisor, logit_cap;
 
     enum qp_norm_kind norm;
@@ -69,8 +73,9 @@ struct qp_family {
     bool norm_bias;
     struct qp_number norm_eps;
     struct qp_module attn_in, attn_out, mlp_in, mlp_out; /* norms before and after attention and the MLP */
-    bool parallel;                                       /* the MLP reads what attention reads */
-    struct qp_number residual_scale;                     /* of what attention and the MLP add */
+    const char *pre_norm_key; /* false there: attn_in and mlp_in are of the stream after the part; no final norm */
+    bool parallel;            /* the MLP reads what attention reads */
+    struct qp_number residual_scale; /* of what attention and the MLP add */
 
     struct qp_module q, k, v, qkv, o;         /* q, k, v or, in the rows of one matrix, qkv */
     struct qp_module gate, up, gate_up, down; /* gate, up or gate_up; up alone: an MLP without gate */
@@ -104,7 +109,7 @@ struct qp_layer_config {
     int64_t hidden, ffn;
     int heads, kv_heads, head_dim;
     float eps, residual_scale, attn_scale, attn_cap;
-    bool qkv_bias, o_bias, mlp_bias;
+    bool qkv_bias, o_bias, mlp_bias, post_norm;
     int64_t window;     /* of this layer, 0: none */
     int q_rope, k_rope; /* indices into arch->ropes, -1: none */
     enum qp_act act;

@@ -26,6 +26,7 @@ TIED = dict(tie_word_embeddings=True)
 UNTIED = dict(tie_word_embeddings=False)
 BIASED = dict(attention_bias=True)
 HEADS = dict(head_dim=12)
+OPT = dict(ffn_dim=48, intermediate_size=None, num_key_value_heads=None)
 CASES = {
     "llama": dict(BIASED, mlp_bias=True, **TIED),
     "mistral": dict(sliding_window=5, **TIED, **HEADS),
@@ -55,6 +56,9 @@ CASES = {
     "ministral3.tempered": dict(rope_parameters=dict(rope_type="yarn", factor=4.0, llama_4_scaling_beta=0.3,
                                                      original_max_position_embeddings=3), **UNTIED, **HEADS),
     "apertus": dict(BIASED, **TIED),
+    "opt": dict(OPT),
+    "opt.post": dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=24, enable_bias=False,
+                     activation_function="gelu", **UNTIED),
     "apertus.theta": dict(rope_parameters=dict(rope_type="default"), **UNTIED),
 }
 
@@ -77,7 +81,7 @@ def write(case, changes):
     family, folder = case.split(".")[0], os.path.join(HERE, "families", case)
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    keys = {**BASE, **changes}
+    keys = {k: v for k, v in {**BASE, **changes}.items() if v is not None}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, pad_token_id=0, **keys),
                                              attn_implementation="eager").float().eval()
@@ -100,7 +104,8 @@ def write(case, changes):
 
 def defaults(family, changes):
     """Widths of heads and of each layer's window where a checkpoint does not say them."""
-    keys = {k: v for k, v in {**BASE, **changes}.items() if k not in ("head_dim", "sliding_window")}
+    keys = {k: v for k, v in {**BASE, **changes}.items()
+            if v is not None and k not in ("head_dim", "sliding_window")}
     config = AutoConfig.for_model(family, pad_token_id=0, **{**keys, "max_position_embeddings": 100000})
     window, count = getattr(config, "sliding_window", None) or 0, config.num_hidden_layers
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * count

@@ -1,0 +1,36 @@
+#include "libstage/network/families/names.h"
+
+/* Zhang et al. 2022: learned positions, layer norms, biases, ReLU. 350M has norms after each part and embeddings of
+ * another width. */
+const struct qp_family qp_family_opt = {
+    .name = "opt",
+    .class_name = "OPTForCausalLM",
+    .block = "model.decoder.layers.%d",
+    .embedding = "model.decoder.embed_tokens",
+    .final_norm = "model.decoder.final_layer_norm",
+    .head = "lm_head",
+    .ffn_key = "ffn_dim",
+    .positions = "model.decoder.embed_positions",
+    .position_offset = 2,
+    .embed_width_key = "word_embed_proj_dim",
+    .project_in = "model.decoder.project_in",
+    .project_out = "model.decoder.project_out",
+    .norm = QP_NORM_LAYER,
+    .norm_bias = true,
+    .norm_eps = {NULL, 1e-5},
+    .attn_in = {"self_attn_layer_norm", NULL},
+    .mlp_in = {"final_layer_norm", NULL},
+    .pre_norm_key = "do_layer_norm_before",
+    .q = {"self_attn.q_proj", NULL},
+    .k = {"self_attn.k_proj", NULL},
+    .v = {"self_attn.v_proj", NULL},
+    .o = {"self_attn.out_proj", NULL},
+    .up = {"fc1", NULL},
+    .down = {"fc2", NULL},
+    .qkv_bias = {"enable_bias", true},
+    .o_bias = {"enable_bias", true},
+    .mlp_bias = {"enable_bias", true},
+    .act = {"activation_function", "relu"},
+    .rope_rule = QP_ROPE_NONE,
+    .tied = {"tie_word_embeddings", true},
+};
