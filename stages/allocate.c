@@ -291,6 +291,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .any_scheme = true,
     .stateful = true,
     .holds = QP_HOLDS_ALL,
+    .copies = true,
     .process = process,
     .close = close_,
 };

@@ -86,6 +86,7 @@ struct qp_stage_desc {
     bool stateful;            /* process depends on former units */
     int holds;                /* units that it keeps back before it emits the first of them; QP_HOLDS_ALL: it emits
                                  none before the end unit has come. 0: each at once */
+    bool copies;              /* what it keeps back are copies of its own: units are done when they are processed */
     /* What the stage will do and hold, for plans (--estimate); NULL: unknown. The state is zeroed, with the parameters
      * in it; *out is zeroed. Nothing is open. */
     int (*estimate)(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err);

@@ -339,30 +339,45 @@ static bool all_acknowledged(const struct link *link)
     return first_unacknowledged(link) == link->out_count;
 }
 
-/* One unit a port may wait to be sent, so that the next can be computed meanwhile. */
-static bool has_room(const struct link *link, size_t port)
+/* Whether a block (-1: what is none) fits into what may be on its way, from the first one that is not acknowledged. */
+static bool is_within_blocks(const struct link *link, size_t port, int64_t block)
 {
-    return qp_out_sent(link->outs[port]) && (qp_pool_in_use(link->pool) <= link->own_budget || all_acknowledged(link));
+    int64_t first = qp_out_first_block(link->outs[port]);
+    return link->most_blocks == 0 || block < 0 || first < 0 || block - first < link->most_blocks;
 }
 
-/* A unit for `port` waits for credit of its consumer, or for memory that unacknowledged units hold. */
-static void note_room(struct link *link, size_t port)
+static bool has_memory(const struct link *link)
 {
-    const char *edge = "", *what = qp_out_sent(link->outs[port]) ? "memory" : "credit";
+    return qp_pool_in_use(link->pool) <= link->own_budget || all_acknowledged(link);
+}
+
+/* One unit a port may wait to be sent, so that the next can be computed meanwhile. */
+static bool has_room(const struct link *link, size_t port, int64_t block)
+{
+    return qp_out_sent(link->outs[port]) && is_within_blocks(link, port, block) && has_memory(link);
+}
+
+/* A unit for `port` waits for credit of its consumer, for the end of an earlier block, or for memory that
+ * unacknowledged units hold. */
+static void note_room(struct link *link, size_t port, int64_t block)
+{
+    const char *edge = "", *what = !qp_out_sent(link->outs[port])         ? "credit"
+                                   : !is_within_blocks(link, port, block) ? "acknowledgement"
+                                                                          : "memory";
     int64_t seq = 0;
     qp_out_first(link->outs[port], &edge, &seq);
     note_wait(link, what, edge, seq);
 }
 
 /* Waits for room; the lock is held. Meanwhile the stage is not busy. */
-static void wait_for_room(struct link *link, size_t port)
+static void wait_for_room(struct link *link, size_t port, int64_t block)
 {
     double start = qp_wall_seconds();
     int64_t unit = link->unit;
     queue_busy(link, -1);
     link_wake(link);
-    while (link->error.code == 0 && !has_room(link, port)) {
-        note_room(link, port);
+    while (link->error.code == 0 && !has_room(link, port, block)) {
+        note_room(link, port, block);
         wait_until(link, 0);
     }
     link->waits = NULL;
@@ -371,11 +386,19 @@ static void wait_for_room(struct link *link, size_t port)
     link->waited += qp_wall_seconds() - start;
 }
 
+/* A stage that makes blocks does not begin with one that may not be on its way yet. */
+static void await_next(struct link *link, size_t port, int64_t block)
+{
+    if (link->in_count == 0 && block >= 0 && link->error.code == 0 && !is_within_blocks(link, port, block + 1))
+        wait_for_room(link, port, block + 1);
+}
+
 int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
 {
+    int64_t block = qp_unit_block(unit);
     pthread_mutex_lock(&link->lock);
-    if (link->error.code == 0 && !has_room(link, port))
-        wait_for_room(link, port);
+    if (link->error.code == 0 && !has_room(link, port, block))
+        wait_for_room(link, port, block);
     link_sample(link);
     int r = failure(link, err);
     if (r == 0 && link->ended[port])
@@ -385,9 +408,10 @@ int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_re
     } else {
         link->ended[port] = unit->kind == QP_UNIT_END;
         r = qp_out_push(link->outs[port], unit, origin, err);
+        link_wake(link);
+        await_next(link, port, block);
     }
     pthread_mutex_unlock(&link->lock);
-    link_wake(link);
     return r;
 }
 

@@ -95,6 +95,14 @@ static int make_references(struct link *link, const char *run, const json_t *roo
     return qp_references_new(run, list, &link->references, err);
 }
 
+/* What passes on units that came is bounded by the stage that they come from. */
+static int64_t most_blocks(const struct qp_stage_desc *desc, const json_t *told)
+{
+    if (qp_port_count(desc->inputs) > 0 && desc->holds == 0)
+        return 0;
+    return json_integer_value(told) > 0 ? json_integer_value(told) : QP_WINDOW_BLOCKS;
+}
+
 static int connect_all(struct link *link, const json_t *config, struct qp_error *err)
 {
     const char *run = text(config, "run");
@@ -107,6 +115,7 @@ static int connect_all(struct link *link, const json_t *config, struct qp_error 
     /* Half of the memory is for units that come in, half for what this stage makes. */
     int64_t half = (memory > 0 ? memory : DEFAULT_MEMORY) / 2;
     link->own_budget = (size_t)half;
+    link->most_blocks = most_blocks(link->desc, json_object_get(config, "blocks"));
     int r = qp_pool_new(run, (size_t)half, &link->pool, err);
     if (r == 0)
         r = make_references(link, run, json_object_get(config, "roots"), err);

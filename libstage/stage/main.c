@@ -1,12 +1,18 @@
 /* The command line of a stage. */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/stage/estimate.h"
 #include "libstage/stage/internal.h"
+
+/* Arrays from this size on are mapped on their own, so that what is freed goes back at once. With glibc's sliding
+ * threshold they come from the heap after a while, where an aligned one does not fit into the gap that the one before
+ * it left: a stage grew by its largest tensors with every block. */
+#define MAPPED_ALONE (1 << 20)
 
 struct command {
     const char *control, *instance, *replica;
@@ -60,6 +66,9 @@ static int live(const struct qp_stage_desc *desc, const struct command *command)
     long replica = strtol(command->replica, &end, 10);
     if (errno != 0 || *end || end == command->replica || replica < 0 || replica > 9999)
         return usage(desc, "not the number of a replica: ", command->replica);
+#ifdef M_MMAP_THRESHOLD
+    mallopt(M_MMAP_THRESHOLD, MAPPED_ALONE);
+#endif
     return qp_stage_live(desc, command->control, command->instance, (int)replica);
 }
 

@@ -31,6 +31,14 @@ int qp_unit_new(enum qp_unit_kind kind, int64_t seq, struct qp_unit **out, struc
     return 0;
 }
 
+int64_t qp_unit_block(const struct qp_unit *unit)
+{
+    const json_t *block = json_object_get(unit->attrs, "block");
+    if (unit->kind != QP_UNIT_BLOCK)
+        return -1;
+    return json_is_integer(block) && json_integer_value(block) >= 0 ? json_integer_value(block) : unit->seq;
+}
+
 void qp_unit_free(struct qp_unit *unit)
 {
     if (!unit)

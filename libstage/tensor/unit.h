@@ -27,6 +27,9 @@ const char *qp_unit_kind_name(enum qp_unit_kind kind);
 int qp_unit_new(enum qp_unit_kind kind, int64_t seq, struct qp_unit **out, struct qp_error *err);
 void qp_unit_free(struct qp_unit *unit); /* NULL is accepted */
 
+/* The number of the model's block that a unit is, or is a part of, from 1 on; -1 for a model and an end unit. */
+int64_t qp_unit_block(const struct qp_unit *unit);
+
 /* Another unit of the same kind and seq, with attributes of its own and the same tensors. */
 int qp_unit_copy(const struct qp_unit *unit, struct qp_unit **out, struct qp_error *err);
 

@@ -19,6 +19,7 @@ struct parcel {
     int holders;
     struct qp_unit *unit; /* its attributes are packed by now */
     msgpack_sbuffer attrs;
+    int64_t block; /* its number; -1: it is none */
     struct qp_receipt *origin;
 };
 
@@ -186,6 +187,7 @@ int qp_out_push(struct qp_out *out, struct qp_unit *unit, struct qp_receipt *ori
     }
     parcel->holders = 1;
     parcel->unit = unit;
+    parcel->block = qp_unit_block(unit);
     parcel->origin = origin;
     qp_receipt_hold(origin);
     msgpack_sbuffer_init(&parcel->attrs);
@@ -235,6 +237,26 @@ bool qp_out_first(const struct qp_out *out, const char **edge, int64_t *seq)
             break;
     }
     return found != NULL;
+}
+
+/* Of one edge; its units are in order. */
+static int64_t first_block(const struct edge *edge)
+{
+    const struct entry *entry = edge->first;
+    while (entry && entry->parcel->block < 0)
+        entry = entry->next;
+    return entry ? entry->parcel->block : -1;
+}
+
+int64_t qp_out_first_block(const struct qp_out *out)
+{
+    int64_t first = -1;
+    for (const struct edge *edge = out->edges; edge; edge = edge->next) {
+        int64_t block = first_block(edge);
+        if (block >= 0 && (first < 0 || block < first))
+            first = block;
+    }
+    return first;
 }
 
 bool qp_out_local(const struct qp_out *out)

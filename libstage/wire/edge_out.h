@@ -37,6 +37,9 @@ bool qp_out_empty(const struct qp_out *out); /* nothing is unacknowledged */
  * borrowed. */
 bool qp_out_first(const struct qp_out *out, const char **edge, int64_t *seq);
 
+/* The lowest number of a block that is not acknowledged; -1 when there is none. */
+int64_t qp_out_first_block(const struct qp_out *out);
+
 /* Whether some consumer of this port may be on this host: true until all have said hello from elsewhere. */
 bool qp_out_local(const struct qp_out *out);
 

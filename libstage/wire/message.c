@@ -32,7 +32,7 @@ static const struct kind kinds[] = {
      "config",
      QP_HEADER_LIMIT,
      {"run:s", "params:o", "wants:a", "context:o", "inputs:a", "outputs:a", "scratch:s", "roots:a", "threads:i",
-      "memory:i"}},
+      "memory:i", "blocks:i"}},
     {QP_FROM_RUNNER, "threads", QP_SMALL_HEADER_LIMIT, {"threads:i"}},
     {QP_FROM_RUNNER, "stop", QP_SMALL_HEADER_LIMIT, {NULL}},
     {QP_FROM_RUNNER, "bye", QP_SMALL_HEADER_LIMIT, {NULL}},

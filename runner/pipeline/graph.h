@@ -28,4 +28,8 @@ json_t *qp_wants_of(const struct qp_pipeline *pipeline, size_t index);
  * other for ever: QP_ERR_INPUT names both paths. Needs the order. */
 int qp_holds_check(const struct qp_pipeline *pipeline, struct qp_error *err);
 
+/* How many blocks may be on their way at a time, from the stage that makes them to the last acknowledgement: those that
+ * keep the slowest stage busy, and those that stages keep back. */
+int64_t qp_blocks_on_the_way(const struct qp_pipeline *pipeline);
+
 #endif

@@ -20,6 +20,15 @@ static int holds_of(const struct qp_instance *in)
     return count < ALL ? (int)count : ALL;
 }
 
+int64_t qp_blocks_on_the_way(const struct qp_pipeline *p)
+{
+    int64_t blocks = QP_WINDOW_BLOCKS;
+    for (size_t i = 0; i < p->count; i++)
+        if (!json_is_true(json_object_get(p->instances[i].descriptor, "copies")))
+            blocks += holds_of(&p->instances[i]);
+    return blocks;
+}
+
 /* What the paths from one instance to each other keep: the most on any, and the least places on any. */
 struct reach {
     bool reached[QP_MAX_INSTANCES];

@@ -25,13 +25,31 @@ Test(stall, a_run_in_which_nothing_moves_names_who_waits_for_what)
     command_free(&c);
 }
 
+/* The holder, which says what it holds. */
+static void make_honest(void)
+{
+    char script[512];
+    snprintf(script, sizeof script,
+             "#!/bin/sh\nif [ \"$1\" = --describe ]; then %s --describe | sed 's/\"holds\": 0/\"holds\": \"all\"/'\n"
+             "else exec %s \"$@\"; fi\n",
+             BUILD_DIR "/tests/knot_holder", BUILD_DIR "/tests/knot_holder");
+    run_well(WORDS("chmod", "+x", scratch_text("honest", script)));
+}
+
+/* It keeps memory of the stage before it, of more blocks than are on their way elsewhere. */
+Test(stall, a_holder_that_says_so_gets_all_that_it_holds)
+{
+    make_honest();
+    const char *path = scratch_text("p.yaml", HEAD "  quantize: {from: load}\n"
+                                                   "  holder: {run: ./honest, from: quantize}\n"
+                                                   "  export: {from: holder}\n");
+    run_well(WORDS(QUANTPIPE, "run", path, "--progress", "none"));
+}
+
 /* A holder that says so is refused before anything starts. */
 Test(stall, a_holder_that_says_so_is_refused)
 {
-    char script[512];
-    snprintf(script, sizeof script, "#!/bin/sh\n%s --describe | sed 's/\"holds\": 0/\"holds\": \"all\"/'\n",
-             BUILD_DIR "/tests/knot_holder");
-    run_well(WORDS("chmod", "+x", scratch_text("honest", script)));
+    make_honest();
     const char *path = scratch_text("p.yaml", HEAD "  holder: {run: ./honest, from: load}\n  join: " JOIN);
     static const char *const verbs[] = {"check", "run"};
     for (int i = 0; i < 2; i++)

@@ -30,6 +30,7 @@ struct fake_stage {
 struct fake_run {
     struct fake_stage *stages;
     int count;
+    int64_t blocks;                  /* that may be on their way; 0: the stages' default */
     bool tcp;                        /* control and data over tcp://127.0.0.1 */
     void (*hook)(struct fake_run *); /* called now and then while stages live */
     char id[32];

@@ -137,7 +137,7 @@ Test(stage_describe, says_all_that_the_tables_hold)
         "\"rtn\", \"min\": null, \"max\": null, \"choices\": [\"rtn\", \"gptq\"], \"help\": \"how\"}],"
         "\"needs\": [{\"what\": \"second_moment\", \"param\": \"method\", \"value\": \"gptq\", \"scheme\": null}],"
         "\"collects\": [\"second_moment\"], \"forms\": [], \"data\": \"calibration\", \"data_optional\": true, "
-        "\"stateful\": true, \"holds\": 0, \"estimates\": false}";
+        "\"stateful\": true, \"holds\": 0, \"copies\": false, \"estimates\": false}";
     qp_auto_json json_t *wanted = json_loads(text, 0, NULL);
     qp_auto_json json_t *description = qp_stage_describe(&desc);
     cr_assert_not_null(wanted);

@@ -1,8 +1,10 @@
 /* Stages as processes: what a chain of them carries, holds, survives and leaves behind. */
 #include <criterion/criterion.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,6 +46,21 @@ static const struct qp_param params[] = {
 static const struct qp_port in_ports[] = {{.name = "in", .help = "units"}, {.name = NULL}};
 static const struct qp_port out_ports[] = {{.name = "out", .help = "units"}, {.name = NULL}};
 
+/* Blocks that were begun, that the last stage is through with, and the most that lay between; shared by the processes.
+ * NULL: nobody counts. */
+static struct tally {
+    atomic_int made, checked, most;
+} * tally;
+
+static void tally_made(void)
+{
+    if (!tally)
+        return;
+    int between = atomic_fetch_add(&tally->made, 1) + 1 - atomic_load(&tally->checked);
+    if (between > atomic_load(&tally->most)) /* one process makes blocks */
+        atomic_store(&tally->most, between);
+}
+
 static void rest(const struct state *s)
 {
     nanosleep(&(struct timespec){.tv_sec = s->delay_ms / 1000, .tv_nsec = s->delay_ms % 1000 * 1000000}, NULL);
@@ -64,6 +81,7 @@ static int make_block(struct qp_stage *stage, const struct state *s, int64_t seq
 {
     struct qp_tensor *tensor;
     int64_t shape[] = {s->bytes};
+    tally_made();
     int r = qp_allocate(s->heap ? NULL : qp_stage_allocator(stage), "t", QP_U8, 1, shape, &tensor, err);
     if (r < 0)
         return r;
@@ -124,6 +142,8 @@ static int check(struct qp_stage *stage, void *state, struct qp_unit *unit, stru
         qp_stage_warn(stage, "nothing", "t", "%d reasons", 0);
         qp_stage_log(stage, QP_INFO, "the end");
     }
+    if (tally && unit->kind == QP_UNIT_BLOCK)
+        atomic_fetch_add(&tally->checked, 1);
     return 0;
 }
 
@@ -269,6 +289,42 @@ Test(stages, a_slow_consumer_bounds_the_heap)
     slow_consumer("{\"bytes\": 4000000, \"blocks\": 60, \"heap\": true}");
 }
 
+static void end_the_wait_at_two_heartbeats(struct fake_run *run)
+{
+    if (run->stages[0].heartbeats >= 2)
+        scratch_text("beaten", "");
+}
+
+/* The last stage waits at a block for as long as the first one beats twice. */
+static void count_blocks(int64_t blocks, int most)
+{
+    qp_auto_free char *until = qp_format("{\"hold_at\": 3, \"until\": \"%s\"}", scratch("beaten"));
+    struct fake_stage list[] = {MAKE(.params = "{\"blocks\": 20}"),
+                                {.desc = &pass_desc, .name = "one", .from = 0},
+                                {.desc = &pass_desc, .name = "two", .from = 1},
+                                CHECK(.name = "check", .from = 2, .params = until)};
+    struct fake_run run = {.stages = list, .count = 4, .blocks = blocks, .hook = end_the_wait_at_two_heartbeats};
+    tally = mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(tally, MAP_FAILED);
+    run_all(&run);
+    expect_success(&run);
+    cr_expect_eq(atomic_load(&tally->checked), 20);
+    cr_expect_leq(atomic_load(&tally->most), most, "%d blocks on their way", atomic_load(&tally->most));
+    munmap(tally, sizeof *tally);
+    tally = NULL;
+    fake_drop(&run);
+}
+
+Test(stages, blocks_on_their_way_are_bounded_from_end_to_end)
+{
+    count_blocks(0, 3);
+}
+
+Test(stages, one_block_at_a_time_goes_all_the_way)
+{
+    count_blocks(1, 1);
+}
+
 static void kill_the_sink(struct fake_run *run)
 {
     if (!run->replaced && run->stages[1].progress >= 3)
@@ -363,12 +419,6 @@ Test(stages, an_end_unit_is_owed)
     const char *message = json_string_value(json_object_get(list[0].failed, "message"));
     cr_expect(strstr(message, "without an end unit for its output port out"), "%s", message);
     fake_drop(&run);
-}
-
-static void end_the_wait_at_two_heartbeats(struct fake_run *run)
-{
-    if (run->stages[0].heartbeats >= 2)
-        scratch_text("beaten", "");
 }
 
 Test(stages, heartbeats_come_while_process_runs)
