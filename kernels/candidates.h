@@ -4,11 +4,11 @@
 
 #include <float.h>
 
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "kernels/scale_search.h"
 
-/* Room that a group's candidates need at most: p = 1, and `steps` ranges or the 255 exponents of E8M0. */
-static inline int64_t qp_candidate_room(const struct qp_scale_search *s)
+/* Space that a group's candidates need at most: p = 1, and `steps` ranges or the 255 exponents of E8M0. */
+static inline int64_t qp_candidate_count(const struct qp_scale_search *s)
 {
     return 1 + (s->steps > 255 ? s->steps : 255);
 }
@@ -16,75 +16,76 @@ static inline int64_t qp_candidate_room(const struct qp_scale_search *s)
 /* Every scale that an E4M3 or E8M0 can hold between those of p = first and p = last, in that direction. */
 static inline int qp_sweep(const struct qp_scale_search *s, float absmax, float *scale)
 {
-    const struct qp_grid *grid = s->grid;
-    bool e8m0 = grid->scale_dtype == QP_F8_E8M0;
-    float unit = qp_grid_unit(grid), steps = qp_grid_steps(grid);
+    const struct qp_number_format *format = s->format;
+    bool e8m0 = format->scale_dtype == QP_F8_E8M0;
+    float unit = qp_format_unit(format), steps = qp_format_steps(format);
     int end[2], n = 0;
 
     for (int i = 0; i < 2; i++) {
         float range = absmax * (i == 0 ? s->first : s->last);
-        end[i] = e8m0 ? qp_e8m0_exponent(grid, range) : qp_e4m3_scale_code(range / steps, grid->global);
+        end[i] = e8m0 ? qp_e8m0_exponent(format, range) : qp_e4m3_scale_code(range / steps, format->global);
     }
     for (int at = end[0], by = end[0] < end[1] ? 1 : -1;; at += by) {
-        scale[n++] = e8m0 ? ldexpf(1, at) / unit : qp_e4m3_scale((uint8_t)at, grid->global);
+        scale[n++] = e8m0 ? ldexpf(1, at) / unit : qp_e4m3_scale((uint8_t)at, format->global);
         if (at == end[1])
             return n;
     }
 }
 
-/* Candidate k of each of s->steps ranges. Called with a grid of which the compiler knows the kind, this is a loop over
- * vectors. */
-static inline __attribute__((always_inline)) void qp_ranges(const struct qp_scale_search *s, struct qp_grid grid,
-                                                            float min, float max, float *scale, int8_t *zero)
+/* Candidate k of each of s->steps ranges. Called with a number format of which the compiler knows the kind, this is a
+ * loop over vectors. */
+static inline __attribute__((always_inline)) void qp_ranges(const struct qp_scale_search *s,
+                                                            struct qp_number_format format, float min, float max,
+                                                            float *scale, int8_t *zero)
 {
     for (int k = 0; k < s->steps; k++) {
         float p = s->first + (float)k * (s->last - s->first) / (float)(s->steps - 1);
-        qp_range_params(&grid, p * min, p * max, scale + k, grid.symmetric ? NULL : zero + k);
+        qp_range_params(&format, p * min, p * max, scale + k, format.symmetric ? NULL : zero + k);
     }
 }
 
 static inline __attribute__((always_inline)) void qp_integer_ranges(const struct qp_scale_search *s,
-                                                                    struct qp_grid grid, float min, float max,
-                                                                    float *scale, int8_t *zero)
+                                                                    struct qp_number_format format, float min,
+                                                                    float max, float *scale, int8_t *zero)
 {
-    grid.codes = QP_I8, grid.narrow = false;
-    if (grid.symmetric) {
-        grid.symmetric = true;
-        qp_ranges(s, grid, min, max, scale, zero);
+    format.codes = QP_I8, format.narrow = false;
+    if (format.symmetric) {
+        format.symmetric = true;
+        qp_ranges(s, format, min, max, scale, zero);
     } else {
-        grid.symmetric = false;
-        qp_ranges(s, grid, min, max, scale, zero);
+        format.symmetric = false;
+        qp_ranges(s, format, min, max, scale, zero);
     }
 }
 
 static inline void qp_all_ranges(const struct qp_scale_search *s, float min, float max, float *scale, int8_t *zero)
 {
-    struct qp_grid grid = *s->grid;
+    struct qp_number_format format = *s->format;
 
-    if (grid.codes != QP_I8 || grid.narrow)
-        qp_ranges(s, grid, min, max, scale, zero);
-    else if (grid.scale_dtype == QP_BF16) {
-        grid.scale_dtype = QP_BF16;
-        qp_integer_ranges(s, grid, min, max, scale, zero);
-    } else if (grid.scale_dtype == QP_F16) {
-        grid.scale_dtype = QP_F16;
-        qp_integer_ranges(s, grid, min, max, scale, zero);
-    } else if (grid.scale_dtype == QP_F32) {
-        grid.scale_dtype = QP_F32;
-        qp_integer_ranges(s, grid, min, max, scale, zero);
+    if (format.codes != QP_I8 || format.narrow)
+        qp_ranges(s, format, min, max, scale, zero);
+    else if (format.scale_dtype == QP_BF16) {
+        format.scale_dtype = QP_BF16;
+        qp_integer_ranges(s, format, min, max, scale, zero);
+    } else if (format.scale_dtype == QP_F16) {
+        format.scale_dtype = QP_F16;
+        qp_integer_ranges(s, format, min, max, scale, zero);
+    } else if (format.scale_dtype == QP_F32) {
+        format.scale_dtype = QP_F32;
+        qp_integer_ranges(s, format, min, max, scale, zero);
     } else
-        qp_ranges(s, grid, min, max, scale, zero);
+        qp_ranges(s, format, min, max, scale, zero);
 }
 
 /* The candidates of a group with range [min, max], in the order in which they are tried; one that equals the one before
  * it is left out, as it cannot be better. zero is written when not symmetric. Returns how many there are. */
 static inline int qp_candidates(const struct qp_scale_search *s, float min, float max, float *scale, int8_t *zero)
 {
-    int8_t *z = s->grid->symmetric ? NULL : zero;
+    int8_t *z = s->format->symmetric ? NULL : zero;
     int n = 1;
 
-    qp_range_params(s->grid, min, max, scale, z);
-    if (s->sweep && (s->grid->scale_dtype == QP_F8_E4M3 || s->grid->scale_dtype == QP_F8_E8M0))
+    qp_range_params(s->format, min, max, scale, z);
+    if (s->sweep && (s->format->scale_dtype == QP_F8_E4M3 || s->format->scale_dtype == QP_F8_E8M0))
         return 1 + qp_sweep(s, -min > max ? -min : max, scale + 1);
     if (s->steps < 2)
         return 1;

@@ -27,7 +27,7 @@ struct qp_small_float {
     int bias;          /* of the exponent */
     uint32_t overflow; /* float32 bits of the least |x| that gets the code `largest` */
     uint32_t largest;  /* infinity, or the largest finite value of a format that saturates */
-    uint32_t finite; /* how many codes of finite numbers there are, without sign; the one behind them is infinity ... */
+    uint32_t finite; /* how many codes of finite numbers there are, without sign; the one after them is infinity ... */
     bool infinite;   /* ... if the format has one; all others are NaN */
     uint32_t nan;    /* code of NaN without sign; 0 in formats that have none */
 };

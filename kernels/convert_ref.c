@@ -1,6 +1,6 @@
 #include "kernels/convert.h"
 
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 
 #define EACH(type_in, type_out, expression) \
     do {                                    \

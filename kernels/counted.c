@@ -50,16 +50,16 @@ static void attention_bf16(const struct qp_attention *a, uint16_t *out)
         inner.attention_bf16(a, out);
 }
 
-static void second_moment(int64_t rows, int64_t n, const float *x, float *h)
+static void hessian(int64_t rows, int64_t n, const float *x, float *h)
 {
-    if (count(QP_WORK_MOMENT, qp_moment_operations(rows, n)))
-        inner.second_moment(rows, n, x, h);
+    if (count(QP_WORK_HESSIAN, qp_hessian_operations(rows, n)))
+        inner.hessian(rows, n, x, h);
 }
 
-static void second_moment_bf16(int64_t rows, int64_t n, const uint16_t *x, float *h)
+static void hessian_bf16(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
-    if (count(QP_WORK_MOMENT_BF16, qp_moment_operations(rows, n)))
-        inner.second_moment_bf16(rows, n, x, h);
+    if (count(QP_WORK_HESSIAN_BF16, qp_hessian_operations(rows, n)))
+        inner.hessian_bf16(rows, n, x, h);
 }
 
 static int64_t inverse_factor(int64_t n, float *h)
@@ -75,20 +75,20 @@ static void gptq_block(const struct qp_gptq_block *b)
         inner.gptq_block(b);
 }
 
-static int64_t polish(const struct qp_polish *p)
+static int64_t descent(const struct qp_descent *p)
 {
     if (qp_failure_is_set())
         return 0;
     qp_kernels_take_threads();
-    int64_t steps = inner.polish(p);
-    qp_work_add(QP_WORK_SOLVE, qp_polish_operations(p->rows, p->cols, steps));
+    int64_t steps = inner.descent(p);
+    qp_work_add(QP_WORK_SOLVE, qp_descent_operations(p->rows, p->cols, steps));
     return steps;
 }
 
 /* A sweep tries the numbers of the scale's format between the ends: E4M3 has 8 in an octave, E8M0 one. */
 static int64_t candidates(const struct qp_scale_search *s)
 {
-    enum qp_dtype dtype = s->grid->scale_dtype;
+    enum qp_dtype dtype = s->format->scale_dtype;
     double octaves = s->last > 0 && s->first > s->last ? log2((double)s->first / (double)s->last) : 0;
     if (!s->sweep || (dtype != QP_F8_E4M3 && dtype != QP_F8_E8M0))
         return s->steps;
@@ -97,7 +97,7 @@ static int64_t candidates(const struct qp_scale_search *s)
 
 static void scale_search(const struct qp_scale_search *s)
 {
-    int64_t group = s->moment == NULL ? 0 : s->group;
+    int64_t group = s->hessian == NULL ? 0 : s->group;
     count(QP_WORK_SEARCH, qp_search_operations(s->rows * s->cols, candidates(s), group));
     inner.scale_search(s);
 }
@@ -119,11 +119,11 @@ void qp_kernels_count(struct qp_kernels *table)
     table->linear_int8 = linear_int8;
     table->attention = attention;
     table->attention_bf16 = attention_bf16;
-    table->second_moment = second_moment;
-    table->second_moment_bf16 = second_moment_bf16;
+    table->hessian = hessian;
+    table->hessian_bf16 = hessian_bf16;
     table->inverse_factor = inverse_factor;
     table->gptq_block = gptq_block;
-    table->polish = polish;
+    table->descent = descent;
     table->scale_search = scale_search;
     table->rtn = rtn;
 }

@@ -13,7 +13,7 @@
  * codes: [rows, count], codes_stride apart; error: [rows, count], dense. Each row is independent of the others.
  * Exact on every backend (no fused multiply-add). */
 struct qp_gptq_block {
-    const struct qp_grid *grid;
+    const struct qp_number_format *format;
     int64_t rows, count, groups;
     float *w;
     int64_t w_stride;

@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 
 static void quantize_row(const struct qp_gptq_block *b, int64_t r)
 {
@@ -12,8 +12,8 @@ static void quantize_row(const struct qp_gptq_block *b, int64_t r)
         const float *u = b->u + i * b->u_stride;
         int64_t at = r * b->groups + b->group_of[i];
         int8_t zero = b->zero == NULL ? 0 : b->zero[at];
-        uint8_t code = qp_code(b->grid, w[i], b->scale[at], zero);
-        float e = (w[i] - qp_value(b->grid, code, b->scale[at], zero)) / u[i];
+        uint8_t code = qp_code(b->format, w[i], b->scale[at], zero);
+        float e = (w[i] - qp_value(b->format, code, b->scale[at], zero)) / u[i];
 
         b->codes[r * b->codes_stride + i] = code;
         b->error[r * b->count + i] = e;

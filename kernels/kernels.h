@@ -23,13 +23,13 @@
 #include "kernels/logits.h"
 #include "kernels/low_rank.h"
 #include "kernels/pack.h"
-#include "kernels/polish.h"
+#include "kernels/descent.h"
 #include "kernels/quantize.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/rtn.h"
 #include "kernels/scale_search.h"
-#include "kernels/second_moment.h"
+#include "kernels/hessian.h"
 
 struct qp_kernels {
     const char *backend; /* "ref", "cpu", "avx2" or "avx512" */
@@ -40,8 +40,8 @@ struct qp_kernels {
     qp_gemm_fn *gemm;
     qp_linear_bf16_fn *linear_bf16;
     qp_linear_int8_fn *linear_int8;
-    qp_second_moment_fn *second_moment;
-    qp_second_moment_bf16_fn *second_moment_bf16;
+    qp_hessian_fn *hessian;
+    qp_hessian_bf16_fn *hessian_bf16;
     qp_mirror_fn *mirror;
     qp_column_stats_fn *column_stats;
     qp_rms_norm_fn *rms_norm;
@@ -67,7 +67,7 @@ struct qp_kernels {
     qp_cholesky_fn *inverse_factor;
     qp_gptq_block_fn *gptq_block;
     qp_scale_search_fn *scale_search;
-    qp_polish_fn *polish;
+    qp_descent_fn *descent;
     qp_low_rank_fn *low_rank;
 };
 

@@ -28,7 +28,7 @@ static void gram(int64_t rows, int64_t cols, const float *e, const float *h, dou
 }
 
 /* Turns lines p and q of m, `stride` between their elements. */
-static void turn(int64_t n, double *p, double *q, int64_t stride, double c, double s)
+static void step(int64_t n, double *p, double *q, int64_t stride, double c, double s)
 {
     for (int64_t i = 0; i < n; i++) {
         double x = p[i * stride], y = q[i * stride];
@@ -53,9 +53,9 @@ static void diagonalize(int64_t n, double *g, double *v)
                     continue;
                 double tau = (g[q * n + q] - g[p * n + p]) / (2.0 * g[p * n + q]);
                 double t = copysign(1.0, tau) / (fabs(tau) + sqrt(1.0 + tau * tau)), c = 1.0 / sqrt(1.0 + t * t);
-                turn(n, g + p * n, g + q * n, 1, c, t * c);
-                turn(n, g + p, g + q, n, c, t * c);
-                turn(n, v + p * n, v + q * n, 1, c, t * c);
+                step(n, g + p * n, g + q * n, 1, c, t * c);
+                step(n, g + p, g + q, n, c, t * c);
+                step(n, v + p * n, v + q * n, 1, c, t * c);
                 turned = 1;
             }
     }

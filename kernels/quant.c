@@ -1,16 +1,16 @@
 #include "kernels/quant.h"
 
-float qp_grid_unit(const struct qp_grid *grid)
+float qp_format_unit(const struct qp_number_format *format)
 {
-    return grid->codes == QP_I8 && grid->scale_dtype == QP_F8_E8M0 ? (float)(1 << (grid->bits - 2)) : 1;
+    return format->codes == QP_I8 && format->scale_dtype == QP_F8_E8M0 ? (float)(1 << (format->bits - 2)) : 1;
 }
 
-float qp_scale_stored(const struct qp_grid *grid, float scale)
+float qp_scale_stored(const struct qp_number_format *format, float scale)
 {
-    return grid->scale_dtype == QP_F8_E4M3 ? scale * grid->global : scale * qp_grid_unit(grid);
+    return format->scale_dtype == QP_F8_E4M3 ? scale * format->global : scale * qp_format_unit(format);
 }
 
-enum qp_dtype qp_grid_storage(const struct qp_grid *grid)
+enum qp_dtype qp_format_storage(const struct qp_number_format *format)
 {
-    return grid->codes == QP_I8 || grid->codes == QP_F8_E4M3 || grid->codes == QP_F8_E5M2 ? grid->codes : QP_U8;
+    return format->codes == QP_I8 || format->codes == QP_F8_E4M3 || format->codes == QP_F8_E5M2 ? format->codes : QP_U8;
 }

@@ -1,4 +1,4 @@
-/* The number grid of a quantized tensor, shared by the quantization kernels and everybody above them. */
+/* The number format of a quantized tensor, shared by the quantization kernels and everybody above them. */
 #ifndef QUANTPIPE_KERNELS_QUANT_H
 #define QUANTPIPE_KERNELS_QUANT_H
 
@@ -23,12 +23,12 @@ enum qp_scale_rule { QP_SCALE_FLOOR, QP_SCALE_CEIL, QP_SCALE_EVEN };
  *   F32, F16, BF16   rounded to it
  *   F8_E4M3          E4M3(scale * global) / global: NVFP4's two levels; the code is at least 2^-9, so never 0
  *   F8_E8M0          a power of two, by `rule`; MXINT8's elements are 64ths, its scale here is 2^exponent / 64 */
-struct qp_grid {
+struct qp_number_format {
     enum qp_dtype codes;       /* QP_I8 (integers), QP_F8_E4M3, QP_F8_E5M2, QP_F6_E2M3, QP_F6_E3M2 or QP_F4_E2M1 */
     int bits;                  /* 2 to 8 for integers, else those of the format */
     bool symmetric;            /* zero is 0 everywhere; floats are always symmetric */
     bool narrow;               /* symmetric integers: scale = absmax / qmax (7, 127), not absmax / (qmax + 1/2) */
-    enum qp_dtype scale_dtype; /* F32, F16, BF16, F8_E4M3 or, of symmetric grids, F8_E8M0 */
+    enum qp_dtype scale_dtype; /* F32, F16, BF16, F8_E4M3 or, of symmetric number formats, F8_E8M0 */
     enum qp_scale_rule rule;   /* of E8M0 */
     float global;              /* of E4M3 scales, more than 0: 448 * 6 / absmax of the matrix, say; 0 elsewhere */
 };
@@ -48,9 +48,9 @@ static inline int64_t qp_scale_count(int64_t rows, int64_t cols, int64_t group)
 }
 
 /* Smallest and largest code; for floats minus and plus the largest finite value. */
-static inline float qp_grid_max(const struct qp_grid *grid)
+static inline float qp_format_max(const struct qp_number_format *format)
 {
-    switch ((int)grid->codes) {
+    switch ((int)format->codes) {
     case QP_F8_E4M3:
         return 448;
     case QP_F8_E5M2:
@@ -62,23 +62,23 @@ static inline float qp_grid_max(const struct qp_grid *grid)
     case QP_F4_E2M1:
         return 6;
     default:
-        return (float)((1 << (grid->bits - 1)) - 1);
+        return (float)((1 << (format->bits - 1)) - 1);
     }
 }
 
-static inline float qp_grid_min(const struct qp_grid *grid)
+static inline float qp_format_min(const struct qp_number_format *format)
 {
-    return grid->codes == QP_I8 ? (float)-(1 << (grid->bits - 1)) : -qp_grid_max(grid);
+    return format->codes == QP_I8 ? (float)-(1 << (format->bits - 1)) : -qp_format_max(format);
 }
 
-/* How many steps of the grid make the 1 that an E8M0 scale multiplies: 64 for MXINT8, else 1. */
-float qp_grid_unit(const struct qp_grid *grid);
+/* How many steps of the number format make the 1 that an E8M0 scale multiplies: 64 for MXINT8, else 1. */
+float qp_format_unit(const struct qp_number_format *format);
 
 /* The number that a scale's tensor holds, before it is rounded to scale_dtype, which then is exact or takes the last
  * place of float32 away: scale * global for E4M3, scale * 64 for MXINT8, else the scale itself. */
-float qp_scale_stored(const struct qp_grid *grid, float scale);
+float qp_scale_stored(const struct qp_number_format *format, float scale);
 
 /* The dtype of a tensor that holds one code a byte: I8, F8_E4M3, F8_E5M2, or U8 for narrower floats. */
-enum qp_dtype qp_grid_storage(const struct qp_grid *grid);
+enum qp_dtype qp_format_storage(const struct qp_number_format *format);
 
 #endif

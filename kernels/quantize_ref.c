@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 
 /* Which scale the element [r, i] has. */
 static int64_t scale_of(int64_t cols, int64_t group, int64_t r, int64_t i)
@@ -22,8 +22,8 @@ static void range(int64_t rows, int64_t count, int64_t stride, const float *w, f
         }
 }
 
-void qp_qparams_ref(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w, float *scale,
-                    int8_t *zero)
+void qp_qparams_ref(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group, const float *w,
+                    float *scale, int8_t *zero)
 {
     int64_t pieces = group == 0 ? 1 : rows, height = group == 0 ? rows : 1, width = group == 0 ? cols : group;
 
@@ -33,52 +33,52 @@ void qp_qparams_ref(const struct qp_grid *grid, int64_t rows, int64_t cols, int6
             int64_t at = r * qp_groups(cols, group) + g;
             float min, max;
             range(height, count, cols, w + r * cols + first, &min, &max);
-            qp_range_params(grid, min, max, scale + at, zero == NULL ? NULL : zero + at);
+            qp_range_params(format, min, max, scale + at, zero == NULL ? NULL : zero + at);
         }
 }
 
-void qp_quantize_ref(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w,
+void qp_quantize_ref(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group, const float *w,
                      const float *scale, const int8_t *zero, uint8_t *codes)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < cols; i++) {
             int64_t at = scale_of(cols, group, r, i);
-            codes[r * cols + i] = qp_code(grid, w[r * cols + i], scale[at], zero == NULL ? 0 : zero[at]);
+            codes[r * cols + i] = qp_code(format, w[r * cols + i], scale[at], zero == NULL ? 0 : zero[at]);
         }
 }
 
-void qp_dequantize_ref(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const uint8_t *codes,
-                       const float *scale, const int8_t *zero, float *w)
+void qp_dequantize_ref(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
+                       const uint8_t *codes, const float *scale, const int8_t *zero, float *w)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < cols; i++) {
             int64_t at = scale_of(cols, group, r, i);
-            w[r * cols + i] = qp_value(grid, codes[r * cols + i], scale[at], zero == NULL ? 0 : zero[at]);
+            w[r * cols + i] = qp_value(format, codes[r * cols + i], scale[at], zero == NULL ? 0 : zero[at]);
         }
 }
 
 /* One group at a time, so that nothing has to be remembered. */
-static void fake(const struct qp_grid *grid, int64_t rows, int64_t count, int64_t stride, float *x)
+static void fake(const struct qp_number_format *format, int64_t rows, int64_t count, int64_t stride, float *x)
 {
     float min, max, scale;
     int8_t zero;
 
     range(rows, count, stride, x, &min, &max);
-    qp_range_params(grid, min, max, &scale, &zero);
+    qp_range_params(format, min, max, &scale, &zero);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < count; i++) {
             float *v = x + r * stride + i;
-            *v = qp_value(grid, qp_code(grid, *v, scale, zero), scale, zero);
+            *v = qp_value(format, qp_code(format, *v, scale, zero), scale, zero);
         }
 }
 
-void qp_fake_quantize_ref(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, float *x)
+void qp_fake_quantize_ref(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group, float *x)
 {
     if (group == 0) {
-        fake(grid, rows, cols, cols, x);
+        fake(format, rows, cols, cols, x);
         return;
     }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < cols; i += group)
-            fake(grid, 1, i + group > cols ? cols - i : group, cols, x + r * cols + i);
+            fake(format, 1, i + group > cols ? cols - i : group, cols, x + r * cols + i);
 }

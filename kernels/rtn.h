@@ -5,7 +5,7 @@
 #include "kernels/quant.h"
 
 struct qp_rtn {
-    const struct qp_grid *grid;
+    const struct qp_number_format *format;
     int64_t rows, cols;
     int64_t group; /* 1 or more; the last group of a row may be short */
     enum qp_dtype dtype;

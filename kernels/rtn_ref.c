@@ -9,17 +9,17 @@
 
 void qp_rtn_ref(const struct qp_rtn *job)
 {
-    const struct qp_grid *grid = job->grid;
+    const struct qp_number_format *format = job->format;
     int64_t count = job->rows * job->cols;
     float *w = qp_scratch((size_t)count, sizeof *w);
     int8_t *codes = job->packed ? qp_scratch((size_t)count, 1) : job->codes;
 
     if (w != NULL && codes != NULL) {
         qp_to_f32_ref(job->dtype, count, job->w, w);
-        qp_qparams_ref(grid, job->rows, job->cols, job->group, w, job->scale, job->zero);
-        qp_quantize_ref(grid, job->rows, job->cols, job->group, w, job->scale, job->zero, (uint8_t *)codes);
+        qp_qparams_ref(format, job->rows, job->cols, job->group, w, job->scale, job->zero);
+        qp_quantize_ref(format, job->rows, job->cols, job->group, w, job->scale, job->zero, (uint8_t *)codes);
         if (job->packed)
-            qp_pack_ref(grid->bits, job->rows, job->cols, codes, job->codes);
+            qp_pack_ref(format->bits, job->rows, job->cols, codes, job->codes);
     }
     if (job->packed)
         free(codes);

@@ -15,7 +15,7 @@ static float fold(float *part)
     return part[0];
 }
 
-/* Columns [first, first + count) of one row, and room for their deviations. */
+/* Columns [first, first + count) of one row, and space for their deviations. */
 struct piece {
     const float *w;
     int64_t first, count;
@@ -26,7 +26,7 @@ static void deviate(const struct qp_scale_search *s, const struct piece *p, floa
 {
     for (int64_t j = 0; j < p->count; j++) {
         float w = isnan(p->w[j]) ? 0 : p->w[j];
-        p->d[j] = qp_value(s->grid, qp_code(s->grid, w, scale, zero), scale, zero) - w;
+        p->d[j] = qp_value(s->format, qp_code(s->format, w, scale, zero), scale, zero) - w;
     }
 }
 
@@ -48,7 +48,7 @@ static float quadratic_error(const struct qp_scale_search *s, const struct piece
     for (int64_t j = 0; j < p->count; j++) {
         float sum = 0;
         for (int64_t i = 0; i < p->count; i++)
-            sum += p->d[i] * s->moment[(p->first + i) * s->cols + p->first + j];
+            sum += p->d[i] * s->hessian[(p->first + i) * s->cols + p->first + j];
         part[j % PARTS] += sum * p->d[j];
     }
     return fold(part);
@@ -61,7 +61,7 @@ static double error_of(const struct qp_scale_search *s, struct piece p, int64_t 
 
     for (int64_t r = 0; r < rows; r++, p.w += s->cols) {
         deviate(s, &p, scale, zero);
-        sum += (double)(s->moment != NULL ? quadratic_error(s, &p) : weighted_error(s, &p));
+        sum += (double)(s->hessian != NULL ? quadratic_error(s, &p) : weighted_error(s, &p));
     }
     return sum;
 }
@@ -77,7 +77,7 @@ static void range(const struct qp_scale_search *s, const struct piece *p, int64_
         }
 }
 
-/* Chooses the scale of one group; `scale` and `zero` have room for all candidates. */
+/* Chooses the scale of one group; `scale` and `zero` have space for all candidates. */
 static void search(const struct qp_scale_search *s, struct piece p, int64_t rows, float *scale, int8_t *zero,
                    int64_t at)
 {
@@ -87,7 +87,7 @@ static void search(const struct qp_scale_search *s, struct piece p, int64_t rows
     double least = INFINITY;
 
     for (int c = 0; c < n; c++) {
-        double error = error_of(s, p, rows, scale[c], s->grid->symmetric ? 0 : zero[c]);
+        double error = error_of(s, p, rows, scale[c], s->format->symmetric ? 0 : zero[c]);
         if (error < least) { /* never so for NaN: what overflows is no choice */
             least = error;
             best = c;
@@ -95,16 +95,16 @@ static void search(const struct qp_scale_search *s, struct piece p, int64_t rows
     }
     s->scale[at] = scale[best];
     if (s->zero != NULL)
-        s->zero[at] = s->grid->symmetric ? 0 : zero[best];
+        s->zero[at] = s->format->symmetric ? 0 : zero[best];
 }
 
 void qp_scale_search_ref(const struct qp_scale_search *s)
 {
     int64_t width = s->group == 0 ? s->cols : s->group, groups = qp_groups(s->cols, s->group);
-    int64_t room = qp_candidate_room(s);
+    int64_t capacity = qp_candidate_count(s);
     float *d = qp_scratch((size_t)width, sizeof *d);
-    float *scale = qp_scratch((size_t)room, sizeof *scale);
-    int8_t *zero = qp_scratch((size_t)room, sizeof *zero);
+    float *scale = qp_scratch((size_t)capacity, sizeof *scale);
+    int8_t *zero = qp_scratch((size_t)capacity, sizeof *zero);
 
     bool good = d != NULL && scale != NULL && zero != NULL;
     if (s->group == 0 && good)

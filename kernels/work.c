@@ -2,8 +2,8 @@
 
 #include <stdatomic.h>
 
-const char *const qp_work_names[QP_WORK_KINDS] = {"gemm",   "gemm_bf16",   "gemm_int8", "attention", "attention_bf16",
-                                                  "moment", "moment_bf16", "solve",     "search"};
+const char *const qp_work_names[QP_WORK_KINDS] = {"gemm",    "gemm_bf16",    "gemm_int8", "attention", "attention_bf16",
+                                                  "hessian", "hessian_bf16", "solve",     "search"};
 
 static _Atomic uint64_t operations[QP_WORK_KINDS], bytes_read;
 
@@ -36,7 +36,7 @@ double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads,
     return 2.0 * (double)(sequences * heads) * twice_pairs * (double)dim;
 }
 
-double qp_moment_operations(int64_t rows, int64_t n)
+double qp_hessian_operations(int64_t rows, int64_t n)
 {
     return (double)n * (double)(n + 1) * (double)rows;
 }
@@ -51,7 +51,7 @@ double qp_gptq_block_operations(int64_t rows, int64_t columns)
     return (double)rows * (double)columns * (double)(columns - 1);
 }
 
-double qp_polish_operations(int64_t rows, int64_t columns, int64_t steps)
+double qp_descent_operations(int64_t rows, int64_t columns, int64_t steps)
 {
     return qp_search_operations(rows * columns, 1, 0) + 2.0 * (double)steps * (double)columns;
 }

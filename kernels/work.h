@@ -14,9 +14,10 @@ enum qp_work_kind {
     QP_WORK_ATTENTION, /* q kᵀ and p v for the keys that are seen: without a window 2 length (length + 1) dim a head and
                           sequence */
     QP_WORK_ATTENTION_BF16,
-    QP_WORK_MOMENT, /* xᵀx on and above the diagonal: n (n + 1) rows */
-    QP_WORK_MOMENT_BF16,
-    QP_WORK_SOLVE,  /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1) a block; polish: 2 n a step */
+    QP_WORK_HESSIAN, /* xᵀx on and above the diagonal: n (n + 1) rows */
+    QP_WORK_HESSIAN_BF16,
+    QP_WORK_SOLVE,  /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1) a block; coordinate descent: 2 n a
+                       step */
     QP_WORK_SEARCH, /* candidates of scales: 6 a number and candidate, or what the metric of a block needs */
     QP_WORK_KINDS
 };
@@ -29,7 +30,7 @@ struct qp_work {
     double disk_read, disk_written; /* bytes */
 };
 
-/* "gemm", "gemm_bf16", "gemm_int8", "attention", "attention_bf16", "moment", "moment_bf16", "solve", "search". */
+/* "gemm", "gemm_bf16", "gemm_int8", "attention", "attention_bf16", "hessian", "hessian_bf16", "solve", "search". */
 extern const char *const qp_work_names[QP_WORK_KINDS];
 
 void qp_work_add(enum qp_work_kind kind, double operations);
@@ -45,17 +46,17 @@ double qp_gemm_operations(int64_t m, int64_t n, int64_t k);
 /* window: how many keys a query sees at most, 0 for all up to itself. */
 double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim, int64_t window);
 
-double qp_moment_operations(int64_t rows, int64_t n);
+double qp_hessian_operations(int64_t rows, int64_t n);
 
 /* The factor U of H⁻¹: LAPACK's counts of potrf and trtri are n³/3 each (LAWN 41, appendix A, leading terms). */
 double qp_factor_operations(int64_t n);
 
-/* Each column's error goes to those behind it in its block: a product and a sum. */
+/* Each column's error goes to those after it in its block: a product and a sum. */
 double qp_gptq_block_operations(int64_t rows, int64_t columns);
 
 /* Every column tried once at least, as a search tries one candidate; an accepted step changes the whole gradient of its
  * row. */
-double qp_polish_operations(int64_t rows, int64_t columns, int64_t steps);
+double qp_descent_operations(int64_t rows, int64_t columns, int64_t steps);
 
 /* `steps` candidates for each number: divide, round, multiply, subtract, square, add; with a block of H as the metric
  * the row of dᵀ H_g that the number belongs to, 2 group, in place of the last two. group = 0: no such metric. */

@@ -23,7 +23,8 @@ static int help(void)
     for (size_t i = 0; i < SUBCOMMANDS; i++)
         printf("  %-9s %s\n", subcommands[i]->name, subcommands[i]->summary);
     printf("\n`quantpipe SUBCOMMAND --help` tells more; `quantpipe --version` prints the version.\n"
-           "exit codes: 0 done, 2 usage, 3 bad input, 4 a stage failed, 5 a quality gate failed, 6 no room, 130 "
+           "exit codes: 0 done, 2 usage, 3 bad input, 4 a stage failed, 5 a quality gate failed, 6 no disk space or "
+           "memory, 130 "
            "interrupted\n");
     return 0;
 }

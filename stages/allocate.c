@@ -8,7 +8,7 @@
  * scales included. The choice of least damage within the budget is a multiple-choice knapsack, solved exactly
  * (libstage/solvers/knapsack.h).
  *
- * In: blocks with second moments; out: the same behind a model unit whose scheme has a base and rules, as if a user had
+ * In: blocks with Hessians; out: the same after a model unit whose scheme has a base and rules, as if a user had
  * written it. A scheme without budget passes as it is. A decision needs all blocks, so they are kept in a file in the
  * scratch folder until the last has come; weights of a mapped checkpoint stay where they are. Memory: one layer, and
  * the hidden states of a few short windows for each group, in a mapped file. The losses are written to a file; with it
@@ -69,10 +69,10 @@ static const struct qp_param params[] = {
     {.name = "keep_statistics",
      .type = QP_PARAM_BOOL,
      .fallback = "true",
-     .help = "pass statistics on; false needs less disk, and a second calibrate behind this stage for who needs them",
+     .help = "pass statistics on; false needs less disk, and a second calibrate after this stage for who needs them",
      .offset = offsetof(struct state, statistics)},
     {0}};
-static const struct qp_need stage_needs[] = {{.what = "second_moment", .param = "losses", .value = MEASURE}, {0}};
+static const struct qp_need stage_needs[] = {{.what = "hessian", .param = "losses", .value = MEASURE}, {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
 static const char *const provides[] = {"formats", NULL};

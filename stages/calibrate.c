@@ -1,7 +1,7 @@
 /* calibrate: runs calibration text through the original network, one block at a time, and adds what stages downstream
  * asked for (stages/calibrate/statistics.h). With feedback the text runs through the quantized blocks as they come
  * back, and each block's statistics are those of what it will see there (stages/calibrate/prefix.h); where layers come
- * in turns, each site's are those behind the layer's own quantized linears.
+ * in steps, each site's are those after the layer's own quantized linears.
  *
  * In and out: blocks; statistics are added under the names of libstage/network/block.h. When nobody asks for anything,
  * blocks pass as they are and no text is read. Memory: one block's weights and statistics; the hidden states of all
@@ -20,8 +20,8 @@ struct state {
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
-    struct qp_stream stream;  /* without feedback */
-    struct qp_prefix *prefix; /* with it */
+    struct qp_hidden_states states; /* without feedback */
+    struct qp_prefix *prefix;       /* with it */
     bool collecting;
 };
 
@@ -38,14 +38,14 @@ static const struct qp_param params[] = {
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"statistics", NULL};
 static const char *const returned[] = {"weights", "quantized", NULL};
-static const char *const drift[] = {"drift", NULL};
+static const char *const asymmetry[] = {"asymmetry", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "the original network"},
                                         {.name = "feedback",
                                          .needs = returned,
                                          .help = "its blocks as they come back, quantized",
                                          .optional = true,
                                          .feedback = true,
-                                         .collects = drift},
+                                         .collects = asymmetry},
                                         {0}};
 static const struct qp_port outputs[] = {
     {.name = "out", .provides = provides, .help = "the same with statistics at each site"}, {0}};
@@ -53,11 +53,11 @@ static const struct qp_port outputs[] = {
 static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {
     struct state *s = state;
-    s->collecting = qp_statistics_wanted(stage) || qp_stage_wants(stage, "drift");
-    if (s->model.turns && !qp_stage_connected(stage, "feedback"))
+    s->collecting = qp_statistics_wanted(stage) || qp_stage_wants(stage, "asymmetry");
+    if (s->model.sequential && !qp_stage_connected(stage, "feedback"))
         return qp_fail(err, QP_ERR_INPUT,
-                       "layers come in turns (`true_sequential` of stage load), which is of use only when each comes "
-                       "back quantized: write from: {in: STAGE, feedback: {from: quantize.turns, delay: 1}}");
+                       "layers come in steps (`true_sequential` of stage load), which is of use only when each comes "
+                       "back quantized: write from: {in: STAGE, feedback: {from: quantize.steps, delay: 1}}");
     if (!s->collecting)
         return 0;
     s->compute = qp_compute(s->choice, &s->model.arch, qp_stage_kernels(stage));
@@ -67,8 +67,8 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
     if (r == 0)
         r = qp_stage_connected(stage, "feedback") ? qp_prefix_open(stage, &s->model, &s->text, &s->prefix, err)
-                                                  : qp_stream_open_as(&s->windows, s->model.arch.hidden, s->compute,
-                                                                      qp_stage_scratch(stage), &s->stream, err);
+                                                  : qp_hidden_open_as(&s->windows, s->model.arch.hidden, s->compute,
+                                                                      qp_stage_scratch(stage), &s->states, err);
     return r;
 }
 
@@ -85,7 +85,7 @@ static int collect(struct state *s, const struct qp_block *block, struct qp_stat
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
         return r;
-    r = qp_text_forward(&s->text, &layer, &s->stream, &taps, err);
+    r = qp_text_forward(&s->text, &layer, &s->states, &taps, err);
     qp_layer_free(&layer);
     return r;
 }
@@ -114,7 +114,7 @@ static int calibrate(struct qp_stage *stage, void *state, struct qp_block *block
     if (block->layer >= 0)
         return 0;
     return s->prefix ? qp_prefix_embed(s->prefix, block, err)
-                     : qp_text_embed(&s->text, block, QP_ORIGINAL, &s->stream, err);
+                     : qp_text_embed(&s->text, block, QP_ORIGINAL, &s->states, err);
 }
 
 static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
@@ -122,10 +122,10 @@ static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
     qp_auto_unit struct qp_unit *owned = unit;
     (void)owned; /* clang counts no clean-up as a use */
     struct qp_block block;
-    if (unit->kind == QP_UNIT_MODEL && s->model.turns && !json_object_get(unit->attrs, "turns"))
+    if (unit->kind == QP_UNIT_MODEL && s->model.sequential && !json_object_get(unit->attrs, "steps"))
         return qp_fail(err, QP_ERR_INPUT,
-                       "layers go out in turns (`true_sequential` of stage load) and come back whole; take them from "
-                       "quantize's other output: feedback: {from: quantize.turns, delay: 1}");
+                       "layers go out in steps (`true_sequential` of stage load) and come back whole; take them from "
+                       "quantize's other output: feedback: {from: quantize.steps, delay: 1}");
     if (!s->prefix || unit->kind != QP_UNIT_BLOCK)
         return 0;
     int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
@@ -146,7 +146,7 @@ static void close_(struct qp_stage *stage, void *state)
     (void)stage;
     struct state *s = state;
     qp_prefix_free(s->prefix);
-    qp_stream_close(&s->stream);
+    qp_hidden_close(&s->states);
     qp_text_close(&s->text);
     qp_windows_free(&s->windows);
 }
@@ -171,7 +171,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .collects = qp_statistics_names,
     .data = "calibration",
     .any_scheme = true,
-    .turns = true,
+    .sequential = true,
     .stateful = true,
     .forms = forms,
     .estimate = estimate,

@@ -147,7 +147,7 @@ static int put_own(struct state *s, const struct qp_block *block, const char *na
         return put(s, qp_tensor_ref(tensor), err);
     qp_auto_free float *values = qp_new_floats(tensor->elements, "a tensor in float32", err);
     if (!values)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     s->kernels->to_f32(tensor->dtype, tensor->elements, tensor->data, values);
     return put_values(s, name, tensor->rank, tensor->shape, values, err);
 }
@@ -166,7 +166,7 @@ static int put_norm(struct state *s, const struct qp_block *block, int norm, str
     const struct qp_norm *d = &block->type->norms[norm];
     qp_block_name(block, d->module, "weight", name, sizeof name);
     float *gain = qp_new_floats(d->width, "a norm's gain", err);
-    int r = gain ? qp_block_norm(block, norm, true, gain, err) : QP_ERR_ROOM;
+    int r = gain ? qp_block_norm(block, norm, true, gain, err) : QP_ERR_SPACE;
     for (int64_t i = 0; r == 0 && d->offset != 0 && i < d->width; i++)
         gain[i] -= d->offset;
     if (r == 0)
@@ -186,7 +186,7 @@ static int put_bias(struct state *s, const struct qp_block *block, int linear, c
     int64_t out = block->type->linears[linear].out;
     snprintf(name, sizeof name, "%s.bias", module);
     float *bias = qp_new_floats(out, "a bias", err);
-    int r = bias ? qp_block_bias(block, linear, true, bias, err) : QP_ERR_ROOM;
+    int r = bias ? qp_block_bias(block, linear, true, bias, err) : QP_ERR_SPACE;
     if (r > 0)
         r = put_values(s, name, 1, &out, bias, err);
     free(bias);
@@ -201,7 +201,7 @@ static int put_plain(struct state *s, const struct qp_block *block, int linear, 
     int64_t shape[2] = {desc->out, desc->in};
     snprintf(name, sizeof name, "%s.weight", module);
     float *w = qp_new_floats(shape[0] * shape[1], "a linear's weights", err);
-    int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
+    int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_SPACE;
     if (r == 0)
         r = put_values(s, name, 2, shape, w, err);
     if (r == 0)
@@ -233,7 +233,7 @@ static int put_input_scale(struct state *s, const struct qp_block *block, int li
     if (!qp_spec_is_static(spec) && !qp_spec_has_global(spec))
         return 0;
     snprintf(name, sizeof name, "%s.%s", module, what);
-    return put_fixed(s, block, site, what, name, qp_spec_is_static(spec) ? spec->grid.scale_dtype : QP_F32, err);
+    return put_fixed(s, block, site, what, name, qp_spec_is_static(spec) ? spec->format.scale_dtype : QP_F32, err);
 }
 
 static int put_cache_scales(struct state *s, const struct qp_block *block, struct qp_error *err)
@@ -245,9 +245,9 @@ static int put_cache_scales(struct state *s, const struct qp_block *block, struc
     qp_module_name(block->arch, block->layer, block->type->key_linear, module, sizeof module);
     int attention = (int)(strrchr(module, '.') - module); /* k_proj's parent */
     snprintf(name, sizeof name, "%.*s.k_scale", attention, module);
-    int r = put_fixed(s, block, "kv", "key_scale", name, spec->grid.scale_dtype, err);
+    int r = put_fixed(s, block, "kv", "key_scale", name, spec->format.scale_dtype, err);
     snprintf(name, sizeof name, "%.*s.v_scale", attention, module);
-    return r < 0 ? r : put_fixed(s, block, "kv", "value_scale", name, spec->grid.scale_dtype, err);
+    return r < 0 ? r : put_fixed(s, block, "kv", "value_scale", name, spec->format.scale_dtype, err);
 }
 
 static int put_quantized(struct state *s, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,

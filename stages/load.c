@@ -2,14 +2,14 @@
  *
  * Out: the model unit, then the embedding, each decoder layer and the head, each with its tensors as they are in the
  * checkpoint: references into the mapped files for safetensors, dequantized tensors for GGUF. Memory: what consumers
- * have not acknowledged of dequantized blocks. With true_sequential each layer goes in turns
- * (libstage/network/turns.h), which share the tensors. */
+ * have not acknowledged of dequantized blocks. With true_sequential each layer goes in steps
+ * (libstage/network/sequential.h), which share the tensors. */
 #include <stddef.h>
 
 #include "libstage/include/stage.h"
 #include "libstage/network/checkpoint.h"
 #include "libstage/network/estimate.h"
-#include "libstage/network/turns.h"
+#include "libstage/network/sequential.h"
 
 struct state {
     bool true_sequential;
@@ -19,8 +19,8 @@ static const struct qp_param params[] = {
     {.name = "true_sequential",
      .type = QP_PARAM_BOOL,
      .fallback = "false",
-     .help = "send each layer in turns, so that also within it each input is calibrated behind the quantized linears "
-             "before it: q, k, v, then o, then gate, up, then down; needs calibrate's feedback from quantize.turns",
+     .help = "send each layer in steps, so that also within it each input is calibrated after the quantized linears "
+             "before it: q, k, v, then o, then gate, up, then down; needs calibrate's feedback from quantize.steps",
      .offset = offsetof(struct state, true_sequential)},
     {0}};
 
@@ -28,19 +28,19 @@ static const char *const provides[] = {"weights", NULL};
 static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the model, block by block"},
                                          {0}};
 
-/* A unit as it is, or all its turns; takes it over. */
+/* A unit as it is, or all its steps; takes it over. */
 static int emit(struct qp_stage *stage, const struct state *s, const struct qp_arch *arch, struct qp_unit *unit,
                 struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *owned = unit;
     (void)owned; /* clang counts no clean-up as a use */
-    int turns = s->true_sequential && unit->kind == QP_UNIT_BLOCK ? qp_turns_of(arch, unit->seq - 1) : 1;
+    int steps = s->true_sequential && unit->kind == QP_UNIT_BLOCK ? qp_sequential_steps(arch, unit->seq - 1) : 1;
     int r = 0;
-    for (int turn = 1; r == 0 && turn <= turns; turn++) {
+    for (int step = 1; r == 0 && step <= steps; step++) {
         struct qp_unit *copy;
         r = qp_unit_copy(unit, &copy, err);
         if (r == 0)
-            r = qp_stage_pass(stage, copy, s->true_sequential ? qp_turns_label(arch, turn, copy, err) : 0, err);
+            r = qp_stage_pass(stage, copy, s->true_sequential ? qp_sequential_label(arch, step, copy, err) : 0, err);
     }
     return r;
 }
@@ -59,7 +59,7 @@ static int emit_all(struct qp_stage *stage, const struct state *s, struct qp_che
     int r = qp_checkpoint_model(checkpoint, scheme, &unit, err);
     if (r < 0)
         return r;
-    r = qp_stage_pass(stage, unit, s->true_sequential ? qp_turns_announce(&checkpoint->arch, unit, err) : 0, err);
+    r = qp_stage_pass(stage, unit, s->true_sequential ? qp_sequential_announce(&checkpoint->arch, unit, err) : 0, err);
     int64_t blocks = qp_arch_blocks(&checkpoint->arch);
     for (int64_t b = 0; r == 0 && b < blocks; b++) {
         r = qp_checkpoint_block(checkpoint, b, qp_stage_allocator(stage), &unit, err);
@@ -114,7 +114,7 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
     (void)task;
     (void)err;
     out->work_known = true;
-    out->provides[0] = s->true_sequential ? "turns" : NULL;
+    out->provides[0] = s->true_sequential ? "steps" : NULL;
     return 0;
 }
 

@@ -1,30 +1,30 @@
 /* quantize: turns each linear that the scheme names into codes, scales and zero points.
  *
  * For each site: scales first, of every linear that reads it (quantize/scales.h), then codes by the method, then
- * polish. rtn: round to nearest. gptq (Frantar et al. 2023, algorithm 1): with H the site's second moment, damped on
- * the diagonal by `damping` times its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order and
- * each one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by one
+ * coordinate descent. rtn: round to nearest. gptq (Frantar et al. 2023, algorithm 1): with H the site's Hessian, damped
+ * on the diagonal by `damping` times its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order
+ * and each one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by one
  * product a block. Scales are those of the original groups, or with `reestimate` of the groups as the loop finds them.
  * The checkpoint stays in natural order, whatever the order of rounding (libstage/solvers/order.h). hqq (Badri and
- * Shaji 2023): scales and zero points from the weights alone, then rounding (quantize/hqq.h). polish: coordinate
- * descent on what the method left (quantize/polish.h). Activations and KV caches with fixed ranges get their scales
- * (quantize/activations.h). In: blocks, with second_moment where a part asks for it; out: the same with codes.
- * A layer that comes in turns (libstage/network/turns.h) leaves through `turns` each time, and through `out` when it is
- * whole. Memory: one site's moment, factor and weights. */
+ * Shaji 2023): scales and zero points from the weights alone, then rounding (quantize/hqq.h). coordinate_descent:
+ * sweeps over the codes on what the method left (quantize/descent.h). Activations and KV caches with fixed ranges get
+ * their scales (quantize/activations.h). In: blocks, with hessian where a part asks for it; out: the same with codes. A
+ * layer that comes in steps (libstage/network/sequential.h) leaves through `steps` each time, and through `out` when it
+ * is whole. Memory: one site's Hessian, factor and weights. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
 #include "libstage/solvers/gptq.h"
-#include "libstage/network/turns.h"
+#include "libstage/network/sequential.h"
 #include "libstage/tensor/operations.h"
 #include "stages/quantize/activations.h"
 #include "stages/quantize/direct.h"
 #include "stages/quantize/estimate.h"
 #include "stages/quantize/low_rank.h"
 #include "stages/quantize/modelopt.h"
-#include "stages/quantize/polish.h"
+#include "stages/quantize/descent.h"
 #include "stages/quantize/scales.h"
 
 struct state {
@@ -104,27 +104,28 @@ static const struct qp_param params[] = {
     {.name = "reestimate",
      .type = QP_PARAM_BOOL,
      .fallback = "false",
-     .help = "gptq: choose the scales of a group anew when its columns' turn comes; not with order: activation",
+     .help = "gptq: choose the scales of a group anew when its columns are reached; not with order: activation",
      .offset = offsetof(struct state, options.reestimate)},
-    {.name = "polish",
+    {.name = "coordinate_descent",
      .type = QP_PARAM_INT,
      .min = 0,
      .max = 1000,
      .help = "sweeps of coordinate descent over the codes, 0 for none; if not given 4 with gptq, else 0",
-     .offset = offsetof(struct state, options.polish)},
-    {.name = "pull",
+     .offset = offsetof(struct state, options.descent)},
+    {.name = "asymmetric",
      .type = QP_PARAM_FLOAT,
      .fallback = "0",
      .min = 0.0,
      .max = 1.0,
-     .help = "polish: share of the error that earlier layers left which this one makes up for, where that helps on "
+     .help = "coordinate descent: share of the error that earlier layers left which this one makes up for, where that "
+             "helps on "
              "text that was held out",
-     .offset = offsetof(struct state, options.pull)},
+     .offset = offsetof(struct state, options.asymmetric)},
     {.name = "refit",
      .type = QP_PARAM_BOOL,
      .fallback = "false",
-     .help =
-         "polish: let the scales descend as well; lowers the site loss most, and can follow few large inputs too far",
+     .help = "coordinate descent: let the scales descend as well; lowers the site loss most, and can follow few large "
+             "inputs too far",
      .offset = offsetof(struct state, options.refit)},
     {.name = "low_rank",
      .type = QP_PARAM_INT,
@@ -177,15 +178,15 @@ static const struct qp_param params[] = {
      .fallback = "0",
      .min = 0.0,
      .max = 28671.0,
-     .help = "NVFP4: room above the text's activations; the range is this times the 1st percentile of the blocks' "
+     .help = "NVFP4: headroom above the text's activations; the range is this times the 1st percentile of the blocks' "
              "largest, at least their 99.99th (modelopt's nvfp4_act_headroom takes 16384); 0: the largest",
      .offset = offsetof(struct state, calibrator.headroom)},
     {0}};
-static const struct qp_need stage_needs[] = {{"second_moment", "method", "gptq", NULL},
-                                             {"second_moment", "polish", NULL, NULL},
-                                             {"second_moment", "scales", "weighted", NULL},
-                                             {"second_moment", "scales", "hessian", NULL},
-                                             {"drift", "pull", NULL, NULL},
+static const struct qp_need stage_needs[] = {{"hessian", "method", "gptq", NULL},
+                                             {"hessian", "coordinate_descent", NULL, NULL},
+                                             {"hessian", "scales", "weighted", NULL},
+                                             {"hessian", "scales", "hessian", NULL},
+                                             {"asymmetry", "asymmetric", NULL, NULL},
                                              {"absmax", NULL, NULL, "static"},
                                              {"histogram", "activation_calibrator", "average", "static"},
                                              {"histogram", "activation_calibrator", "percentile", "static"},
@@ -202,16 +203,16 @@ static const char *const provides[] = {"quantized", NULL};
 static const char *const forms[] = {"packed_codes", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .help = "the same with codes"},
-                                         {.name = "turns",
+                                         {.name = "steps",
                                           .provides = provides,
-                                          .help = "the same as they came, in turns if they did: for feedback",
+                                          .help = "the same as they came, in steps if they did: for feedback",
                                           .optional = true},
                                          {0}};
 
-/* What is left of the site's loss, and how many linears were pulled, for the log. */
+/* What is left of the site's loss, and how many linears were calibrated asymmetrically, for the log. */
 struct outcome {
     int64_t steps;
-    int pulled;
+    int asymmetric;
     double before, after;
 };
 
@@ -250,7 +251,7 @@ static int solve_gptq(const struct qp_quantize_options *o, const struct qp_site_
     int64_t count = m->q.rows * m->q.cols;
     float *w = qp_new_floats(count, "a linear's weights", err);
     if (!w)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     memcpy(w, m->w, (size_t)count * sizeof *w);
     int r = qp_gptq_solve(solver, &m->q, w, m->codes, o->reestimate && m->q.group > 0 ? qp_rescale_group : NULL,
                           &rescaling, err);
@@ -262,7 +263,7 @@ static int solve_gptq(const struct qp_quantize_options *o, const struct qp_site_
 static int round_member(struct qp_stage *stage, const struct qp_quantize_options *o, const struct qp_site_work *work,
                         struct qp_member *m, struct qp_gptq **solver, struct outcome *out, struct qp_error *err)
 {
-    struct qp_polished polished;
+    struct qp_descent_result descended;
     int r = qp_operations_go_on(err);
     if (r < 0)
         return r;
@@ -273,15 +274,15 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
     } else if (work->exact == QP_EXACT_MODELOPT)
         qp_modelopt_round(work->block->kernels, work->block->arch->dtype, m);
     else
-        work->block->kernels->quantize(&m->q.grid, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero,
+        work->block->kernels->quantize(&m->q.format, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero,
                                        m->codes);
-    if (r < 0 || qp_polish_sweeps(o) == 0)
+    if (r < 0 || qp_descent_sweeps(o) == 0)
         return r;
-    r = qp_polish_member(o, work, m, &polished, err);
-    out->steps += polished.steps;
-    out->before += polished.before;
-    out->after += polished.after;
-    out->pulled += polished.pulled;
+    r = qp_descend_member(o, work, m, &descended, err);
+    out->steps += descended.steps;
+    out->before += descended.before;
+    out->after += descended.after;
+    out->asymmetric += descended.asymmetric;
     return r;
 }
 
@@ -342,9 +343,9 @@ static int quantize_site(struct qp_stage *stage, const struct state *s, struct q
         r = put_member(stage, block, &work.members[i], err);
     if (r == 0 && out.steps > 0)
         qp_stage_log(stage, QP_DEBUG,
-                     "layer %lld %s: polish took %lld steps, loss %.3f of that before, %d of %d pulled",
+                     "layer %lld %s: coordinate descent took %lld steps, loss %.3f of that before, %d of %d asymmetric",
                      (long long)block->layer, block->type->sites[site].name, (long long)out.steps,
-                     out.after / out.before, out.pulled, work.count);
+                     out.after / out.before, out.asymmetric, work.count);
     qp_site_close(&work);
     return r;
 }
@@ -356,36 +357,38 @@ static int quantize(struct qp_stage *stage, void *state, struct qp_block *block,
     if (!qp_block_is_layer(block))
         return 0;
     for (int site = 0; site < block->type->site_count && r == 0; site++)
-        if (qp_block_has_turn(block, site))
+        if (qp_block_has_step(block, site))
             r = quantize_site(stage, s, block, site, err);
     return r < 0 ? r : qp_quantize_activations(stage, &s->model, &s->calibrator, block, err);
 }
 
-/* Turns are for methods that learn from them. */
+/* Steps are for methods that learn from them. */
 static int start(struct qp_stage *stage, void *state, struct qp_error *err)
 {
     const struct state *s = state;
     const struct qp_quantize_options *o = &s->options;
     (void)stage;
-    if (!s->model.turns || qp_quantize_learns(o))
+    if (!s->model.sequential || qp_quantize_learns(o))
         return 0;
-    return qp_fail(err, QP_ERR_INPUT,
-                   "true_sequential: found method: %s, scales: %s without polish, which learn nothing from data, so "
-                   "that its turns would change nothing; expected method: gptq, or polish above 0, or scales: weighted "
-                   "or hessian",
-                   o->method, o->scales);
+    return qp_fail(
+        err, QP_ERR_INPUT,
+        "true_sequential: found method: %s, scales: %s without coordinate descent, which learn nothing from data, so "
+        "that its steps would change nothing; expected method: gptq, or coordinate_descent above 0, or scales: "
+        "weighted "
+        "or hessian",
+        o->method, o->scales);
 }
 
 /* Takes the unit over. */
 static int send(struct qp_stage *stage, const struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
     struct qp_unit *whole;
-    int r = qp_turns_whole(&s->model.arch, unit, &whole, err);
+    int r = qp_sequential_whole(&s->model.arch, unit, &whole, err);
     if (r < 0) {
         qp_unit_free(unit);
         return r;
     }
-    r = qp_stage_emit(stage, "turns", unit, err);
+    r = qp_stage_emit(stage, "steps", unit, err);
     return whole ? qp_stage_pass(stage, whole, r, err) : r;
 }
 
@@ -407,11 +410,12 @@ static int open_(struct qp_stage *stage, void *state, struct qp_error *err)
         return qp_fail(
             err, QP_ERR_INPUT,
             "reestimate: found order: activation, which takes groups apart; expected order: natural or group");
-    if (o->pull > 0.0 && qp_polish_sweeps(o) == 0)
-        return qp_fail(err, QP_ERR_INPUT, "pull: expected polish above 0, which is what pulls");
-    if (o->pull > 0.0 && o->low_rank > 0)
-        return qp_fail(err, QP_ERR_INPUT,
-                       "low_rank: found pull above 0 as well, which the correction would undo; expected one of them");
+    if (o->asymmetric > 0.0 && qp_descent_sweeps(o) == 0)
+        return qp_fail(err, QP_ERR_INPUT, "asymmetric: expected coordinate_descent above 0, which does it");
+    if (o->asymmetric > 0.0 && o->low_rank > 0)
+        return qp_fail(
+            err, QP_ERR_INPUT,
+            "low_rank: found asymmetric above 0 as well, which the correction would undo; expected one of them");
     return 0;
 }
 
@@ -424,7 +428,7 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
 
 const struct qp_stage_desc qp_stage_desc = {
     .name = "quantize",
-    .summary = "rounds weights to the scheme's grid (RTN, GPTQ, HQQ), and polishes the codes",
+    .summary = "rounds weights to the scheme's number formats (RTN, GPTQ, HQQ), then coordinate descent on the codes",
     .version = 1,
     .state_size = sizeof(struct state),
     .params = params,
@@ -432,7 +436,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .forms = forms,
-    .turns = true,
+    .sequential = true,
     .estimate = estimate,
     .open = open_,
     .process = process,

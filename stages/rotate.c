@@ -2,7 +2,7 @@
  * what the network computes as it is (QuaRot, Ashkboos et al. 2024, section 3; SpinQuant, Liu et al. 2024,
  * section 3.1).
  *
- * r1 turns the residual stream by R: norm gains g are first moved into the linears behind them (and become ones), then
+ * r1 turns the residual stream by R: norm gains g are first moved into the linears after them (and become ones), then
  *   embedding E R;  q, k, v, gate, up: W diag(g) R;  o, down: Rᵀ W, bias b R;  head W diag(g) R, a matrix of its own.
  * r2 turns each value head by a matrix S of its layer: v: Sᵀ W_h, bias b_h S;  o: W_h S, for the columns of each head.
  * Both are randomized Hadamard matrices, diag(signs) H / sqrt(n). Computed in float64, kept in float32: rounding to the
@@ -80,27 +80,27 @@ static int put_tensor(struct qp_stage *stage, struct qp_block *block, const char
 /* ---- a decoder layer ---- */
 
 /* What turns a linear: what its inputs were multiplied with (a norm's gain) and turned by, and its outputs. */
-struct turn {
+struct step {
     const double *gain;
     const struct rotation *in, *out;
 };
 
 static int rotate_weight(struct qp_stage *stage, struct qp_block *block, const char *module, const int64_t shape[2],
-                         const struct turn *turn, struct qp_error *err)
+                         const struct step *step, struct qp_error *err)
 {
     char name[300];
     int64_t rows = shape[0], cols = shape[1];
     qp_auto_free double *w = qp_new_array(rows * cols, sizeof *w, "a linear in float64", err);
     qp_auto_free float *scratch = qp_new_floats(rows * cols, "a linear", err);
     snprintf(name, sizeof name, "%s.weight", module);
-    int r = w && scratch ? read_tensor(block, name, rows * cols, scratch, w, err) : QP_ERR_ROOM;
-    for (int64_t i = 0; r == 0 && turn->gain && i < rows; i++)
+    int r = w && scratch ? read_tensor(block, name, rows * cols, scratch, w, err) : QP_ERR_SPACE;
+    for (int64_t i = 0; r == 0 && step->gain && i < rows; i++)
         for (int64_t j = 0; j < cols; j++)
-            w[i * cols + j] *= turn->gain[j];
-    if (r == 0 && turn->in)
-        r = rotate_rows(turn->in, rows, cols, w, err);
-    if (r == 0 && turn->out)
-        r = rotate_columns(turn->out, rows, cols, w, err);
+            w[i * cols + j] *= step->gain[j];
+    if (r == 0 && step->in)
+        r = rotate_rows(step->in, rows, cols, w, err);
+    if (r == 0 && step->out)
+        r = rotate_columns(step->out, rows, cols, w, err);
     return r < 0 ? r : put_tensor(stage, block, name, 2, shape, w, err);
 }
 
@@ -111,26 +111,26 @@ static int rotate_bias(struct qp_stage *stage, struct qp_block *block, const cha
     qp_auto_free double *b = qp_new_array(rows, sizeof *b, "a bias in float64", err);
     qp_auto_free float *scratch = qp_new_floats(rows, "a bias", err);
     snprintf(name, sizeof name, "%s.bias", module);
-    int r = b && scratch ? read_tensor(block, name, rows, scratch, b, err) : QP_ERR_ROOM;
+    int r = b && scratch ? read_tensor(block, name, rows, scratch, b, err) : QP_ERR_SPACE;
     if (r == 0)
         r = rotate_rows(out, 1, rows, b, err);
     return r < 0 ? r : put_tensor(stage, block, name, 1, &rows, b, err);
 }
 
-static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int linear, const struct turn *turn,
+static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int linear, const struct step *step,
                          struct qp_error *err)
 {
     char module[256];
     const struct qp_linear *d = &block->type->linears[linear];
     const int64_t shape[2] = {d->out, d->in};
-    if (!turn->in && !turn->out && !turn->gain)
+    if (!step->in && !step->out && !step->gain)
         return 0;
     qp_module_name(block->arch, block->layer, linear, module, sizeof module);
     int r = qp_operations_go_on(err);
     if (r == 0)
-        r = rotate_weight(stage, block, module, shape, turn, err);
-    if (r == 0 && turn->out && d->bias)
-        r = rotate_bias(stage, block, module, shape[0], turn->out, err);
+        r = rotate_weight(stage, block, module, shape, step, err);
+    if (r == 0 && step->out && d->bias)
+        r = rotate_bias(stage, block, module, shape[0], step->out, err);
     return r;
 }
 
@@ -160,24 +160,24 @@ static bool writes_residual(const struct qp_layer_type *type, int linear)
 }
 
 /* What r1 and r2 do to a linear. gains: [norms, hidden]. */
-static struct turn turn_of(const struct state *s, const struct qp_layer_type *type, const struct rotation *head,
+static struct step step_of(const struct state *s, const struct qp_layer_type *type, const struct rotation *head,
                            const double *gains, int linear)
 {
     const struct qp_linear *d = &type->linears[linear];
     const struct qp_site *site = &type->sites[d->site];
     bool of_values = site->fold == QP_FOLD_ROWS && site->fold_target == type->value_linear;
-    struct turn turn = {0};
+    struct step step = {0};
     if (s->r1 && site->fold == QP_FOLD_NORM) {
-        turn.gain = gains + site->fold_target * s->model.arch.hidden;
-        turn.in = &s->residual;
+        step.gain = gains + site->fold_target * s->model.arch.hidden;
+        step.in = &s->residual;
     } else if (s->r2 && of_values) {
-        turn.in = head;
+        step.in = head;
     }
     if (s->r1 && writes_residual(type, linear))
-        turn.out = &s->residual;
+        step.out = &s->residual;
     else if (s->r2 && linear == type->value_linear)
-        turn.out = head;
-    return turn;
+        step.out = head;
+    return step;
 }
 
 static bool is_before_linears(const struct qp_layer_type *type, int norm)
@@ -188,13 +188,13 @@ static bool is_before_linears(const struct qp_layer_type *type, int norm)
     return false;
 }
 
-/* Takes the gains of the norms before the layer's linears out: gains[norms, hidden]; ones stay behind. */
+/* Takes the gains of the norms before the layer's linears out: gains[norms, hidden]; ones remain. */
 static int take_gains(struct qp_stage *stage, struct qp_block *block, double *gains, struct qp_error *err)
 {
     int64_t hidden = block->arch->hidden;
     qp_auto_free float *gain = qp_new_floats(hidden, "a norm's gain", err);
     qp_auto_free double *ones = qp_new_array(hidden, sizeof *ones, "a norm's gain", err);
-    int r = gain && ones ? 0 : QP_ERR_ROOM;
+    int r = gain && ones ? 0 : QP_ERR_SPACE;
     for (int n = 0; n < block->type->norm_count && r == 0; n++) {
         char name[256];
         if (!is_before_linears(block->type, n))
@@ -214,8 +214,8 @@ static int take_gains(struct qp_stage *stage, struct qp_block *block, double *ga
 /* Statistics and folds belong to the channels as they were. */
 static int check_untouched(const struct qp_block *block, struct qp_error *err)
 {
-    static const char *const words[] = {"second_moment", "absmax",  "absmean",   "min",  "max",
-                                        "drift",         "samples", "histogram", "fold", NULL};
+    static const char *const words[] = {"hessian",   "absmax",  "absmean",   "min",  "max",
+                                        "asymmetry", "samples", "histogram", "fold", NULL};
     for (int site = 0; site < block->type->site_count; site++)
         for (int i = 0; words[i]; i++)
             if (qp_block_has_stat(block, site, words[i]))
@@ -232,15 +232,15 @@ static int rotate_layer(struct qp_stage *stage, const struct state *s, struct qp
     struct rotation head = {0};
     qp_auto_free double *gains =
         qp_new_array(block->type->norm_count * arch->hidden, sizeof *gains, "the gains of norms", err);
-    int r = gains ? check_untouched(block, err) : QP_ERR_ROOM;
+    int r = gains ? check_untouched(block, err) : QP_ERR_SPACE;
     if (r == 0 && s->r1)
         r = take_gains(stage, block, gains, err);
     if (r == 0 && s->r2)
         r = rotation_new(block->type->attention.head_dim, "the size of a head", (uint64_t)s->seed,
                          (uint64_t)block->layer + 1, &head, err);
     for (int i = 0; i < block->type->linear_count && r == 0; i++) {
-        struct turn turn = turn_of(s, block->type, &head, gains, i);
-        r = rotate_linear(stage, block, i, &turn, err);
+        struct step step = step_of(s, block->type, &head, gains, i);
+        r = rotate_linear(stage, block, i, &step, err);
     }
     rotation_free(&head);
     return r;
@@ -276,7 +276,7 @@ static int rotate_end(struct qp_stage *stage, const struct state *s, struct qp_b
                        (long long)block->unit->seq, from);
     struct qp_tensor *out;
     qp_auto_free double *w = qp_new_array(CHUNK * arch->hidden, sizeof *w, "rows in float64", err);
-    int r = w ? qp_allocate(qp_stage_allocator(stage), to, QP_F32, 2, shape, &out, err) : QP_ERR_ROOM;
+    int r = w ? qp_allocate(qp_stage_allocator(stage), to, QP_F32, 2, shape, &out, err) : QP_ERR_SPACE;
     if (r < 0)
         return r;
     for (int64_t first = 0; first < arch->vocab && r == 0; first += CHUNK) {
@@ -303,7 +303,7 @@ static int rotate_head(struct qp_stage *stage, const struct state *s, struct qp_
     snprintf(to, sizeof to, "%s.weight", f->head);
     qp_auto_free double *gain = qp_new_array(hidden, sizeof *gain, "a norm's gain", err);
     qp_auto_free float *scratch = qp_new_floats(hidden, "a norm's gain", err);
-    int r = gain && scratch ? read_tensor(block, norm, hidden, scratch, gain, err) : QP_ERR_ROOM;
+    int r = gain && scratch ? read_tensor(block, norm, hidden, scratch, gain, err) : QP_ERR_SPACE;
     if (r == 0)
         r = rotate_end(stage, s, block, from, to, gain, err);
     for (int64_t i = 0; r == 0 && i < hidden; i++)
@@ -368,7 +368,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .inputs = inputs,
     .outputs = outputs,
     .any_scheme = true,
-    .turns = true,
+    .sequential = true,
     .process = process,
     .close = close_,
 };

@@ -9,7 +9,7 @@
  *     over (a, b, c).
  *   clip: no scales of channels.
  * With clip the scale of each group is that of the clipped range which rounds best in the metric of H, inside the
- * search and after it; these scales travel on to quantize. In: blocks with absmean and second_moment; out: the same
+ * search and after it; these scales travel on to quantize. In: blocks with absmean and hessian; out: the same
  * with folds and scales. Memory: one site's weights. */
 #include <math.h>
 #include <stdlib.h>
@@ -68,7 +68,7 @@ static const struct qp_param params[] = {
     {0}};
 static const struct qp_need stage_needs[] = {{.what = "absmean", .param = "method", .value = "awq"},
                                              {.what = "absmean", .param = "method", .value = "joint"},
-                                             {.what = "second_moment", .param = "method"},
+                                             {.what = "hessian", .param = "method"},
                                              {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks with statistics"}, {0}};
@@ -154,7 +154,7 @@ static int search_layer(struct qp_stage *stage, const struct state *s, struct qp
 {
     qp_auto_free int *sites = qp_new_array(block->type->site_count, sizeof *sites, "a list of sites", err);
     if (!sites)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     int r = 0, count = qp_model_fold_sites(&s->model, block->layer, sites);
     for (int i = 0; i < count && r == 0; i++)
         r = search_site(stage, s, block, sites[i], err);

@@ -69,7 +69,7 @@ static int weight_maxima(const struct qp_block *block, int site, int64_t in, flo
             continue;
         int64_t out = block->type->linears[i].out;
         float *w = qp_new_floats(out * in, "a linear's weights", err);
-        int r = w ? qp_block_weight(block, i, true, w, err) : QP_ERR_ROOM;
+        int r = w ? qp_block_weight(block, i, true, w, err) : QP_ERR_SPACE;
         if (r == 0)
             block->kernels->column_stats(out, in, w, columns, NULL, NULL, NULL);
         free(w);
@@ -123,7 +123,7 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
     double alpha = s->options.alpha;
     qp_auto_free float *scale = qp_new_floats(3 * in, "smoothing scales", err);
     if (!scale)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     float *a = scale + in, *columns = a + in;
     int r = qp_block_stat(block, site, "absmax", a, err);
     if (r == 0)
@@ -147,7 +147,7 @@ static int smooth(struct qp_stage *stage, void *state, struct qp_block *block, s
         return 0;
     qp_auto_free int *sites = qp_new_array(block->type->site_count, sizeof *sites, "a list of sites", err);
     if (!sites)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     int r = 0, count = qp_model_fold_sites(&s->model, block->layer, sites);
     for (int i = 0; i < count && r == 0; i++)
         if (all || block->type->sites[sites[i]].fold == QP_FOLD_NORM)

@@ -1,7 +1,7 @@
 /* validate: runs evaluation text through the original and the quantized network side by side, and judges the result.
  *
  * Reports perplexity of both, the divergence KL(original || quantized), top-1 agreement, and for each quantized linear
- * its signal-to-noise ratio and, where the second moment is at hand, its site loss and that of round-to-nearest.
+ * its signal-to-noise ratio and, where the Hessian is at hand, its site loss and that of round-to-nearest.
  * Activation quantization is simulated as the engine will do it. A perplexity that rises by more than
  * max_perplexity_increase fails the run before anything is published. In and out: quantized blocks. Without evaluation
  * data only the linears are judged. Memory: both versions of one block; hidden states are mapped files in the scratch
@@ -25,7 +25,7 @@ struct state {
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
-    struct qp_stream streams[NETWORKS];
+    struct qp_hidden_states states[NETWORKS];
     bool evaluating;
 };
 
@@ -65,15 +65,15 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
     if (r == 0)
         r = qp_text_open(&s->model.arch, &s->windows, &s->text, err);
     for (int n = 0; n < NETWORKS && r == 0; n++)
-        r = qp_stream_open_as(&s->windows, s->model.arch.hidden, s->compute, qp_stage_scratch(stage), &s->streams[n],
+        r = qp_hidden_open_as(&s->windows, s->model.arch.hidden, s->compute, qp_stage_scratch(stage), &s->states[n],
                               err);
     return r;
 }
 
 static int embed(struct state *s, const struct qp_block *block, struct qp_error *err)
 {
-    int r = qp_text_embed(&s->text, block, QP_ORIGINAL, &s->streams[ORIGINAL], err);
-    return r < 0 ? r : qp_text_embed(&s->text, block, QP_QUANTIZED, &s->streams[QUANTIZED], err);
+    int r = qp_text_embed(&s->text, block, QP_ORIGINAL, &s->states[ORIGINAL], err);
+    return r < 0 ? r : qp_text_embed(&s->text, block, QP_QUANTIZED, &s->states[QUANTIZED], err);
 }
 
 static int forward(struct state *s, const struct qp_block *block, int network, struct qp_error *err)
@@ -82,7 +82,7 @@ static int forward(struct state *s, const struct qp_block *block, int network, s
     int r = qp_layer_load(block, network == ORIGINAL ? QP_ORIGINAL : QP_QUANTIZED, s->model.scheme, &layer, err);
     if (r < 0)
         return r;
-    r = qp_text_forward(&s->text, &layer, &s->streams[network], NULL, err);
+    r = qp_text_forward(&s->text, &layer, &s->states[network], NULL, err);
     qp_layer_free(&layer);
     return r;
 }
@@ -112,7 +112,7 @@ static int score(struct qp_stage *stage, struct state *s, const struct qp_block 
     int r = qp_head_load(block, &head, err);
     if (r < 0)
         return r;
-    r = qp_stream_score(&head, &s->streams[QUANTIZED], &s->streams[ORIGINAL], &metrics, err);
+    r = qp_hidden_score(&head, &s->states[QUANTIZED], &s->states[ORIGINAL], &metrics, err);
     qp_head_free(&head);
     return r < 0 ? r : judge(stage, s, &metrics, err);
 }
@@ -143,7 +143,7 @@ static void close_(struct qp_stage *stage, void *state)
     (void)stage;
     struct state *s = state;
     for (int n = 0; n < NETWORKS; n++)
-        qp_stream_close(&s->streams[n]);
+        qp_hidden_close(&s->states[n]);
     qp_text_close(&s->text);
     qp_windows_free(&s->windows);
 }

@@ -41,7 +41,7 @@ static int measure(struct qp_stage *stage, const struct state *s, const struct q
     const struct qp_linear *desc = &block->type->linears[linear];
     int64_t count = desc->out * desc->in;
     float *w = qp_new_floats(count, "a linear's weights", err);
-    int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_ROOM;
+    int r = w ? qp_block_weight(block, linear, true, w, err) : QP_ERR_SPACE;
     double ratio = r == 0 ? peak_over_rms(w, count) : 0.0;
     if (ratio > s->limit) {
         char name[128];

@@ -12,14 +12,14 @@ enum { QP_PARALLEL_ELEMENTS = 16384 };
 /* oneDNN and OpenBLAS, threads of OpenMP. */
 qp_gemm_fn qp_gemm_cpu;
 qp_gemm_fn qp_gemm_alone; /* on the calling thread; m, n and k are not 0 */
-qp_second_moment_fn qp_second_moment_cpu;
+qp_hessian_fn qp_hessian_cpu;
 qp_mirror_fn qp_mirror_cpu;
 qp_cholesky_fn qp_inverse_factor_cpu;
 qp_low_rank_fn qp_low_rank_cpu;
 
 /* BF16 by oneDNN, for CPUs that have instructions for it; and by way of float32, for the others. */
 qp_linear_bf16_fn qp_linear_bf16_cpu, qp_linear_bf16_wide;
-qp_second_moment_bf16_fn qp_second_moment_bf16_wide;
+qp_hessian_bf16_fn qp_hessian_bf16_wide;
 
 /* INT8 by oneDNN, which is exact where the CPU adds such products in 32 bits: AVX-512 with VNNI. */
 qp_linear_int8_fn qp_linear_int8_cpu;

@@ -4,7 +4,8 @@
 #include <oneapi/dnnl/dnnl.h>
 
 /* oneDNN would choose how to cut a product, k included, by the number of threads; here it multiplies tiles, one thread
- * each, on a grid that follows from the shape alone. So the result does not depend on the number of threads. */
+ * each, on a grid of tiles that follows from the shape alone. So the result does not depend on the number of threads.
+ */
 enum { LEAST_ROWS = 128, MOST_ROWS = 512, MOST_COLUMNS = 1024, WANTED_TILES = 8 };
 
 /* Cuts n into equal pieces of at most `most`, whole multiples of `unit` (but for the last). */

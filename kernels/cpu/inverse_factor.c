@@ -64,7 +64,7 @@ static void move_transposed(int64_t rows, int64_t columns, float *upper, float *
 
 /* a = L Lᵀ becomes L⁻¹, zeros above the diagonal. With a in four blocks and X for L⁻¹:
  *     L21ᵀ = X11 a21ᵀ,   L22 L22ᵀ = a22 - L21 L21ᵀ,   X21 = -X22 L21 X11.
- * What stands above the diagonal is room for L21ᵀ and then for X21ᵀ. Returns as the contract says. */
+ * What stands above the diagonal is a workspace for L21ᵀ and then for X21ᵀ. Returns as the contract says. */
 static int64_t invert_factor(int64_t n, float *a, int64_t stride)
 {
     if (n <= ORDER)

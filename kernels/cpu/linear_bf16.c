@@ -161,13 +161,13 @@ void qp_linear_bf16_wide(int64_t m, int64_t n, int64_t k, const uint16_t *x, con
         multiply_rows(m - i < ROWS_AT_ONCE ? m - i : ROWS_AT_ONCE, n, k, x + i * k, w, y + i * n);
 }
 
-void qp_second_moment_bf16_wide(int64_t rows, int64_t n, const uint16_t *x, float *h)
+void qp_hessian_bf16_wide(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
     for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
         int64_t count = rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE;
         float *wide = widen(count, count, n, x + r * n, n);
         if (wide != NULL)
-            qp_second_moment_cpu(count, n, wide, h);
+            qp_hessian_cpu(count, n, wide, h);
         free(wide);
     }
 }

@@ -11,7 +11,7 @@
 
 const char *const qp_peak_names[QP_PEAKS] = {"fp32", "bf16", "int8"};
 
-/* Twelve sums hide the latency of a multiply-add: 4 cycles, 2 a cycle, with room. */
+/* Twelve sums hide the latency of a multiply-add: 4 cycles, 2 a cycle, with some to spare. */
 enum { SUMS = 12, RUNS = 5 };
 
 #ifdef __x86_64__

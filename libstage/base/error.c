@@ -32,11 +32,11 @@ int qp_fail_errno(struct qp_error *err, int code, const char *format, ...)
     qp_utf8_format(text, sizeof text, format, args);
     va_end(args);
     if (cause == ENOSPC || cause == EDQUOT)
-        return qp_fail(err, QP_ERR_ROOM, "%s: %s; free some space and run again", text, strerror(cause));
+        return qp_fail(err, QP_ERR_SPACE, "%s: %s; free some space and run again", text, strerror(cause));
     if (cause == ENOMEM)
-        return qp_fail(err, QP_ERR_ROOM, "%s: %s; run where more memory is free", text, strerror(cause));
+        return qp_fail(err, QP_ERR_SPACE, "%s: %s; run where more memory is free", text, strerror(cause));
     if (cause == EFBIG)
-        return qp_fail(err, QP_ERR_ROOM, "%s: %s; raise the file size limit, or write to another file system", text,
+        return qp_fail(err, QP_ERR_SPACE, "%s: %s; raise the file size limit, or write to another file system", text,
                        strerror(cause));
     return qp_fail(err, code, "%s: %s", text, strerror(cause));
 }
@@ -53,5 +53,5 @@ int qp_wrap(struct qp_error *err, const char *format, ...)
 
 int qp_fail_memory(struct qp_error *err, unsigned long long bytes, const char *what)
 {
-    return qp_fail(err, QP_ERR_ROOM, "no memory for %s (%llu bytes); run where more memory is free", what, bytes);
+    return qp_fail(err, QP_ERR_SPACE, "no memory for %s (%llu bytes); run where more memory is free", what, bytes);
 }

@@ -13,7 +13,7 @@ enum qp_code {
     QP_ERR_INPUT = -3,         /* pipeline, model or data */
     QP_ERR_STAGE = -4,         /* a stage failed, or a peer broke the protocol */
     QP_ERR_GATE = -5,          /* a quality gate failed */
-    QP_ERR_ROOM = -6,          /* no disk or memory */
+    QP_ERR_SPACE = -6,         /* no disk or memory */
     QP_ERR_INTERRUPTED = -130, /* SIGINT, SIGTERM or a cancelled run */
 };
 
@@ -29,14 +29,14 @@ struct qp_error {
 int qp_fail(struct qp_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int qp_vfail(struct qp_error *err, int code, const char *format, va_list args) __attribute__((format(printf, 3, 0)));
 
-/* Describes a failed system call: "FORMAT: strerror(errno)"; ENOSPC, EDQUOT, EFBIG and ENOMEM give QP_ERR_ROOM
+/* Describes a failed system call: "FORMAT: strerror(errno)"; ENOSPC, EDQUOT, EFBIG and ENOMEM give QP_ERR_SPACE
  * with what to do, anything else gives `code`. Reads errno first. */
 int qp_fail_errno(struct qp_error *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts "FORMAT: " before the message of an error that is already described; returns err->code. */
 int qp_wrap(struct qp_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Describes an allocation that failed: QP_ERR_ROOM, with the size and what it was for. */
+/* Describes an allocation that failed: QP_ERR_SPACE, with the size and what it was for. */
 int qp_fail_memory(struct qp_error *err, unsigned long long bytes, const char *what);
 
 #endif

@@ -180,7 +180,7 @@ int qp_write_file(const char *path, const void *data, size_t size, struct qp_err
 int qp_write_json(const char *path, const json_t *value, struct qp_error *err)
 {
     if (qp_json_check(0, err) < 0)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     qp_auto_free char *text = json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
     qp_auto_free char *line = text ? qp_format("%s\n", text) : NULL;
     if (!line)

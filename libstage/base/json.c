@@ -24,7 +24,7 @@ int qp_json_check(int r, struct qp_error *err)
     failed_in = NULL;
     return r < 0 || !where
                ? r
-               : qp_fail(err, QP_ERR_ROOM, "no memory for JSON in %s; run where more memory is free", where);
+               : qp_fail(err, QP_ERR_SPACE, "no memory for JSON in %s; run where more memory is free", where);
 }
 
 unsigned qp_json_not_finite(void)

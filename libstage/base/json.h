@@ -12,8 +12,8 @@
 
 #include "libstage/base/error.h"
 
-/* After work that built JSON with result `r`: `r` when nothing failed or `r` is an error already, else QP_ERR_ROOM with
- * the function that lacked memory. Forgets the failure. */
+/* After work that built JSON with result `r`: `r` when nothing failed or `r` is an error already, else QP_ERR_SPACE
+ * with the function that lacked memory. Forgets the failure. */
 int qp_json_check(int r, struct qp_error *err);
 
 /* How many numbers of this thread have become null since the last call. */

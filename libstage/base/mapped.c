@@ -23,7 +23,7 @@ struct mapping {
 };
 
 static struct mapping mappings[MAPPINGS];
-static atomic_int used; /* no mapping is behind that many */
+static atomic_int used; /* mappings from this index on are free */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct sigaction before;

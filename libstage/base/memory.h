@@ -8,7 +8,7 @@
 #include "libstage/base/error.h"
 
 /* An array of count elements of `size` bytes, 64-byte aligned, contents undefined, freed with free(); NULL with err
- * described (QP_ERR_ROOM) when count is negative, the product overflows or there is no memory. Never NULL for a count
+ * described (QP_ERR_SPACE) when count is negative, the product overflows or there is no memory. Never NULL for a count
  * of 0. `what` names the array in the message. */
 void *qp_new_array(int64_t count, size_t size, const char *what, struct qp_error *err);
 

@@ -83,19 +83,19 @@ double qp_range_clipped(const struct qp_range_histogram *h, double range)
 /* ---- candidates ---- */
 
 /* Q(c) of each bin's centre c below edge `count`, with the scale of that edge. */
-static void round_centres(const struct qp_kernels *kernels, const struct qp_grid *grid,
+static void round_centres(const struct qp_kernels *kernels, const struct qp_number_format *format,
                           const struct qp_range_histogram *h, int count, int bins, float *centres, float *rounded)
 {
     float range = (float)edge(h, count), scale;
     uint8_t codes[QP_RANGE_BINS];
-    kernels->qparams(grid, 1, 1, 0, &range, &scale, NULL);
+    kernels->qparams(format, 1, 1, 0, &range, &scale, NULL);
     for (int b = 0; b < bins; b++)
         centres[b] = (float)edge(h, b + 0.5);
-    kernels->quantize(grid, 1, bins, 0, centres, &scale, NULL, codes);
-    kernels->dequantize(grid, 1, bins, 0, codes, &scale, NULL, rounded);
+    kernels->quantize(format, 1, bins, 0, centres, &scale, NULL, codes);
+    kernels->dequantize(format, 1, bins, 0, codes, &scale, NULL, rounded);
 }
 
-float qp_range_mse(const struct qp_kernels *kernels, const struct qp_grid *grid, double norm,
+float qp_range_mse(const struct qp_kernels *kernels, const struct qp_number_format *format, double norm,
                    const struct qp_range_histogram *h)
 {
     float centres[QP_RANGE_BINS], rounded[QP_RANGE_BINS];
@@ -103,7 +103,7 @@ float qp_range_mse(const struct qp_kernels *kernels, const struct qp_grid *grid,
     int best = QP_RANGE_BINS;
     for (int count = QP_RANGE_START; h->total > 0.0 && count <= QP_RANGE_BINS; count++) {
         double error = 0.0;
-        round_centres(kernels, grid, h, count, QP_RANGE_BINS, centres, rounded);
+        round_centres(kernels, format, h, count, QP_RANGE_BINS, centres, rounded);
         for (int b = 0; b < QP_RANGE_BINS; b++)
             if (h->bins[b] > 0.0)
                 error += h->bins[b] * pow(fabs((double)rounded[b] - centres[b]), norm);
@@ -118,17 +118,17 @@ float qp_range_mse(const struct qp_kernels *kernels, const struct qp_grid *grid,
 /* ---- entropy ---- */
 
 /* part[b]: which of a candidate's codes stands for bin b < count, numbered from 0. */
-static void parts_of(const struct qp_kernels *kernels, const struct qp_grid *grid, const struct qp_range_histogram *h,
-                     int count, int *part)
+static void parts_of(const struct qp_kernels *kernels, const struct qp_number_format *format,
+                     const struct qp_range_histogram *h, int count, int *part)
 {
     float centres[QP_RANGE_BINS], rounded[QP_RANGE_BINS];
-    int64_t levels = (int64_t)1 << (grid->bits - 1);
-    if (grid->codes == QP_I8) {
+    int64_t levels = (int64_t)1 << (format->bits - 1);
+    if (format->codes == QP_I8) {
         for (int b = 0; b < count; b++)
             part[b] = (int)(b * levels / count);
         return;
     }
-    round_centres(kernels, grid, h, count, count, centres, rounded);
+    round_centres(kernels, format, h, count, count, centres, rounded);
     part[0] = 0;
     for (int b = 1; b < count; b++)
         part[b] = part[b - 1] + (rounded[b] != rounded[b - 1]);
@@ -153,14 +153,15 @@ static double divergence(int count, const double *bins, double beyond, const int
     return kl;
 }
 
-float qp_range_entropy(const struct qp_kernels *kernels, const struct qp_grid *grid, const struct qp_range_histogram *h)
+float qp_range_entropy(const struct qp_kernels *kernels, const struct qp_number_format *format,
+                       const struct qp_range_histogram *h)
 {
     double bins[QP_RANGE_BINS], least = INFINITY, beyond = 0.0;
     int part[QP_RANGE_BINS], best = QP_RANGE_BINS;
     memcpy(bins, h->bins, sizeof bins);
     bins[0] = bins[1];
     for (int count = QP_RANGE_BINS; h->total > 0.0 && count >= QP_RANGE_START; count--) {
-        parts_of(kernels, grid, h, count, part);
+        parts_of(kernels, format, h, count, part);
         double kl = divergence(count, bins, beyond, part);
         if (kl < least) {
             least = kl;

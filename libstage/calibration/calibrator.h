@@ -31,11 +31,11 @@ float qp_range_percentile(const struct qp_range_histogram *histogram, double per
  * TensorRT). Values beyond a candidate count in its last bin; bins that one code stands for share their counts evenly
  * over those that are not empty; bin 0 gets the count of bin 1, as there. For integers of b bits a candidate is cut
  * into 2^(b-1) equal parts; for small floats bins belong to the code of their centres. The largest of equals. */
-float qp_range_entropy(const struct qp_kernels *kernels, const struct qp_grid *grid,
+float qp_range_entropy(const struct qp_kernels *kernels, const struct qp_number_format *format,
                        const struct qp_range_histogram *histogram);
 
 /* The range with the least sum over the bins of count |Q(c) - c|^norm, c a bin's centre; the largest of equals. */
-float qp_range_mse(const struct qp_kernels *kernels, const struct qp_grid *grid, double norm,
+float qp_range_mse(const struct qp_kernels *kernels, const struct qp_number_format *format, double norm,
                    const struct qp_range_histogram *histogram);
 
 /* Moving averages of the least and of the largest number of each window, e <- 0.99 e + 0.01 end, from the first
@@ -44,9 +44,9 @@ float qp_range_mse(const struct qp_kernels *kernels, const struct qp_grid *grid,
 float qp_range_average(int64_t windows, int64_t n, const float *window_min, const float *window_max, const float *fold);
 
 /* modelopt's nvfp4_act_headroom (0.47, calib/nvfp4_act_headroom.py), the range below NVFP4's global scale that leaves
- * room above what the text had: max(rho * low, high), low the 1st and high the 99.99th percentile of counts[512], the
- * largest magnitudes of blocks (qp_block_histogram_add), at the bins' centres; for `low` less than high / 1e6 is left
- * out. `absmax`, the largest of all, when nothing was counted. */
+ * headroom above what the text had: max(rho * low, high), low the 1st and high the 99.99th percentile of counts[512],
+ * the largest magnitudes of blocks (qp_block_histogram_add), at the bins' centres; for `low` less than high / 1e6 is
+ * left out. `absmax`, the largest of all, when nothing was counted. */
 float qp_range_headroom(const float *counts, float absmax, double rho);
 
 /* The share of values beyond a range. */

@@ -136,7 +136,7 @@ static int allocate(int64_t count, int64_t length, struct qp_windows *out, struc
     out->ids = qp_new_array(elements, sizeof *out->ids, "windows of token ids", err);
     out->count = count;
     out->length = length;
-    return out->ids ? 0 : QP_ERR_ROOM;
+    return out->ids ? 0 : QP_ERR_SPACE;
 }
 
 static int draw(const struct spec *spec, int64_t vocab, struct qp_windows *out, struct qp_error *err)

@@ -175,7 +175,7 @@ static int read_array(const char *path, const struct qp_storage *file, int64_t v
         return r;
     int32_t *ids = qp_new_array(elements, sizeof *ids, "token ids", err);
     if (!ids)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     r = copy_ids(path, header.end, array.type[2] == '8', elements, vocab, ids, err);
     if (r < 0)
         free(ids);

@@ -19,38 +19,38 @@ static const char *strategy(const struct qp_quant_spec *spec)
                                         [QP_PER_GROUP] = "group",
                                         [QP_PER_TOKEN] = "token",
                                         [QP_PER_BLOCK] = "block"};
-    return spec->grid.scale_dtype == QP_F8_E4M3 ? "tensor_group" : names[spec->granularity];
+    return spec->format.scale_dtype == QP_F8_E4M3 ? "tensor_group" : names[spec->granularity];
 }
 
 /* Below a global scale, which is fixed, NVFP4's groups are "local". */
 static json_t *dynamic(const struct qp_quant_spec *spec)
 {
-    return spec->dynamic && spec->grid.scale_dtype == QP_F8_E4M3 ? json_string("local") : json_boolean(spec->dynamic);
+    return spec->dynamic && spec->format.scale_dtype == QP_F8_E4M3 ? json_string("local") : json_boolean(spec->dynamic);
 }
 
 static const char *observer(const struct qp_quant_spec *spec, bool weights)
 {
-    bool fixed = !spec->dynamic || spec->grid.scale_dtype == QP_F8_E4M3;
+    bool fixed = !spec->dynamic || spec->format.scale_dtype == QP_F8_E4M3;
     return weights ? "memoryless_minmax" : fixed ? "static_minmax" : NULL;
 }
 
 /* All arguments are written, as the library did up to 0.19: any version reads them. */
 static json_t *make_args(const struct qp_quant_spec *spec, bool weights)
 {
-    const struct qp_grid *grid = &spec->grid;
+    const struct qp_number_format *format = &spec->format;
     if (!spec->enabled)
         return json_null();
     json_t *group = spec->granularity == QP_PER_GROUP ? json_integer(spec->group) : json_null();
     json_t *block =
         spec->granularity == QP_PER_BLOCK ? json_pack("[I, I]", spec->block_rows, spec->group) : json_null();
-    const char *scale = grid->scale_dtype == QP_F8_E4M3   ? "torch.float8_e4m3fn"
-                        : grid->scale_dtype == QP_F8_E8M0 ? "torch.uint8"
-                                                          : NULL;
+    const char *scale = format->scale_dtype == QP_F8_E4M3   ? "torch.float8_e4m3fn"
+                        : format->scale_dtype == QP_F8_E8M0 ? "torch.uint8"
+                                                            : NULL;
     return json_pack("{s:n, s:o, s:o, s:o, s:i, s:s?, s:{}, s:s?, s:s, s:b, s:s, s:s?}", "actorder", "block_structure",
-                     block, "dynamic", dynamic(spec), "group_size", group, "num_bits", grid->bits, "observer",
+                     block, "dynamic", dynamic(spec), "group_size", group, "num_bits", format->bits, "observer",
                      observer(spec, weights), "observer_kwargs", "scale_dtype", scale, "strategy", strategy(spec),
-                     "symmetric", grid->symmetric, "type", grid->codes == QP_I8 ? "int" : "float", "zp_dtype",
-                     grid->symmetric ? NULL : "torch.int8");
+                     "symmetric", format->symmetric, "type", format->codes == QP_I8 ? "int" : "float", "zp_dtype",
+                     format->symmetric ? NULL : "torch.int8");
 }
 
 static json_t *make_group(const struct qp_linear_scheme *linear, const char *target)

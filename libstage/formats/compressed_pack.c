@@ -68,21 +68,21 @@ static int compact(const struct packing *p, const struct qp_tensor *t, float *sc
 /* Encodes scales, and checks that they come back as they were. */
 static int encode(const struct packing *p, const float *scale, struct qp_tensor *t)
 {
-    const struct qp_grid *grid = &p->q->grid;
+    const struct qp_number_format *format = &p->q->format;
     qp_auto_free float *stored = qp_new_floats(t->elements, t->name, p->err);
     if (!stored)
         return p->err->code;
     for (int64_t i = 0; i < t->elements; i++)
-        stored[i] = grid->scale_dtype == QP_F8_E4M3 ? scale[i] * grid->global : scale[i];
-    p->kernels->from_f32(grid->scale_dtype, t->elements, stored, t->data);
-    p->kernels->to_f32(grid->scale_dtype, t->elements, t->data, stored);
-    qp_compressed_effective_scales(grid, t->elements, stored);
+        stored[i] = format->scale_dtype == QP_F8_E4M3 ? scale[i] * format->global : scale[i];
+    p->kernels->from_f32(format->scale_dtype, t->elements, stored, t->data);
+    p->kernels->to_f32(format->scale_dtype, t->elements, t->data, stored);
+    qp_compressed_effective_scales(format, t->elements, stored);
     for (int64_t i = 0; i < t->elements; i++)
         if (!isfinite(scale[i]) || scale[i] <= 0 || stored[i] != scale[i])
             return qp_fail(p->err, QP_ERR_INPUT,
                            "%s: element %lld is %.9g, expected a finite number above 0 that %s holds%s (%.9g)", t->name,
-                           (long long)i, (double)scale[i], qp_dtype_name(grid->scale_dtype),
-                           grid->scale_dtype == QP_F8_E4M3 ? " times the global scale" : "", (double)stored[i]);
+                           (long long)i, (double)scale[i], qp_dtype_name(format->scale_dtype),
+                           format->scale_dtype == QP_F8_E4M3 ? " times the global scale" : "", (double)stored[i]);
     return 0;
 }
 
@@ -91,7 +91,7 @@ static int add_scale(struct packing *p)
     int64_t shape[2];
     struct qp_tensor *t = NULL;
     int rank = qp_compressed_scale_shape(p->spec, p->q->rows, p->q->cols, shape);
-    if (add(p, "weight_scale", qp_compressed_scale_storage(&p->q->grid), rank, shape, &t) < 0)
+    if (add(p, "weight_scale", qp_compressed_scale_storage(&p->q->format), rank, shape, &t) < 0)
         return p->err->code;
     qp_auto_free float *scale = qp_new_floats(t->elements, t->name, p->err);
     if (!scale || compact(p, t, scale) < 0)
@@ -102,7 +102,7 @@ static int add_scale(struct packing *p)
 static int add_global_scale(struct packing *p)
 {
     struct qp_tensor *t = NULL;
-    float global = p->q->grid.global;
+    float global = p->q->format.global;
     if (add(p, "weight_global_scale", QP_F32, 1, (const int64_t[]){1}, &t) < 0)
         return p->err->code;
     memcpy(t->data, &global, sizeof global);
@@ -124,12 +124,12 @@ static int add_words(struct packing *p)
 {
     const struct qp_quantized *q = p->q;
     struct qp_tensor *t = NULL;
-    const int64_t shape[] = {q->rows, qp_packed_words(q->grid.bits, q->cols)};
+    const int64_t shape[] = {q->rows, qp_packed_words(q->format.bits, q->cols)};
     if (q->packed)
         return add_view(p, "weight_packed", QP_I32, shape, q->tensor);
     int r = add(p, "weight_packed", QP_I32, 2, shape, &t);
     if (r == 0)
-        p->kernels->pack(q->grid.bits, q->rows, q->cols, (const int8_t *)q->codes, t->data);
+        p->kernels->pack(q->format.bits, q->rows, q->cols, (const int8_t *)q->codes, t->data);
     return r;
 }
 
@@ -149,7 +149,7 @@ static int add_zero(struct packing *p)
 static int add_packed_zero(struct packing *p)
 {
     const struct qp_quantized *q = p->q;
-    const int64_t groups = qp_groups(q->cols, q->group), words = qp_packed_words(q->grid.bits, q->rows);
+    const int64_t groups = qp_groups(q->cols, q->group), words = qp_packed_words(q->format.bits, q->rows);
     struct qp_tensor *t = NULL;
     if (add(p, "weight_zero_point", QP_I32, 2, (const int64_t[]){words, groups}, &t) < 0)
         return p->err->code;
@@ -158,7 +158,7 @@ static int add_packed_zero(struct packing *p)
     if (!turned || !packed)
         return qp_fail_memory(p->err, t->bytes, p->module);
     qp_compressed_transpose_bytes(q->rows, groups, q->zero, turned);
-    p->kernels->pack(q->grid.bits, groups, q->rows, turned, packed);
+    p->kernels->pack(q->format.bits, groups, q->rows, turned, packed);
     qp_compressed_transpose_words(groups, words, packed, t->data);
     return 0;
 }
@@ -178,7 +178,7 @@ static int pack_bits(struct packing *p, int bits)
     if (add(p, "weight_packed", QP_U8, 2, (const int64_t[]){p->q->rows, p->q->cols * bits / 8}, &t) < 0)
         return p->err->code;
     qp_compressed_pack_bits(bits, p->q->rows, p->q->cols, p->q->codes, t->data);
-    if (p->q->grid.scale_dtype == QP_F8_E4M3 && add_global_scale(p) < 0)
+    if (p->q->format.scale_dtype == QP_F8_E4M3 && add_global_scale(p) < 0)
         return p->err->code;
     return add_scale(p);
 }
@@ -187,8 +187,8 @@ static int pack_bytes(struct packing *p)
 {
     struct qp_tensor *t = NULL;
     const int64_t shape[] = {p->q->rows, p->q->cols};
-    int r = p->q->tensor ? add_view(p, "weight", p->q->grid.codes, shape, p->q->tensor)
-                         : add(p, "weight", p->q->grid.codes, 2, shape, &t);
+    int r = p->q->tensor ? add_view(p, "weight", p->q->format.codes, shape, p->q->tensor)
+                         : add(p, "weight", p->q->format.codes, 2, shape, &t);
     if (r < 0)
         return r;
     if (t)
@@ -212,7 +212,7 @@ int qp_compressed_pack(const char *module, const struct qp_linear_scheme *scheme
                         .q = q,
                         .out = out,
                         .err = err ? err : &local};
-    const int bits = qp_compressed_code_bits(&q->grid);
+    const int bits = qp_compressed_code_bits(&q->format);
     bool words = qp_compressed_packs_words(scheme);
     *count = 0;
     if (qp_compressed_check(scheme, module, q->rows, q->cols, p.err) < 0)

@@ -21,10 +21,10 @@ static uint64_t scale_count(const struct qp_quant_spec *w, int64_t rows, int64_t
 /* Integers alone are packed into words along the row, floats of 4 and 6 bits into bytes; other codes take a byte. */
 static uint64_t code_bytes(const struct qp_linear_scheme *scheme, bool packed, int64_t rows, int64_t cols)
 {
-    const struct qp_grid *grid = &scheme->weights.grid;
+    const struct qp_number_format *format = &scheme->weights.format;
     if (packed)
-        return 4 * (uint64_t)(rows * qp_packed_words(grid->bits, cols));
-    int bits = qp_compressed_code_bits(grid);
+        return 4 * (uint64_t)(rows * qp_packed_words(format->bits, cols));
+    int bits = qp_compressed_code_bits(format);
     return (uint64_t)rows * (uint64_t)(cols * (bits ? bits : 8) / 8);
 }
 
@@ -33,7 +33,7 @@ static uint64_t zero_bytes(const struct qp_quant_spec *w, bool packed, int64_t r
 {
     int64_t group = qp_spec_group(w, cols);
     if (packed && group > 0)
-        return 4 * (uint64_t)(qp_packed_words(w->grid.bits, rows) * qp_groups(cols, group));
+        return 4 * (uint64_t)(qp_packed_words(w->format.bits, rows) * qp_groups(cols, group));
     return scale_count(w, rows, cols);
 }
 
@@ -54,14 +54,14 @@ struct qp_stored qp_compressed_stored(const struct qp_linear_scheme *scheme, enu
     const struct qp_quant_spec *w = &scheme->weights, *a = &scheme->activations;
     bool packed = strcmp(qp_compressed_format(scheme), "pack-quantized") == 0;
     add(&s, code_bytes(scheme, packed, rows, cols));
-    add(&s, scale_count(w, rows, cols) * (uint64_t)qp_dtype_bits(qp_compressed_scale_storage(&w->grid)) / 8);
+    add(&s, scale_count(w, rows, cols) * (uint64_t)qp_dtype_bits(qp_compressed_scale_storage(&w->format)) / 8);
     if (packed)
         add(&s, 2 * sizeof(int64_t)); /* weight_shape */
-    if (!w->grid.symmetric)
+    if (!w->format.symmetric)
         add(&s, zero_bytes(w, packed, rows, cols));
-    if (w->grid.scale_dtype == QP_F8_E4M3)
+    if (w->format.scale_dtype == QP_F8_E4M3)
         add(&s, sizeof(float)); /* weight_global_scale */
-    if (a->enabled && (!a->dynamic || a->grid.scale_dtype == QP_F8_E4M3))
+    if (a->enabled && (!a->dynamic || a->format.scale_dtype == QP_F8_E4M3))
         add(&s, sizeof(float)); /* input_scale, input_global_scale */
     return s;
 }

@@ -5,21 +5,21 @@
 /* The layout is that of compressed-tensors 0.20: compressors/{pack_quantized,naive_quantized,nvfp4,mxfp4,mxfp6,mxfp8}.
  */
 
-static bool is_mx(const struct qp_grid *grid)
+static bool is_mx(const struct qp_number_format *format)
 {
-    return grid->scale_dtype == QP_F8_E8M0;
+    return format->scale_dtype == QP_F8_E8M0;
 }
 
 const char *qp_compressed_format(const struct qp_linear_scheme *scheme)
 {
-    const struct qp_grid *grid = &scheme->weights.grid;
-    if (grid->codes == QP_F4_E2M1)
-        return is_mx(grid) ? "mxfp4-pack-quantized" : "nvfp4-pack-quantized";
-    if (grid->codes == QP_F6_E2M3)
+    const struct qp_number_format *format = &scheme->weights.format;
+    if (format->codes == QP_F4_E2M1)
+        return is_mx(format) ? "mxfp4-pack-quantized" : "nvfp4-pack-quantized";
+    if (format->codes == QP_F6_E2M3)
         return "mxfp6-pack-quantized";
-    if (grid->codes == QP_F8_E4M3 && is_mx(grid))
+    if (format->codes == QP_F8_E4M3 && is_mx(format))
         return "mxfp8-quantized";
-    bool integers = grid->codes == QP_I8;
+    bool integers = format->codes == QP_I8;
     if (scheme->activations.enabled)
         return integers ? "int-quantized" : "float-quantized";
     return integers ? "pack-quantized" : "naive-quantized";
@@ -28,15 +28,15 @@ const char *qp_compressed_format(const struct qp_linear_scheme *scheme)
 /* What the layout has no word for. */
 static int check_format(const char *module, const struct qp_quant_spec *spec, struct qp_error *err)
 {
-    const struct qp_grid *grid = &spec->grid;
-    if (grid->codes == QP_F8_E5M2)
+    const struct qp_number_format *format = &spec->format;
+    if (format->codes == QP_F8_E5M2)
         return qp_fail(err, QP_ERR_INPUT, "%s: compressed-tensors has no fp8_e5m2; use fp8_e4m3", module);
-    if (grid->codes == QP_F6_E3M2)
+    if (format->codes == QP_F6_E3M2)
         return qp_fail(err, QP_ERR_INPUT, "%s: compressed-tensors has no mxfp6 in E3M2; use mxfp6_e2m3, mxfp4 or mxfp8",
                        module);
-    if (grid->codes == QP_I8 && is_mx(grid))
+    if (format->codes == QP_I8 && is_mx(format))
         return qp_fail(err, QP_ERR_INPUT, "%s: compressed-tensors has no mxint8; use mxfp8 or int8", module);
-    if (grid->scale_dtype == QP_F8_E4M3 && spec->group != 16)
+    if (format->scale_dtype == QP_F8_E4M3 && spec->group != 16)
         return qp_fail(err, QP_ERR_INPUT, "%s: compressed-tensors has no nvfp4 in groups of %lld; use groups of 16",
                        module, (long long)spec->group);
     return 0;
@@ -68,14 +68,14 @@ int qp_compressed_scale_shape(const struct qp_quant_spec *spec, int64_t rows, in
     return group == 0 ? 1 : 2;
 }
 
-enum qp_dtype qp_compressed_scale_storage(const struct qp_grid *grid)
+enum qp_dtype qp_compressed_scale_storage(const struct qp_number_format *format)
 {
-    return is_mx(grid) ? QP_U8 : grid->scale_dtype;
+    return is_mx(format) ? QP_U8 : format->scale_dtype;
 }
 
-int qp_compressed_code_bits(const struct qp_grid *grid)
+int qp_compressed_code_bits(const struct qp_number_format *format)
 {
-    return grid->codes == QP_F4_E2M1 ? 4 : grid->codes == QP_F6_E2M3 ? 6 : 0;
+    return format->codes == QP_F4_E2M1 ? 4 : format->codes == QP_F6_E2M3 ? 6 : 0;
 }
 
 void qp_compressed_pack_bits(int bits, int64_t rows, int64_t count, const uint8_t *codes, uint8_t *packed)
@@ -108,11 +108,11 @@ void qp_compressed_unpack_bits(int bits, int64_t rows, int64_t count, const uint
     }
 }
 
-void qp_compressed_effective_scales(const struct qp_grid *grid, int64_t count, float *scale)
+void qp_compressed_effective_scales(const struct qp_number_format *format, int64_t count, float *scale)
 {
-    if (grid->scale_dtype == QP_F8_E4M3)
+    if (format->scale_dtype == QP_F8_E4M3)
         for (int64_t i = 0; i < count; i++)
-            scale[i] /= grid->global;
+            scale[i] /= format->global;
 }
 
 void qp_compressed_transpose_bytes(int64_t rows, int64_t cols, const int8_t *in, int8_t *out)

@@ -28,9 +28,9 @@ bool qp_compressed_packs_words(const struct qp_linear_scheme *scheme);
  *                          rows when q has zero points
  *   *4-, mxfp6-pack-...    weight_packed U8, two codes a byte, low nibble first (MXFP6: four codes in three bytes,
  * little endian), weight_scale; NVFP4 also weight_global_scale F32 [1] the others             weight, weight_scale and
- * weight_zero_point I8 weight_scale is [1], [rows, groups] or, of blocks, [blocks of rows, groups]; in the grid's
- * scale_dtype, E8M0 as U8. Every scale is exact in it, and the same in all rows of a block, or the error names the
- * tensor. q may have packed codes where the layout packs words; codes of a tensor that are stored as they are get a
+ * weight_zero_point I8 weight_scale is [1], [rows, groups] or, of blocks, [blocks of rows, groups]; in the number
+ * format's scale_dtype, E8M0 as U8. Every scale is exact in it, and the same in all rows of a block, or the error names
+ * the tensor. q may have packed codes where the layout packs words; codes of a tensor that are stored as they are get a
  * view of it, not a copy. New references into out[QP_COMPRESSED_MAX]; *count says how many. */
 #define QP_COMPRESSED_MAX 4
 int qp_compressed_pack(const char *module, const struct qp_linear_scheme *scheme, const struct qp_quantized *q,

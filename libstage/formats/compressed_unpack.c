@@ -15,7 +15,7 @@
 struct unpacking {
     const char *module;
     const struct qp_linear_scheme *scheme;
-    struct qp_grid grid; /* the scheme's, with the matrix's global scale */
+    struct qp_number_format format; /* the scheme's, with the matrix's global scale */
     int64_t rows, cols, group;
     qp_find_fn *find;
     void *context;
@@ -66,21 +66,21 @@ static int fetch(struct unpacking *u, const char *suffix, enum qp_dtype dtype, i
 static int read_global_scale(struct unpacking *u)
 {
     const struct qp_tensor *t = NULL;
-    if (u->grid.scale_dtype != QP_F8_E4M3)
+    if (u->format.scale_dtype != QP_F8_E4M3)
         return 0;
     if (fetch(u, "weight_global_scale", QP_F32, 1, (const int64_t[]){1}, &t) < 0)
         return u->err->code;
-    memcpy(&u->grid.global, t->data, sizeof u->grid.global);
-    if (isfinite(u->grid.global) && u->grid.global > 0)
+    memcpy(&u->format.global, t->data, sizeof u->format.global);
+    if (isfinite(u->format.global) && u->format.global > 0)
         return 0;
     return qp_fail(u->err, QP_ERR_INPUT, "%s: is %g; expected a finite number above 0", t->name,
-                   (double)u->grid.global);
+                   (double)u->format.global);
 }
 
 /* Scales of a type of their own have that dtype; the others may have any that a model can have. */
 static int check_scale_dtype(const struct unpacking *u, const struct qp_tensor *t)
 {
-    enum qp_dtype own_dtype = qp_compressed_scale_storage(&u->grid);
+    enum qp_dtype own_dtype = qp_compressed_scale_storage(&u->format);
     bool typed = own_dtype == QP_U8 || own_dtype == QP_F8_E4M3;
     if (typed ? t->dtype == own_dtype : t->dtype == QP_F32 || t->dtype == QP_F16 || t->dtype == QP_BF16)
         return 0;
@@ -112,7 +112,7 @@ static int read_scale(struct unpacking *u)
         if (!isfinite(u->scale[i]))
             return qp_fail(u->err, QP_ERR_INPUT, "%s: element %lld is %g; expected a finite number", t->name,
                            (long long)i, (double)u->scale[i]);
-    qp_compressed_effective_scales(&u->grid, t->elements, u->scale);
+    qp_compressed_effective_scales(&u->format, t->elements, u->scale);
     if (u->scheme->weights.granularity == QP_PER_BLOCK)
         spread(u, u->scale);
     return 0;
@@ -132,7 +132,7 @@ static int check_shape(struct unpacking *u)
 
 static int read_packed(struct unpacking *u)
 {
-    const int bits = u->grid.bits;
+    const int bits = u->format.bits;
     const struct qp_tensor *t = NULL;
     if (fetch(u, "weight_packed", QP_I32, 2, (const int64_t[]){u->rows, qp_packed_words(bits, u->cols)}, &t) < 0 ||
         check_shape(u) < 0)
@@ -147,7 +147,7 @@ static int read_packed(struct unpacking *u)
 
 static int read_packed_zero(struct unpacking *u)
 {
-    const int bits = u->grid.bits;
+    const int bits = u->format.bits;
     const int64_t groups = qp_groups(u->cols, u->group), words = qp_packed_words(bits, u->rows);
     const struct qp_tensor *t = NULL;
     if (fetch(u, "weight_zero_point", QP_I32, 2, (const int64_t[]){words, groups}, &t) < 0)
@@ -166,7 +166,7 @@ static int read_packed_zero(struct unpacking *u)
 
 static int read_zero(struct unpacking *u, bool packed)
 {
-    if (u->grid.symmetric)
+    if (u->format.symmetric)
         return 0;
     if (packed && u->group != 0)
         return read_packed_zero(u);
@@ -198,7 +198,7 @@ static int read_bits(struct unpacking *u, int bits)
 static int read_bytes(struct unpacking *u)
 {
     const struct qp_tensor *t = NULL;
-    int r = fetch(u, "weight", u->grid.codes, 2, (const int64_t[]){u->rows, u->cols}, &t);
+    int r = fetch(u, "weight", u->format.codes, 2, (const int64_t[]){u->rows, u->cols}, &t);
     if (r == 0)
         u->codes = t->data;
     return r;
@@ -206,13 +206,13 @@ static int read_bytes(struct unpacking *u)
 
 static int read_codes(struct unpacking *u, bool words)
 {
-    const int bits = qp_compressed_code_bits(&u->grid);
+    const int bits = qp_compressed_code_bits(&u->format);
     return bits ? read_bits(u, bits) : words ? read_packed(u) : read_bytes(u);
 }
 
 static int read_parts(struct unpacking *u)
 {
-    bool words = u->grid.codes == QP_I8 && find(u, "weight_packed");
+    bool words = u->format.codes == QP_I8 && find(u, "weight_packed");
     if (find(u, "weight_g_idx"))
         return qp_fail(u->err, QP_ERR_INPUT,
                        "%s.weight_g_idx: columns in activation order (actorder: group) cannot be read", u->module);
@@ -227,7 +227,7 @@ int qp_compressed_unpack(const char *module, const struct qp_linear_scheme *sche
     struct qp_error local;
     struct unpacking u = {.module = module,
                           .scheme = scheme,
-                          .grid = scheme->weights.grid,
+                          .format = scheme->weights.format,
                           .rows = rows,
                           .cols = cols,
                           .group = qp_spec_group(&scheme->weights, cols),
@@ -237,7 +237,7 @@ int qp_compressed_unpack(const char *module, const struct qp_linear_scheme *sche
                           .err = err ? err : &local};
     int r = read_parts(&u);
     if (r == 0)
-        u.kernels->dequantize(&u.grid, rows, cols, u.group, u.codes, u.scale, u.zero, w);
+        u.kernels->dequantize(&u.format, rows, cols, u.group, u.codes, u.scale, u.zero, w);
     while (u.owned_count > 0)
         free(u.owned[--u.owned_count]);
     return r;

@@ -37,7 +37,7 @@ int qp_safetensors_create(const char *folder, uint64_t shard_bytes, size_t tenso
                           struct qp_error *err);
 
 /* Appends a tensor (its bytes are written before the call returns, or it is referenced until they are). A name that
- * was put before is an error. QP_ERR_ROOM when the disk is full. */
+ * was put before is an error. QP_ERR_SPACE when the disk is full. */
 int qp_safetensors_put(struct qp_safetensors_writer *writer, struct qp_tensor *tensor, struct qp_error *err);
 
 /* Completes headers, fsyncs and names the files, writes the index if there are several. *total (may be NULL): bytes of

@@ -26,9 +26,9 @@ struct qp_safetensors_writer {
     int fd;
     char *path;
     json_t *header;
-    uint64_t header_used, header_room; /* bounds of the bytes of its header */
-    uint64_t data;                     /* bytes placed so far */
-    struct qp_tensor **late;           /* tensors that wait for the end of the shard */
+    uint64_t header_used, header_capacity; /* bounds of the bytes of its header */
+    uint64_t data;                         /* bytes placed so far */
+    struct qp_tensor **late;               /* tensors that wait for the end of the shard */
     size_t late_count;
     uint64_t late_bytes;
 };
@@ -109,9 +109,9 @@ static int open_shard(struct qp_safetensors_writer *w, uint64_t entry, struct qp
     w->shards++;
     w->header_used = HEADER_BEGIN;
     uint64_t least = round_up(HEADER_BEGIN + entry, HEADER_PAGE);
-    w->header_room = w->header_space > least ? w->header_space : least;
+    w->header_capacity = w->header_space > least ? w->header_space : least;
     w->data = 0;
-    if (lseek(w->fd, (off_t)w->header_room, SEEK_SET) < 0)
+    if (lseek(w->fd, (off_t)w->header_capacity, SEEK_SET) < 0)
         return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot seek", w->path);
     return 0;
 }
@@ -147,20 +147,20 @@ static int place_late(struct qp_safetensors_writer *w, struct qp_error *err)
 static int write_header(struct qp_safetensors_writer *w, struct qp_error *err)
 {
     qp_auto_free char *json = json_dumps(w->header, JSON_COMPACT);
-    qp_auto_free char *text = malloc(w->header_room);
+    qp_auto_free char *text = malloc(w->header_capacity);
     if (!json || !text)
-        return qp_fail_memory(err, w->header_room, w->path);
+        return qp_fail_memory(err, w->header_capacity, w->path);
     size_t length = strlen(json);
-    if (length > w->header_room - 8)
+    if (length > w->header_capacity - 8)
         return qp_fail(err, QP_ERR_STAGE, "%s: header of %zu bytes in a space of %llu", w->path, length,
-                       (unsigned long long)w->header_room);
+                       (unsigned long long)w->header_capacity);
     for (int i = 0; i < 8; i++)
-        text[i] = (char)((w->header_room - 8) >> (8 * i));
+        text[i] = (char)((w->header_capacity - 8) >> (8 * i));
     memcpy(text + 8, json, length);
-    memset(text + 8 + length, ' ', w->header_room - 8 - length);
+    memset(text + 8 + length, ' ', w->header_capacity - 8 - length);
     if (lseek(w->fd, 0, SEEK_SET) < 0)
         return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot seek", w->path);
-    return qp_write_all(w->fd, text, w->header_room, w->path, err);
+    return qp_write_all(w->fd, text, w->header_capacity, w->path, err);
 }
 
 static int close_shard(struct qp_safetensors_writer *w, struct qp_error *err)
@@ -220,7 +220,7 @@ int qp_safetensors_put(struct qp_safetensors_writer *writer, struct qp_tensor *t
     if (entry == 0)
         return qp_fail_memory(err, strlen(tensor->name), tensor->name);
     bool full = placed > 0 && (placed > w->shard_bytes || tensor->bytes > w->shard_bytes - placed);
-    if (w->fd >= 0 && (full || entry > w->header_room - w->header_used) && close_shard(w, err) < 0)
+    if (w->fd >= 0 && (full || entry > w->header_capacity - w->header_used) && close_shard(w, err) < 0)
         return err->code;
     if (w->fd < 0 && open_shard(w, entry, err) < 0)
         return err->code;

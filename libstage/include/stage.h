@@ -57,7 +57,7 @@ struct qp_port {
     const char *const *collects; /* of inputs: what the stage can collect only while this one is connected */
 };
 
-/* Something that a stage upstream has to collect (a word of libstage/network/block.h: "second_moment", "absmax" ...)
+/* Something that a stage upstream has to collect (a word of libstage/network/block.h: "hessian", "absmax" ...)
  * when the parameter `param` has the value `value`; with a NULL value, when it is set to anything but 0, false, none or
  * nothing; with a NULL param, always. With a `scheme` only if the run's has that as well: "static" or "kv_cache"
  * (qp_scheme_has). Ends with a NULL what. */
@@ -77,16 +77,16 @@ struct qp_stage_desc {
     const struct qp_port *outputs; /* NULL: a sink */
     const struct qp_need *needs;   /* NULL: none */
     const char *const *collects;   /* what it can always collect for stages downstream; NULL: nothing */
-    const char *const *forms; /* forms of tensors that it can take, and send when all behind it take them; NULL: the
-                                 plain ones. "packed_codes": libstage/network/block.h */
-    const char *data;         /* the data entry it reads: "calibration", "evaluation"; NULL: none */
-    bool data_optional;       /* it works without that entry; else, it is missing only if nobody needs it */
-    bool any_scheme;          /* works before the formats of a budget are chosen: model.scheme has none yet */
-    bool turns;               /* works on layers that come in turns (libstage/network/turns.h) */
-    bool stateful;            /* process depends on former units */
-    int holds;                /* units that it keeps back before it emits the first of them; QP_HOLDS_ALL: it emits
-                                 none before the end unit has come. 0: each at once */
-    bool copies;              /* what it keeps back are copies of its own: units are done when they are processed */
+    const char *const *forms;      /* forms of tensors that it can take, and send when all after it take them; NULL: the
+                                      plain ones. "packed_codes": libstage/network/block.h */
+    const char *data;              /* the data entry it reads: "calibration", "evaluation"; NULL: none */
+    bool data_optional;            /* it works without that entry; else, it is missing only if nobody needs it */
+    bool any_scheme;               /* works before the formats of a budget are chosen: model.scheme has none yet */
+    bool sequential;               /* works on layers that come in steps (libstage/network/sequential.h) */
+    bool stateful;                 /* process depends on former units */
+    int holds;                     /* units that it keeps back before it emits the first of them; QP_HOLDS_ALL: it emits
+                                      none before the end unit has come. 0: each at once */
+    bool copies; /* what it keeps back are copies of its own: units are done when they are processed */
     /* What the stage will do and hold, for plans (--estimate); NULL: unknown. The state is zeroed, with the parameters
      * in it; *out is zeroed. Nothing is open. */
     int (*estimate)(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err);
@@ -98,7 +98,7 @@ struct qp_stage_desc {
 /* ---- what callbacks may call ---- */
 
 /* Sends a unit through an output port (NULL: the only one, or the only one that is not optional); takes the unit over,
- * also when it fails. Waits while the consumers have no room. */
+ * also when it fails. Waits while the consumers have no space. */
 int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err);
 
 /* How a process callback ends that hands its unit on: emits it through the only output when `r` is 0, otherwise frees
@@ -149,7 +149,7 @@ void qp_stage_log(struct qp_stage *stage, enum qp_level level, const char *forma
 
 /* ---- for main() and tests ---- */
 
-/* A stage's main: the whole life of the process. Returns the exit code. */
+/* A stage's main: the whole lifecycle of the process. Returns the exit code. */
 int qp_stage_main(const struct qp_stage_desc *desc, int argc, char **argv);
 
 /* The contract of a stage as JSON (schemas/stage.schema.json): what --describe prints. A new reference. */

@@ -5,7 +5,7 @@
 #include "libstage/network/block_internal.h"
 #include "libstage/network/checkpoint.h"
 
-static bool same_grid(const struct qp_grid *a, const struct qp_grid *b)
+static bool same_format(const struct qp_number_format *a, const struct qp_number_format *b)
 {
     return a->codes == b->codes && a->bits == b->bits && a->symmetric == b->symmetric && a->narrow == b->narrow &&
            a->scale_dtype == b->scale_dtype && a->rule == b->rule;
@@ -15,7 +15,7 @@ static bool same_activations(const struct qp_quant_spec *a, const struct qp_quan
 {
     if (!a->enabled || !b->enabled)
         return a->enabled == b->enabled;
-    return same_grid(&a->grid, &b->grid) && a->granularity == b->granularity && a->group == b->group &&
+    return same_format(&a->format, &b->format) && a->granularity == b->granularity && a->group == b->group &&
            a->dynamic == b->dynamic;
 }
 
@@ -105,7 +105,7 @@ int qp_layer_activations(const struct qp_block *block, const struct qp_scheme *s
         if (qp_spec_is_static(spec))
             r = qp_block_number(block, site, "input_scale", &layer->input_scale[s], err);
         else if (qp_spec_has_global(spec))
-            r = qp_block_number(block, site, "input_global_scale", &spec->grid.global, err);
+            r = qp_block_number(block, site, "input_global_scale", &spec->format.global, err);
     }
     return r < 0 ? r : cache_scales(block, scheme, layer, err);
 }

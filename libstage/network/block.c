@@ -9,7 +9,7 @@
 #include "libstage/base/memory.h"
 #include "libstage/network/block_internal.h"
 #include "libstage/network/parts.h"
-#include "libstage/network/turns.h"
+#include "libstage/network/sequential.h"
 #include "libstage/tensor/operations.h"
 
 int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
@@ -17,15 +17,15 @@ int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, st
 {
     const json_t *attr = json_object_get(unit->attrs, "block");
     int64_t number = attr ? json_integer_value(attr) : unit->seq;
-    int64_t turn = json_integer_value(json_object_get(unit->attrs, "turn"));
+    int64_t step = json_integer_value(json_object_get(unit->attrs, "step"));
     if (unit->kind != QP_UNIT_BLOCK || number < 1 || number > qp_arch_blocks(arch))
         return qp_fail(err, QP_ERR_INPUT, "found %s unit %lld, expected block 1 to %lld of this model",
                        qp_unit_kind_name(unit->kind), (long long)number, (long long)qp_arch_blocks(arch));
-    int turns = qp_turns_of(arch, number - 1);
-    if (turn < 0 || turn > (turns > 1 ? turns : 0))
-        return qp_fail(err, QP_ERR_INPUT, "found block unit %lld in turn %lld, which it has not", (long long)number,
-                       (long long)turn);
-    *out = (struct qp_block){arch, NULL, kernels, unit, number - 2, (int)turn, QP_F32};
+    int steps = qp_sequential_steps(arch, number - 1);
+    if (step < 0 || step > (steps > 1 ? steps : 0))
+        return qp_fail(err, QP_ERR_INPUT, "found block unit %lld in step %lld, which it has not", (long long)number,
+                       (long long)step);
+    *out = (struct qp_block){arch, NULL, kernels, unit, number - 2, (int)step, QP_F32};
     if (qp_block_is_layer(out))
         out->type = qp_layer_type(arch, out->layer);
     return 0;
@@ -36,9 +36,9 @@ bool qp_block_is_layer(const struct qp_block *block)
     return block->layer >= 0 && block->layer < block->arch->layers;
 }
 
-bool qp_block_has_turn(const struct qp_block *block, int site)
+bool qp_block_has_step(const struct qp_block *block, int site)
 {
-    return block->turn == 0 || block->turn == (int)site + 1;
+    return block->step == 0 || block->step == (int)site + 1;
 }
 
 const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size)
@@ -226,7 +226,7 @@ bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat)
     return qp_block_find(block, block->type->sites[site].name, stat) != NULL;
 }
 
-int qp_block_moment(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err)
+int qp_block_site_matrix(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
     const float *fold = NULL;
@@ -245,9 +245,9 @@ int qp_block_moment(const struct qp_block *block, int site, const char *stat, fl
     return 0;
 }
 
-int qp_block_second_moment(const struct qp_block *block, int site, float *h, struct qp_error *err)
+int qp_block_hessian(const struct qp_block *block, int site, float *h, struct qp_error *err)
 {
-    return qp_block_moment(block, site, "second_moment", h, err);
+    return qp_block_site_matrix(block, site, "hessian", h, err);
 }
 
 int qp_block_stat(const struct qp_block *block, int site, const char *stat, float *v, struct qp_error *err)
@@ -281,7 +281,7 @@ int qp_block_samples(const struct qp_block *block, int site, int64_t *count, flo
     *count = rows;
     *x = qp_new_floats(t->elements, "samples", err);
     if (!*x)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     for (int64_t i = 0; i < t->elements; i++)
         (*x)[i] = ((const float *)t->data)[i] / (fold ? fold[i % n] : 1.0f);
     return 0;
@@ -329,17 +329,17 @@ int qp_block_new_quantized(struct qp_block *block, int linear, const struct qp_a
 {
     char name[256];
     const char *module = block->type->linears[linear].module;
-    int64_t scales[2], shape[2] = {job->rows, job->packed ? qp_packed_words(job->grid->bits, job->cols) : job->cols};
+    int64_t scales[2], shape[2] = {job->rows, job->packed ? qp_packed_words(job->format->bits, job->cols) : job->cols};
     int rank = scale_shape(job->rows, job->cols, job->group, scales);
-    enum qp_dtype dtype = job->packed ? QP_I32 : qp_grid_storage(job->grid);
+    enum qp_dtype dtype = job->packed ? QP_I32 : qp_format_storage(job->format);
     void *codes = NULL, *scale = NULL, *zero = NULL;
     int r =
         put_new(block, module, job->packed ? "weight_packed" : "weight_codes", dtype, 2, shape, allocator, &codes, err);
     if (r == 0)
         r = put_new(block, module, "weight_scale", QP_F32, rank, scales, allocator, &scale, err);
-    if (r == 0 && !job->grid->symmetric)
+    if (r == 0 && !job->format->symmetric)
         r = put_new(block, module, "weight_zero_point", QP_I8, rank, scales, allocator, &zero, err);
-    if (r == 0 && job->grid->symmetric)
+    if (r == 0 && job->format->symmetric)
         qp_unit_remove(block->unit, qp_block_name(block, module, "weight_zero_point", name, sizeof name));
     job->codes = codes;
     job->scale = scale;
@@ -354,11 +354,11 @@ int qp_block_set_quantized(struct qp_block *block, int linear, const struct qp_q
     const char *module = block->type->linears[linear].module;
     int64_t shape[2] = {q->rows, q->cols}, scales[2], one = 1;
     int rank = scale_shape(q->rows, q->cols, q->group, scales);
-    int r = put_copy(block, linear, "weight_codes", qp_grid_storage(&q->grid), 2, shape, q->codes, allocator, err);
+    int r = put_copy(block, linear, "weight_codes", qp_format_storage(&q->format), 2, shape, q->codes, allocator, err);
     if (r == 0)
         r = put_copy(block, linear, "weight_scale", QP_F32, rank, scales, q->scale, allocator, err);
-    if (r == 0 && q->grid.scale_dtype == QP_F8_E4M3)
-        r = put_copy(block, linear, "weight_global_scale", QP_F32, 1, &one, &q->grid.global, allocator, err);
+    if (r == 0 && q->format.scale_dtype == QP_F8_E4M3)
+        r = put_copy(block, linear, "weight_global_scale", QP_F32, 1, &one, &q->format.global, allocator, err);
     if (r == 0 && q->zero)
         return put_copy(block, linear, "weight_zero_point", QP_I8, rank, scales, q->zero, allocator, err);
     if (r == 0)
@@ -371,38 +371,38 @@ int qp_block_scales(const struct qp_block *block, int linear, const struct qp_li
 {
     const struct qp_linear *d = &block->type->linears[linear];
     const struct qp_tensor *scale, *global = NULL, *zero = NULL;
-    const struct qp_grid *grid = &scheme->weights.grid;
+    const struct qp_number_format *format = &scheme->weights.format;
     int64_t rows = d->out, cols = d->in, scales[2];
     int64_t group = qp_spec_group(&scheme->weights, cols);
     if (!qp_block_find(block, d->module, "weight_scale"))
         return 0;
     scale_shape(rows, cols, group, scales);
     int r = qp_block_get(block, d->module, "weight_scale", QP_F32, scales[0], scales[1], &scale, err);
-    if (r == 0 && !grid->symmetric)
+    if (r == 0 && !format->symmetric)
         r = qp_block_get(block, d->module, "weight_zero_point", QP_I8, scales[0], scales[1], &zero, err);
-    if (r == 0 && grid->scale_dtype == QP_F8_E4M3)
+    if (r == 0 && format->scale_dtype == QP_F8_E4M3)
         r = qp_block_get(block, d->module, "weight_global_scale", QP_F32, 1, 0, &global, err);
     if (r < 0)
         return r;
-    *q = (struct qp_quantized){*grid, rows, cols, group, NULL, scale->data, zero ? zero->data : NULL, NULL, NULL};
+    *q = (struct qp_quantized){*format, rows, cols, group, NULL, scale->data, zero ? zero->data : NULL, NULL, NULL};
     if (global)
-        q->grid.global = *(const float *)global->data;
+        q->format.global = *(const float *)global->data;
     return 1;
 }
 
 /* Points *q, which has its size, to codes in either form; one of them is there. */
-static int find_codes(const struct qp_block *block, const char *module, const struct qp_grid *grid,
+static int find_codes(const struct qp_block *block, const char *module, const struct qp_number_format *format,
                       struct qp_quantized *q, struct qp_error *err)
 {
     bool packed = qp_block_find(block, module, "weight_packed");
-    if (packed && grid->codes != QP_I8)
+    if (packed && format->codes != QP_I8)
         return qp_fail(err, QP_ERR_INPUT,
                        "block unit %lld: %s.weight_packed: expected weight_codes, for %s is not packed",
-                       (long long)block->unit->seq, module, qp_dtype_name(grid->codes));
-    int r = packed
-                ? qp_block_get(block, module, "weight_packed", QP_I32, q->rows, qp_packed_words(grid->bits, q->cols),
-                               &q->tensor, err)
-                : qp_block_get(block, module, "weight_codes", qp_grid_storage(grid), q->rows, q->cols, &q->tensor, err);
+                       (long long)block->unit->seq, module, qp_dtype_name(format->codes));
+    int r = packed ? qp_block_get(block, module, "weight_packed", QP_I32, q->rows,
+                                  qp_packed_words(format->bits, q->cols), &q->tensor, err)
+                   : qp_block_get(block, module, "weight_codes", qp_format_storage(format), q->rows, q->cols,
+                                  &q->tensor, err);
     if (r < 0)
         return r;
     q->packed = packed ? q->tensor->data : NULL;
@@ -420,7 +420,7 @@ int qp_block_quantized(const struct qp_block *block, int linear, const struct qp
     if (!scheme || !scheme->weights.enabled)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes, though its scheme does not quantize it",
                        (long long)block->unit->seq, d->module);
-    int r = find_codes(block, d->module, &scheme->weights.grid, &codes, err);
+    int r = find_codes(block, d->module, &scheme->weights.format, &codes, err);
     if (r < 0)
         return r;
     r = qp_block_scales(block, linear, scheme, q, err);
@@ -437,9 +437,9 @@ int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q
 {
     qp_auto_free uint8_t *unpacked = q->packed ? qp_new_array(q->rows * q->cols, 1, "codes", err) : NULL;
     if (q->packed && !unpacked)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     if (q->packed)
-        kernels->unpack(q->grid.bits, q->rows, q->cols, q->packed, (int8_t *)unpacked);
-    kernels->dequantize(&q->grid, q->rows, q->cols, q->group, q->packed ? unpacked : q->codes, q->scale, q->zero, w);
+        kernels->unpack(q->format.bits, q->rows, q->cols, q->packed, (int8_t *)unpacked);
+    kernels->dequantize(&q->format, q->rows, q->cols, q->group, q->packed ? unpacked : q->codes, q->scale, q->zero, w);
     return 0;
 }

@@ -2,11 +2,11 @@
  *
  * Names in a decoder layer's unit (B = "model.layers.3", S a site's name, M a module):
  *   B.M.weight, B.M.bias, B.NORM.weight    the checkpoint's own tensors, never changed on the way
- *   B.S.second_moment F32 [in, in]         sum of xᵀx over the tokens that calibrate saw, both triangles
+ *   B.S.hessian F32 [in, in]               sum of xᵀx over the tokens that calibrate saw, both triangles
  *   B.S.absmax, .min, .max F32 [in]; .absmean F32 [in]  mean of |x|;  attribute `tokens`: how many tokens
- *   B.S.drift F32 [in, in]                 sum of (x_original - x)ᵀ x, where x is the input behind quantized blocks,
+ *   B.S.asymmetry F32 [in, in]             sum of (x_original - x)ᵀ x, where x is the input after quantized blocks,
  *       over part of the windows, as large as all would make it
- *   B.S.held_drift, .held_moment F32 [in, in]    the same and sum of xᵀx over the other windows
+ *   B.S.held_asymmetry, .held_hessian F32 [in, in]    the same and sum of xᵀx over the other windows
  *   B.S.samples F32 [n, in]                n of the tokens' inputs, evenly spread over the text
  *   B.S.histogram F32 [in, 512]            per channel, how often |x| had floor(16 log2 |x|) + 320 (held in 0 to 511)
  *   B.S.token_absmax F32 [1]               mean over the tokens of max |x|
@@ -17,13 +17,13 @@
  * with so far B.M.weight_scale F32 [out, groups] (or [1]), B.M.weight_zero_point I8, B.M.weight_global_scale F32 [1]
  * (NVFP4): chosen by search, kept or chosen by quantize B.M.weight_codes I8, F8 or U8 [out, in]       by quantize, one
  * byte a code B.M.weight_packed I32 [out, words]            the same as words of kernels/pack.h, where weights are
- * stored so and all stages behind quantize say that they take "packed_codes" B.M.low_rank_a [R, in], B.M.low_rank_b
+ * stored so and all stages after quantize say that they take "packed_codes" B.M.low_rank_a [R, in], B.M.low_rank_b
  * [out, R]   by quantize, in the model's dtype: the linear computes Ŵ x + b (a x) + bias, the correction on the input
  * as it is before its quantization B.S.input_scale F32 [1]                static activations; B.S.input_global_scale
  * F32 [1]: NVFP4's B.kv.key_scale, B.kv.value_scale F32 [1]      of a quantized KV cache Statistics are those of the
  * untransformed network; the accessors below apply the folds, exactly: weights W' = D_out⁻¹ W D_in, norm gain g' = g /
- * d, H' = D⁻¹ H D⁻¹ (drift and held_ alike), absmax' = absmax / d. Embedding unit: E.weight. Head unit: final norm and
- * HEAD.weight. */
+ * d, H' = D⁻¹ H D⁻¹ (asymmetry and held_ alike), absmax' = absmax / d. Embedding unit: E.weight. Head unit: final norm
+ * and HEAD.weight. */
 #ifndef QUANTPIPE_NETWORK_BLOCK_H
 #define QUANTPIPE_NETWORK_BLOCK_H
 
@@ -39,12 +39,12 @@ struct qp_block {
     const struct qp_kernels *kernels;
     struct qp_unit *unit;
     int64_t layer; /* 0-based decoder layer; -1 the embedding, arch->layers the head */
-    int turn;      /* of a layer that comes in turns (libstage/network/turns.h); 0: whole */
+    int step;      /* of a layer that comes in steps (libstage/network/sequential.h); 0: whole */
     enum qp_dtype
         compute; /* what products of the loaded layer or head are computed in: QP_F32 unless somebody sets it */
 };
 
-/* The view of a block unit; QP_ERR_INPUT when its seq, or its attributes `block` and `turn`, are none of the model's.
+/* The view of a block unit; QP_ERR_INPUT when its seq, or its attributes `block` and `step`, are none of the model's.
  */
 int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, struct qp_unit *unit,
                 struct qp_block *out, struct qp_error *err);
@@ -52,7 +52,7 @@ int qp_block_of(const struct qp_arch *arch, const struct qp_kernels *kernels, st
 bool qp_block_is_layer(const struct qp_block *block);
 
 /* Whether this is when a layer's site is calibrated and quantized. */
-bool qp_block_has_turn(const struct qp_block *block, int site);
+bool qp_block_has_step(const struct qp_block *block, int site);
 
 /* The name B.MODULE.WHAT of a tensor of a decoder layer, into text; returns it. */
 const char *qp_block_name(const struct qp_block *block, const char *module, const char *what, char *text, size_t size);
@@ -76,10 +76,10 @@ bool qp_tensor_is_own(const struct qp_arch *arch, const struct qp_tensor *tensor
 bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat);
 
 /* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
-int qp_block_second_moment(const struct qp_block *block, int site, float *h, struct qp_error *err);
+int qp_block_hessian(const struct qp_block *block, int site, float *h, struct qp_error *err);
 
-/* The same for another stat: "drift", which is not symmetric, "held_drift" and "held_moment". */
-int qp_block_moment(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err);
+/* The same for another stat: "asymmetry", which is not symmetric, "held_asymmetry" and "held_hessian". */
+int qp_block_site_matrix(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err);
 
 /* stat: "absmax", "absmean", "min", "max"; v[in], with the folds (all positive, so min stays min). */
 int qp_block_stat(const struct qp_block *block, int site, const char *stat, float *v, struct qp_error *err);

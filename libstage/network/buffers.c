@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 /* From the operation that first writes a buffer to the last that reads it. */
-struct life {
+struct live_range {
     int first, last;
     int64_t floats; /* a token */
 };
@@ -29,46 +29,47 @@ static bool is_input_of_linear(const struct qp_layer_type *type, int buffer)
     return false;
 }
 
-static struct life life_of(const struct qp_layer_type *type, int buffer, bool half)
+static struct live_range live_range_of(const struct qp_layer_type *type, int buffer, bool half)
 {
-    struct life life = {type->op_count, -1, 0};
+    struct live_range range = {type->op_count, -1, 0};
     for (int i = 0; i < type->op_count; i++)
         if (touches(&type->ops[i], buffer)) {
-            life.first = i < life.first ? i : life.first;
-            life.last = i;
+            range.first = i < range.first ? i : range.first;
+            range.last = i;
         }
     int64_t width = type->buffers[buffer];
-    life.floats = ((half ? (width + 1) / 2 : width) + 15) / 16 * 16; /* a cache line for each */
-    return life;
+    range.floats = ((half ? (width + 1) / 2 : width) + 15) / 16 * 16; /* a cache line for each */
+    return range;
 }
 
-/* Whether floats that are needed in `life` can be at `at`; `except`: a buffer that may be there as well. */
-static bool is_free(const struct life *lives, const struct qp_buffer *placed, int count, const struct life *life,
-                    int64_t at, int except)
+/* Whether floats that are needed in `range` can be at `at`; `except`: a buffer that may be there as well. */
+static bool is_free(const struct live_range *lives, const struct qp_buffer *placed, int count,
+                    const struct live_range *range, int64_t at, int except)
 {
     for (int i = 1; i < count; i++) {
-        bool overlap = at < placed[i].at + lives[i].floats && placed[i].at < at + life->floats;
-        bool apart = lives[i].last < life->first || life->last < lives[i].first;
+        bool overlap = at < placed[i].at + lives[i].floats && placed[i].at < at + range->floats;
+        bool apart = lives[i].last < range->first || range->last < lives[i].first;
         if (overlap && !apart && i != except)
             return false;
     }
     return true;
 }
 
-/* The lowest place for floats that are needed in `life`, beside those of the buffers before: at 0 or after one. */
-static int64_t place(const struct life *lives, const struct qp_buffer *placed, int count, const struct life *life)
+/* The lowest place for floats that are needed in `range`, beside those of the buffers before: at 0 or after one. */
+static int64_t place(const struct live_range *lives, const struct qp_buffer *placed, int count,
+                     const struct live_range *range)
 {
-    int64_t best = is_free(lives, placed, count, life, 0, 0) ? 0 : INT64_MAX;
+    int64_t best = is_free(lives, placed, count, range, 0, 0) ? 0 : INT64_MAX;
     for (int i = 1; i < count && best > 0; i++) {
         int64_t at = placed[i].at + lives[i].floats;
-        if (at < best && is_free(lives, placed, count, life, at, 0))
+        if (at < best && is_free(lives, placed, count, range, at, 0))
             best = at;
     }
     return best;
 }
 
 /* A gated unit may write where its first input is, which nobody reads again: that buffer, or 0. */
-static int in_place_of(const struct qp_layer_type *type, const struct life *lives, const struct qp_buffer *placed,
+static int in_place_of(const struct qp_layer_type *type, const struct live_range *lives, const struct qp_buffer *placed,
                        int buffer)
 {
     const struct qp_op *op = &type->ops[lives[buffer].first];
@@ -88,18 +89,18 @@ static int64_t widest_site(const struct qp_layer_type *type)
 }
 
 /* Inputs of sites in float32 are needed at sites alone, at the same place for all. */
-static int64_t place_wide(const struct qp_layer_type *type, const struct life *lives, const struct qp_buffer *placed,
-                          int64_t *end)
+static int64_t place_wide(const struct qp_layer_type *type, const struct live_range *lives,
+                          const struct qp_buffer *placed, int64_t *end)
 {
     int64_t widest = (widest_site(type) + 15) / 16 * 16, highest = 0;
     for (int i = 0; i < type->op_count; i++) {
-        struct life life = {i, i, widest};
-        int64_t here = type->ops[i].kind == QP_OP_SITE ? place(lives, placed, type->buffer_count, &life) : 0;
+        struct live_range range = {i, i, widest};
+        int64_t here = type->ops[i].kind == QP_OP_SITE ? place(lives, placed, type->buffer_count, &range) : 0;
         highest = here > highest ? here : highest;
     }
     for (int i = 0; i < type->op_count; i++) { /* free at every site, or after all else */
-        struct life life = {i, i, widest};
-        if (type->ops[i].kind == QP_OP_SITE && !is_free(lives, placed, type->buffer_count, &life, highest, 0))
+        struct live_range range = {i, i, widest};
+        if (type->ops[i].kind == QP_OP_SITE && !is_free(lives, placed, type->buffer_count, &range, highest, 0))
             highest = *end;
     }
     *end = highest + widest > *end ? highest + widest : *end;
@@ -119,7 +120,7 @@ int qp_layer_plan(struct qp_layer *layer, struct qp_error *err)
     const struct qp_layer_type *type = layer->type;
     size_t count = (size_t)type->buffer_count;
     struct qp_buffer_plan *plan = calloc(1, sizeof *plan + count * sizeof *plan->buffers);
-    struct life *lives = calloc(count, sizeof *lives);
+    struct live_range *lives = calloc(count, sizeof *lives);
     int64_t end = 0;
     if (!plan || !lives) {
         free(plan);
@@ -129,7 +130,7 @@ int qp_layer_plan(struct qp_layer *layer, struct qp_error *err)
     for (int b = 1; b < type->buffer_count; b++) {
         struct qp_buffer *buffer = &plan->buffers[b];
         buffer->half = layer->compute == QP_BF16 && is_input_of_linear(type, b);
-        lives[b] = life_of(type, b, buffer->half);
+        lives[b] = live_range_of(type, b, buffer->half);
         int in = in_place_of(type, lives, plan->buffers, b);
         buffer->at = in ? plan->buffers[in].at : place(lives, plan->buffers, b, &lives[b]);
         end = buffer->at + lives[b].floats > end ? buffer->at + lives[b].floats : end;

@@ -39,7 +39,7 @@ static int convert_matrix(const struct qp_gguf *file, const struct qp_gguf_tenso
     int64_t cols = to->shape[1];
     qp_auto_free float *rows = qp_new_floats(omp_get_max_threads() * cols, to->name, err); /* one a thread */
     if (!rows)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < to->shape[0]; r++) {
         float *row = rows + omp_get_thread_num() * cols;
@@ -54,7 +54,7 @@ static int convert_vector(const struct qp_gguf *file, const struct qp_gguf_tenso
 {
     qp_auto_free float *stored = qp_new_floats(2 * to->elements, to->name, err);
     if (!stored)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     float *ordered = stored + to->elements;
     qp_gguf_rows(file, from, 0, 1, stored);
     for (int64_t i = 0; i < to->elements; i++)

@@ -19,7 +19,7 @@ const char *qp_compute_name(enum qp_dtype compute)
 bool qp_multiplies_int8(const struct qp_kernels *kernels, const struct qp_linear_scheme *scheme, int64_t cols)
 {
     const struct qp_quant_spec *w = &scheme->weights, *x = &scheme->activations;
-    if (!kernels->int8 || !w->enabled || !x->enabled || w->grid.codes != QP_I8 || x->grid.codes != QP_I8)
+    if (!kernels->int8 || !w->enabled || !x->enabled || w->format.codes != QP_I8 || x->format.codes != QP_I8)
         return false;
     int64_t group = qp_spec_group(x, cols);
     return qp_spec_group(w, cols) >= cols && (group == 0 || group >= cols) && cols <= QP_LINEAR_INT8_DEPTH;

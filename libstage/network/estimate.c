@@ -65,10 +65,10 @@ bool qp_task_quantizes_site(const struct qp_task *task, int64_t layer, int site)
     return false;
 }
 
-double qp_task_moment_bytes(const struct qp_task *task, int64_t layer, int site)
+double qp_task_hessian_bytes(const struct qp_task *task, int64_t layer, int site)
 {
     double n = (double)qp_layer_type(task->arch, layer)->sites[site].in;
-    return qp_task_has(task, "second_moment") ? 4 * n * n : 0;
+    return qp_task_has(task, "hessian") ? 4 * n * n : 0;
 }
 
 /* ---- forwards ---- */
@@ -132,7 +132,7 @@ void qp_estimate_embedding(const struct qp_task *task, double times, struct qp_w
 
 static bool is_coarse(const struct qp_quant_spec *spec)
 {
-    return spec->grid.scale_dtype == QP_F8_E4M3 || spec->grid.scale_dtype == QP_F8_E8M0;
+    return spec->format.scale_dtype == QP_F8_E4M3 || spec->format.scale_dtype == QP_F8_E8M0;
 }
 
 void qp_estimate_scales(const struct qp_quant_spec *spec, int64_t rows, int64_t cols,
@@ -140,7 +140,7 @@ void qp_estimate_scales(const struct qp_quant_spec *spec, int64_t rows, int64_t 
 {
     int64_t steps = sweep->steps;
     if (is_coarse(spec))
-        steps = 1 + (int64_t)((spec->grid.scale_dtype == QP_F8_E4M3 ? 8 : 1) * log2(2.0 / sweep->shrink));
+        steps = 1 + (int64_t)((spec->format.scale_dtype == QP_F8_E4M3 ? 8 : 1) * log2(2.0 / sweep->shrink));
     int64_t group = sweep->block && spec->granularity == QP_PER_GROUP ? qp_spec_group(spec, cols) : 0;
     add->operations[QP_WORK_SEARCH] += qp_search_operations(rows * cols, steps, group);
 }

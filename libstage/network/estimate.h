@@ -51,8 +51,8 @@ const struct qp_linear_scheme *qp_task_scheme(const struct qp_task *task, int64_
 const struct qp_quant_spec *qp_task_spec(const struct qp_task *task, int64_t layer, int linear);
 bool qp_task_quantizes_site(const struct qp_task *task, int64_t layer, int site);
 
-/* Bytes of a site's float32 second moment [in, in] where blocks bring it, else 0. */
-double qp_task_moment_bytes(const struct qp_task *task, int64_t layer, int site);
+/* Bytes of a site's float32 Hessian [in, in] where blocks bring it, else 0. */
+double qp_task_hessian_bytes(const struct qp_task *task, int64_t layer, int site);
 
 /* A forward of `tokens` tokens through the linears of one layer: 2 tokens out in for each. */
 double qp_layer_gemm_operations(const struct qp_layer_type *type, int64_t tokens);
@@ -69,7 +69,7 @@ void qp_estimate_embedding(const struct qp_task *task, double times, struct qp_w
 
 /* A search for the scales of a linear [rows, cols] (libstage/solvers/scales.h): `steps` shares of the range down to
  * `shrink`; scales that are coarse themselves are swept from twice the range down, 8 E4M3 numbers or one E8M0 an
- * octave. block: errors of a group in the metric of its block of the second moment. */
+ * octave. block: errors of a group in the metric of its block of the Hessian. */
 struct qp_scale_sweep {
     double shrink;
     int64_t steps;
@@ -79,7 +79,7 @@ void qp_estimate_scales(const struct qp_quant_spec *spec, int64_t rows, int64_t 
                         const struct qp_scale_sweep *sweep, struct qp_work *add);
 
 /* GPTQ of one linear [rows, cols] in blocks: what its columns pass on inside a block (a solve) and what each block then
- * passes on to all columns behind it (a product). */
+ * passes on to all columns after it (a product). */
 void qp_gptq_work(int64_t rows, int64_t cols, int64_t block, struct qp_work *add);
 
 #endif

@@ -11,7 +11,7 @@
 struct evaluation {
     struct qp_checkpoint *checkpoint;
     const struct qp_kernels *kernels;
-    struct qp_stream stream;
+    struct qp_hidden_states states;
     struct qp_text text;
     struct qp_metrics *metrics;
 };
@@ -53,7 +53,7 @@ static int run_layer(struct evaluation *e, struct qp_block *block, struct qp_err
     if (r == 0)
         r = qp_layer_load_low_rank(block, &layer, err);
     if (r == 0)
-        r = qp_text_forward(&e->text, &layer, &e->stream, NULL, err);
+        r = qp_text_forward(&e->text, &layer, &e->states, NULL, err);
     qp_layer_free(&layer);
     return r;
 }
@@ -64,7 +64,7 @@ static int run_head(struct evaluation *e, const struct qp_block *block, struct q
     int r = qp_head_load(block, &head, err);
     if (r < 0)
         return r;
-    r = qp_stream_score(&head, &e->stream, NULL, e->metrics, err);
+    r = qp_hidden_score(&head, &e->states, NULL, e->metrics, err);
     qp_head_free(&head);
     return r;
 }
@@ -80,7 +80,7 @@ static int run_block(struct evaluation *e, int64_t index, struct qp_error *err)
         return r;
     if (qp_block_is_layer(&block))
         return run_layer(e, &block, err);
-    return block.layer < 0 ? qp_text_embed(&e->text, &block, QP_ORIGINAL, &e->stream, err) : run_head(e, &block, err);
+    return block.layer < 0 ? qp_text_embed(&e->text, &block, QP_ORIGINAL, &e->states, err) : run_head(e, &block, err);
 }
 
 int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,
@@ -91,13 +91,13 @@ int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windo
     int64_t blocks = qp_arch_blocks(&checkpoint->arch);
     int r = qp_text_open(&checkpoint->arch, windows, &e.text, err);
     if (r == 0)
-        r = qp_stream_open(windows, checkpoint->arch.hidden, scratch_folder(), &e.stream, err);
+        r = qp_hidden_open(windows, checkpoint->arch.hidden, scratch_folder(), &e.states, err);
     for (int64_t b = 0; r == 0 && b < blocks; b++) {
         r = run_block(&e, b, err);
         if (r == 0 && progress)
             progress(context, b + 1, blocks);
     }
-    qp_stream_close(&e.stream);
+    qp_hidden_close(&e.states);
     qp_text_close(&e.text);
     return qp_operations_check(r, err);
 }

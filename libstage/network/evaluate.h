@@ -14,7 +14,7 @@ struct qp_metrics {
 
 /* Hidden states of all windows of one network; memory is a mapped, unlinked file in `scratch` (NULL: anonymous). A
  * layer moves them on in float32 whatever they are kept in. */
-struct qp_stream {
+struct qp_hidden_states {
     const struct qp_windows *windows;
     int64_t hidden;
     float *x;            /* [count * length, hidden] of QP_F32, else NULL */
@@ -22,16 +22,16 @@ struct qp_stream {
     void *data;
     size_t bytes;
 };
-int qp_stream_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_stream *out,
+int qp_hidden_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_hidden_states *out,
                    struct qp_error *err);
-int qp_stream_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_dtype dtype, const char *scratch,
-                      struct qp_stream *out, struct qp_error *err);
-void qp_stream_close(struct qp_stream *stream);
+int qp_hidden_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_dtype dtype, const char *scratch,
+                      struct qp_hidden_states *out, struct qp_error *err);
+void qp_hidden_close(struct qp_hidden_states *states);
 
 /* Tokens first to first + count of all windows: x[count, hidden]. */
-void qp_stream_read(const struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
-                    float *x);
-void qp_stream_write(struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
+void qp_hidden_read(const struct qp_hidden_states *states, const struct qp_kernels *kernels, int64_t first,
+                    int64_t count, float *x);
+void qp_hidden_write(struct qp_hidden_states *states, const struct qp_kernels *kernels, int64_t first, int64_t count,
                      const float *x);
 
 /* All that a forward over windows needs besides weights and hidden states. */
@@ -47,14 +47,14 @@ void qp_text_close(struct qp_text *text); /* a zeroed one is accepted */
 /* Hidden states of the stream = embeddings of the text; then, layer by layer, what the layer makes of them. `taps` as
  * in qp_layer_forward, may be NULL. */
 int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, enum qp_version version,
-                  struct qp_stream *stream, struct qp_error *err);
-int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_stream *stream,
+                  struct qp_hidden_states *states, struct qp_error *err);
+int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_hidden_states *states,
                     const struct qp_taps *taps, struct qp_error *err);
 
 /* Scores a head's logits of the stream's final hidden states. With a `reference` the stream is the quantized network's,
  * read by the head as it will be exported, and compared with the reference's; without, all is as in the checkpoint. */
-int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,
-                    struct qp_metrics *out, struct qp_error *err);
+int qp_hidden_score(const struct qp_head *head, const struct qp_hidden_states *states,
+                    const struct qp_hidden_states *reference, struct qp_metrics *out, struct qp_error *err);
 
 /* Perplexity of a checkpoint as it is on disk; quantized activations simulated. progress may be NULL. */
 int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,

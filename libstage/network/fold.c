@@ -86,7 +86,7 @@ static int fold_into_norm(const struct qp_block *block, int norm, const float *b
     int64_t n = d->width;
     qp_auto_free float *gain = qp_new_floats(2 * n, "the gain of a norm", err);
     if (!gain)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     float *divided = gain + n;
     int r = qp_block_norm(block, norm, false, gain, err);
     if (r < 0)
@@ -136,7 +136,7 @@ int qp_block_fold(struct qp_block *block, int site, float *s, struct qp_error *e
         return r;
     qp_auto_free float *before = qp_new_floats(2 * n, "a fold", err);
     if (!before)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     float *whole = before + n;
     for (int64_t i = 0; i < n; i++)
         before[i] = stored ? stored[i] : 1.0f;

@@ -91,16 +91,16 @@ static struct codes codes_of(const struct chunk *c)
 }
 
 /* With a scale that is known beforehand. */
-static void quantize_with(const struct qp_kernels *kernels, const struct qp_grid *grid, float scale, int64_t count,
-                          float *x)
+static void quantize_with(const struct qp_kernels *kernels, const struct qp_number_format *format, float scale,
+                          int64_t count, float *x)
 {
     enum { PIECE = 4096 };
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < count; at += PIECE) {
         uint8_t codes[PIECE];
         int64_t n = count - at < PIECE ? count - at : PIECE;
-        kernels->quantize(grid, 1, n, 0, x + at, &scale, NULL, codes);
-        kernels->dequantize(grid, 1, n, 0, codes, &scale, NULL, x + at);
+        kernels->quantize(format, 1, n, 0, x + at, &scale, NULL, codes);
+        kernels->dequantize(format, 1, n, 0, codes, &scale, NULL, x + at);
     }
 }
 
@@ -109,12 +109,12 @@ static void quantize_activations(const struct chunk *c, int site, int64_t n, flo
 {
     const struct qp_quant_spec *spec = &c->layer->activations[site];
     if (qp_spec_is_static(spec)) {
-        quantize_with(c->layer->kernels, &spec->grid, c->layer->input_scale[site], c->rows * n, x);
+        quantize_with(c->layer->kernels, &spec->format, c->layer->input_scale[site], c->rows * n, x);
         return;
     }
     int64_t group = qp_spec_group(spec, n), step = group ? c->rows : c->length;
     for (int64_t row = 0; row < c->rows; row += step)
-        c->layer->kernels->fake_quantize(&spec->grid, step, n, group, x + row * n);
+        c->layer->kernels->fake_quantize(&spec->format, step, n, group, x + row * n);
 }
 
 /* Whether a linear of the site multiplies codes, or whether one does not. */
@@ -145,10 +145,10 @@ static void find_ranges(const struct chunk *c, const struct codes *b, int site, 
         b->zero[0] = 0;
         spread(c->rows, b->scale, b->zero);
     } else if (qp_spec_group(spec, n))
-        layer->kernels->qparams(&spec->grid, c->rows, n, n, x, b->scale, b->zero);
+        layer->kernels->qparams(&spec->format, c->rows, n, n, x, b->scale, b->zero);
     else
         for (int64_t row = 0; row < c->rows; row += c->length) {
-            layer->kernels->qparams(&spec->grid, c->length, n, 0, x + row * n, b->scale + row, b->zero + row);
+            layer->kernels->qparams(&spec->format, c->length, n, 0, x + row * n, b->scale + row, b->zero + row);
             spread(c->length, b->scale + row, b->zero + row);
         }
 }
@@ -159,7 +159,8 @@ static void quantize_site(const struct chunk *c, int site, int64_t n, float *x)
     if (has_linear(layer, site, true)) {
         struct codes b = codes_of(c);
         find_ranges(c, &b, site, n, x);
-        layer->kernels->quantize(&layer->activations[site].grid, c->rows, n, n, x, b.scale, b.zero, (uint8_t *)b.codes);
+        layer->kernels->quantize(&layer->activations[site].format, c->rows, n, n, x, b.scale, b.zero,
+                                 (uint8_t *)b.codes);
     }
     if (has_linear(layer, site, false))
         quantize_activations(c, site, n, x);
@@ -212,8 +213,8 @@ static int run_cache(const struct chunk *c, const struct qp_op *op, struct qp_er
     int r = c->taps->cache ? c->taps->cache(c->taps->context, keys, values, c->rows, n, err) : 0;
     if (r < 0 || !layer->cache.enabled)
         return r;
-    quantize_with(layer->kernels, &layer->cache.grid, layer->key_scale, c->rows * n, keys);
-    quantize_with(layer->kernels, &layer->cache.grid, layer->value_scale, c->rows * n, values);
+    quantize_with(layer->kernels, &layer->cache.format, layer->key_scale, c->rows * n, keys);
+    quantize_with(layer->kernels, &layer->cache.format, layer->value_scale, c->rows * n, values);
     return 0;
 }
 
@@ -222,7 +223,7 @@ static void multiply_codes(const struct chunk *c, int linear, bool add, float *y
     const struct qp_layer *layer = c->layer;
     const struct qp_quantized *w = &layer->int8[linear];
     struct codes b = codes_of(c);
-    bool shifted = !layer->activations[layer->type->linears[linear].site].grid.symmetric;
+    bool shifted = !layer->activations[layer->type->linears[linear].site].format.symmetric;
     layer->kernels->linear_int8(&(struct qp_linear_int8){.m = c->rows,
                                                          .n = w->rows,
                                                          .k = w->cols,

@@ -85,7 +85,7 @@ static int embed_projected(const struct qp_block *block, enum qp_version version
         return r;
     qp_auto_free float *w = qp_new_floats(t->elements + PART * width, "the projection of embeddings", err);
     if (!w)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     float *rows = w + t->elements;
     read_end(block, version, t, w);
     for (int64_t at = 0; at < count; at += PART) {
@@ -115,7 +115,7 @@ static int add_positions(const struct qp_block *block, enum qp_version version, 
                        (long long)length, (long long)arch->max_length);
     qp_auto_free float *w = qp_new_floats(t->elements, "learned positions", err);
     if (!w)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     read_end(block, version, t, w);
     for (int64_t i = 0; i < count; i++)
         block->kernels->add_scaled(hidden, 1, w + (arch->position_offset + i % length) * hidden, x + i * hidden);
@@ -152,7 +152,7 @@ static int load_f32(const struct qp_tensor *gain, const struct qp_tensor *weight
     int64_t count = arch->hidden + weight->elements;
     head->gain = qp_new_floats((twice ? 2 : 1) * count, "the head in float32", err);
     if (!head->gain)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     head->weight = head->gain + arch->hidden;
     head->rounded_gain = twice ? head->gain + count : head->gain;
     head->rounded_weight = head->rounded_gain + arch->hidden;
@@ -162,7 +162,7 @@ static int load_f32(const struct qp_tensor *gain, const struct qp_tensor *weight
     head->kernels->to_f32(weight->dtype, weight->elements, weight->data, head->weight);
     if (twice) {
         memcpy(head->rounded_gain, head->gain, (size_t)count * sizeof(float));
-        qp_round_to(head->kernels, arch->dtype, count, head->rounded_gain); /* the matrix stands behind it */
+        qp_round_to(head->kernels, arch->dtype, count, head->rounded_gain); /* the head's matrix follows it */
     }
     return 0;
 }
@@ -186,7 +186,7 @@ static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weigh
     int64_t hidden = head->arch->hidden;
     head->gain = qp_new_floats(3 * hidden + (there ? 0 : (weight->elements + 1) / 2), "the head in BF16", err);
     if (!head->gain)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     head->rounded_gain = head->gain + hidden;
     memset(head->gain, 0, (size_t)hidden * sizeof(float));
     if (gain)
@@ -219,7 +219,7 @@ static int finish_norm(const struct qp_block *block, struct qp_head *head, struc
                        (long long)block->unit->seq, name);
     head->bias = qp_new_floats(d->width, "the head's bias", err);
     if (!head->bias)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     head->kernels->to_f32(t->dtype, d->width, t->data, head->bias);
     return 0;
 }
@@ -235,7 +235,7 @@ static int load_projection(const struct qp_block *block, struct qp_head *head, s
         return r;
     head->project = qp_new_floats(2 * t->elements, "the head's projection", err);
     if (!head->project)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     read_end(block, QP_ORIGINAL, t, head->project);
     read_end(block, QP_QUANTIZED, t, head->project + t->elements);
     return 0;
@@ -268,7 +268,7 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
 
 void qp_head_free(struct qp_head *head)
 {
-    free(head->gain); /* the matrix stands behind it */
+    free(head->gain); /* the head's matrix follows it */
     free(head->bias);
     free(head->project);
     *head = (struct qp_head){0};

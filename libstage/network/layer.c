@@ -54,12 +54,12 @@ static int find_int8(const struct qp_block *block, const struct qp_scheme *schem
     return 0;
 }
 
-/* Room for a matrix, in BF16 in half as many floats, for codes none. */
+/* Space for a matrix, in BF16 in half as many floats, for codes none. */
 static int64_t place_matrix(const struct qp_block *block, enum qp_version version, int linear, float **cursor,
                             struct qp_layer *layer)
 {
     int64_t count = matrix_size(block->type, linear), total;
-    float *room = NULL;
+    float *space = NULL;
     if (layer->int8[linear].codes)
         return 0;
     if (layer->compute != QP_BF16)
@@ -69,8 +69,8 @@ static int64_t place_matrix(const struct qp_block *block, enum qp_version versio
         qp_work_add_read(cursor ? 2.0 * (double)count : 0.0);
         return 0;
     }
-    total = place(cursor, &room, (count + 1) / 2);
-    layer->bf16[linear] = (uint16_t *)room;
+    total = place(cursor, &space, (count + 1) / 2);
+    layer->bf16[linear] = (uint16_t *)space;
     return total;
 }
 
@@ -264,7 +264,7 @@ static int load_weights(const struct qp_block *block, enum qp_version version, c
     lay_out(block, version, layer, layer->memory);
     bool narrow = layer->compute == QP_BF16;
     qp_auto_free float *wide = narrow ? qp_new_floats(largest_matrix(block->type), "a matrix", err) : NULL;
-    return narrow && !wide ? QP_ERR_ROOM : load_all(block, version, scheme, wide, layer, err);
+    return narrow && !wide ? QP_ERR_SPACE : load_all(block, version, scheme, wide, layer, err);
 }
 
 int qp_layer_load(const struct qp_block *block, enum qp_version version, const struct qp_scheme *scheme,

@@ -44,7 +44,7 @@ static int widen(const struct qp_block *block, const struct qp_tensor *t, float 
 {
     *out = qp_new_floats(t->elements, "a low-rank factor", err);
     if (!*out)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     block->kernels->to_f32(t->dtype, t->elements, t->data, *out);
     return 0;
 }

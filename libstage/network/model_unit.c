@@ -22,7 +22,7 @@ int qp_model_open_any(const struct qp_unit *unit, struct qp_model *out, struct q
         return r;
     qp_scheme_bind(out->scheme, out->arch.dtype);
     out->attrs = json_incref(unit->attrs);
-    out->turns = json_object_get(unit->attrs, "turns") != NULL;
+    out->sequential = json_object_get(unit->attrs, "steps") != NULL;
     return 0;
 }
 
@@ -32,18 +32,18 @@ int qp_model_expect_formats(const struct qp_model *model, struct qp_error *err)
         return 0;
     return qp_fail(err, QP_ERR_INPUT,
                    "the scheme is a budget (%s), and its formats are not chosen yet: put stage `allocate` before this "
-                   "one, behind calibrate",
+                   "one, after calibrate",
                    json_string_value(json_object_get(model->scheme->source, "budget")));
 }
 
 int qp_model_expect_whole(const struct qp_model *model, struct qp_error *err)
 {
-    if (!model->turns)
+    if (!model->sequential)
         return 0;
     return qp_fail(
         err, QP_ERR_INPUT,
-        "layers come in turns (`true_sequential` of stage load), each with a part of the statistics, and this "
-        "needs them whole: put it behind quantize, give it `method: none`, or take true_sequential away");
+        "layers come in steps (`true_sequential` of stage load), each with a part of the statistics, and this "
+        "needs them whole: put it after quantize, give it `method: none`, or take true_sequential away");
 }
 
 int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err)

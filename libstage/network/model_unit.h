@@ -11,11 +11,11 @@ struct qp_model {
     json_t *attrs; /* the unit's attributes: path, config, tokenizer, scheme, blocks */
     struct qp_arch arch;
     struct qp_scheme *scheme; /* bound to arch.dtype */
-    bool turns;               /* layers come in turns (libstage/network/turns.h) */
+    bool sequential;          /* layers come in steps (libstage/network/sequential.h) */
 };
 
 /* Reads a model unit (kept by the caller). QP_ERR_INPUT when an attribute is missing or wrong, when the scheme is a
- * budget, or when layers come in turns. */
+ * budget, or when layers come in steps. */
 int qp_model_open(const struct qp_unit *unit, struct qp_model *out, struct qp_error *err);
 
 /* The same, and both are accepted: a budget, whose formats stage allocate has yet to choose, quantizes nothing. */

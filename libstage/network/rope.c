@@ -18,10 +18,10 @@ static double llama3_frequency(const struct qp_rope_config *rope, double frequen
     return (1.0 - smooth) * frequency / rope->factor + smooth * frequency;
 }
 
-/* The pair whose wavelength fits `turns` times into the original length (Peng et al. 2023, section 3.2). */
-static double yarn_pair(const struct qp_rope_config *rope, double turns)
+/* The pair whose wavelength fits `rotations` times into the original length (Peng et al. 2023, section 3.2). */
+static double yarn_pair(const struct qp_rope_config *rope, double rotations)
 {
-    return rope->dim * log((double)rope->original_length / (turns * 2.0 * M_PI)) / (2.0 * log(rope->theta));
+    return rope->dim * log((double)rope->original_length / (rotations * 2.0 * M_PI)) / (2.0 * log(rope->theta));
 }
 
 static double yarn_frequency(const struct qp_rope_config *rope, double frequency, int i)
@@ -82,7 +82,7 @@ static int open_table(const struct qp_rope_config *rope, int64_t length, float *
     float *c = *cos_out = qp_new_floats(length * half, "the rotary tables", err);
     float *s = *sin_out = c ? qp_new_floats(length * half, "the rotary tables", err) : NULL;
     if (!s)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     for (int i = 0; i < half; i++) {
         double frequency = qp_rope_frequency(rope, length, i);
         for (int64_t p = 0; p < length; p++) {

@@ -33,7 +33,7 @@ static int scratch_open(const struct qp_head *head, struct scratch *s, struct qp
     size_t row_bytes = 3 * sizeof(double) + (hidden + normed + 2 * vocab) * sizeof(float) + 3 * sizeof(int32_t);
     double *d = qp_new_array((int64_t)n, row_bytes, "logits", err);
     if (!d)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     float *f = (float *)(d + 3 * n);
     int32_t *i = (int32_t *)(f + n * (hidden + normed + 2 * vocab));
     *s = (struct scratch){
@@ -76,15 +76,15 @@ static void add_up(const struct scratch *s, int64_t rows, bool compared, struct 
 }
 
 /* The divergence is KL(reference || stream): the reference's distribution is the true one. */
-static void score_rows(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,
-                       int64_t row, int64_t rows, struct scratch *s)
+static void score_rows(const struct qp_head *head, const struct qp_hidden_states *states,
+                       const struct qp_hidden_states *reference, int64_t row, int64_t rows, struct scratch *s)
 {
-    set_targets(stream->windows, row, rows, s->target);
-    qp_stream_read(stream, head->kernels, row, rows, s->x);
+    set_targets(states->windows, row, rows, s->target);
+    qp_hidden_read(states, head->kernels, row, rows, s->x);
     qp_head_logits(head, reference ? QP_QUANTIZED : QP_ORIGINAL, rows, s->x, s->normed, s->logits);
     struct qp_logits l = {.rows = rows, .vocab = head->arch->vocab, .target = s->target};
     if (reference) {
-        qp_stream_read(reference, head->kernels, row, rows, s->x);
+        qp_hidden_read(reference, head->kernels, row, rows, s->x);
         qp_head_logits(head, QP_ORIGINAL, rows, s->x, s->normed, s->reference_logits);
         l.p = s->reference_logits;
         l.nll_p = s->reference_nll;
@@ -100,22 +100,22 @@ static void score_rows(const struct qp_head *head, const struct qp_stream *strea
     head->kernels->logits(&l);
 }
 
-int qp_stream_score(const struct qp_head *head, const struct qp_stream *stream, const struct qp_stream *reference,
-                    struct qp_metrics *out, struct qp_error *err)
+int qp_hidden_score(const struct qp_head *head, const struct qp_hidden_states *states,
+                    const struct qp_hidden_states *reference, struct qp_metrics *out, struct qp_error *err)
 {
     struct scratch s = {0};
     struct sums sums = {0};
-    int64_t total = stream->windows->count * stream->windows->length;
-    if (stream->windows->length < 2)
+    int64_t total = states->windows->count * states->windows->length;
+    if (states->windows->length < 2)
         return qp_fail(err, QP_ERR_INPUT, "windows of %lld token predict nothing; set `length` to 2 or more",
-                       (long long)stream->windows->length);
+                       (long long)states->windows->length);
     int r = scratch_open(head, &s, err);
     if (r < 0)
         return r;
     for (int64_t row = 0; r == 0 && row < total; row += s.rows) {
         int64_t rows = total - row < s.rows ? total - row : s.rows;
         r = qp_operations_go_on(err);
-        score_rows(head, stream, reference, row, rows, &s);
+        score_rows(head, states, reference, row, rows, &s);
         add_up(&s, rows, reference != NULL, &sums);
     }
     free(s.memory);

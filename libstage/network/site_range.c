@@ -20,7 +20,7 @@ static float largest(const float *x, int64_t count)
 static int get_absmax(const struct qp_block *block, int site, int64_t in, float **out, struct qp_error *err)
 {
     float *absmax = qp_new_floats(in, "a site's ranges", err);
-    int r = absmax ? qp_block_stat(block, site, "absmax", absmax, err) : QP_ERR_ROOM;
+    int r = absmax ? qp_block_stat(block, site, "absmax", absmax, err) : QP_ERR_SPACE;
     if (r < 0) {
         free(absmax);
         return r;
@@ -78,14 +78,14 @@ static int average(const struct qp_block *block, int site, float *range, struct 
     return 0;
 }
 
-int qp_site_range(const struct qp_block *block, int site, const struct qp_calibrator *c, const struct qp_grid *grid,
-                  float *range, double *clipped, struct qp_error *err)
+int qp_site_range(const struct qp_block *block, int site, const struct qp_calibrator *c,
+                  const struct qp_number_format *format, float *range, double *clipped, struct qp_error *err)
 {
     *clipped = 0.0;
     if (strcmp(c->method, "minmax") == 0)
         return qp_site_absmax(block, site, range, err);
     struct qp_range_histogram *h = qp_new_array(1, sizeof *h, "a histogram", err);
-    int r = h ? get_histogram(block, site, h, err) : QP_ERR_ROOM;
+    int r = h ? get_histogram(block, site, h, err) : QP_ERR_SPACE;
     if (r < 0) {
         free(h);
         return r;
@@ -93,9 +93,9 @@ int qp_site_range(const struct qp_block *block, int site, const struct qp_calibr
     if (strcmp(c->method, "percentile") == 0)
         *range = qp_range_percentile(h, c->percentile);
     else if (strcmp(c->method, "entropy") == 0)
-        *range = qp_range_entropy(block->kernels, grid, h);
+        *range = qp_range_entropy(block->kernels, format, h);
     else if (strcmp(c->method, "mse") == 0)
-        *range = qp_range_mse(block->kernels, grid, c->norm, h);
+        *range = qp_range_mse(block->kernels, format, c->norm, h);
     else
         r = average(block, site, range, err);
     if (r == 0)

@@ -33,21 +33,21 @@ typedef int part_fn(const struct qp_text *text, const void *context, int64_t fir
                     struct qp_error *err);
 
 /* What `work` makes of the stream's windows, in parts; `reads`: it looks at what they were. */
-static int in_parts(const struct qp_text *text, const struct qp_kernels *kernels, struct qp_stream *stream, bool reads,
-                    part_fn *work, const void *context, struct qp_error *err)
+static int in_parts(const struct qp_text *text, const struct qp_kernels *kernels, struct qp_hidden_states *states,
+                    bool reads, part_fn *work, const void *context, struct qp_error *err)
 {
     int64_t length = text->windows->length, step = length < PART_TOKENS ? PART_TOKENS / length : 1;
-    float *x = qp_new_floats(step * length * stream->hidden, "hidden states", err);
-    int r = x ? 0 : QP_ERR_ROOM;
+    float *x = qp_new_floats(step * length * states->hidden, "hidden states", err);
+    int r = x ? 0 : QP_ERR_SPACE;
     for (int64_t w = 0; r == 0 && w < text->windows->count; w += step) {
         int64_t windows = text->windows->count - w < step ? text->windows->count - w : step;
         if (reads)
-            qp_stream_read(stream, kernels, w * length, windows * length, x);
+            qp_hidden_read(states, kernels, w * length, windows * length, x);
         r = qp_operations_go_on(err);
         if (r == 0)
             r = work(text, context, w, windows, x, err);
         if (r == 0)
-            qp_stream_write(stream, kernels, w * length, windows * length, x);
+            qp_hidden_write(states, kernels, w * length, windows * length, x);
     }
     free(x);
     return r;
@@ -67,14 +67,14 @@ static int embed_part(const struct qp_text *text, const void *context, int64_t f
 }
 
 int qp_text_embed(const struct qp_text *text, const struct qp_block *embedding, enum qp_version version,
-                  struct qp_stream *stream, struct qp_error *err)
+                  struct qp_hidden_states *states, struct qp_error *err)
 {
     const struct embedding e = {embedding, version};
-    return stream->x ? embed_part(text, &e, 0, text->windows->count, stream->x, err)
-                     : in_parts(text, embedding->kernels, stream, false, embed_part, &e, err);
+    return states->x ? embed_part(text, &e, 0, text->windows->count, states->x, err)
+                     : in_parts(text, embedding->kernels, states, false, embed_part, &e, err);
 }
 
-struct passage {
+struct forward_pass {
     const struct qp_layer *layer;
     const struct qp_taps *taps;
 };
@@ -83,15 +83,15 @@ static int forward_part(const struct qp_text *text, const void *context, int64_t
                         struct qp_error *err)
 {
     (void)first;
-    const struct passage *p = context;
+    const struct forward_pass *p = context;
     return qp_layer_forward(p->layer, windows, text->windows->length, &text->rotations, x, text->workspace, p->taps,
                             err);
 }
 
-int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_stream *stream,
+int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_hidden_states *states,
                     const struct qp_taps *taps, struct qp_error *err)
 {
-    const struct passage p = {layer, taps};
-    return stream->x ? forward_part(text, &p, 0, text->windows->count, stream->x, err)
-                     : in_parts(text, layer->kernels, stream, true, forward_part, &p, err);
+    const struct forward_pass p = {layer, taps};
+    return states->x ? forward_part(text, &p, 0, text->windows->count, states->x, err)
+                     : in_parts(text, layer->kernels, states, true, forward_part, &p, err);
 }

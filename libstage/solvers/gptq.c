@@ -32,7 +32,7 @@ static double mean_diagonal(int64_t n, const float *h)
     return isfinite(sum) ? sum / (double)n : -1.0;
 }
 
-/* u = the moment in the order of the columns, `added` on its diagonal. */
+/* u = the Hessian in the order of the columns, `added` on its diagonal. */
 static void fill(struct qp_gptq *s, const float *h, double added)
 {
     int64_t n = s->in;
@@ -49,8 +49,7 @@ static int factor(struct qp_gptq *s, const float *h, double *damping, struct qp_
 {
     double mean = mean_diagonal(s->in, h);
     if (mean < 0.0)
-        return qp_fail(err, QP_ERR_INPUT,
-                       "the second moment is not finite; the calibration data overflows the network");
+        return qp_fail(err, QP_ERR_INPUT, "the Hessian is not finite; the calibration data overflows the network");
     for (;; *damping *= 10.0) {
         fill(s, h, *damping * mean);
         int64_t minor = s->kernels->inverse_factor(s->in, s->u);
@@ -58,7 +57,7 @@ static int factor(struct qp_gptq *s, const float *h, double *damping, struct qp_
             return 0;
         if (*damping * 10.0 > 1.0)
             return qp_fail(err, QP_ERR_INPUT,
-                           "the second moment is not positive definite (leading minor %lld of %lld) with damping %g; "
+                           "the Hessian is not positive definite (leading minor %lld of %lld) with damping %g; "
                            "calibrate on more text, or use method: rtn",
                            (long long)minor, (long long)s->in, *damping);
     }
@@ -71,8 +70,8 @@ int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, i
     if (!s)
         return qp_fail_memory(err, sizeof *s, "a solver");
     *s = (struct qp_gptq){.kernels = kernels, .in = in, .block = block, .group = group, .kind = order};
-    s->u = qp_new_floats(in * in, "a factor of the second moment", err);
-    int r = s->u ? qp_order_columns(order, in, group, h, &s->order, err) : QP_ERR_ROOM;
+    s->u = qp_new_floats(in * in, "a factor of the Hessian", err);
+    int r = s->u ? qp_order_columns(order, in, group, h, &s->order, err) : QP_ERR_SPACE;
     if (r == 0)
         r = factor(s, h, damping, err);
     if (r < 0) {
@@ -145,7 +144,7 @@ static int enter_group(struct solve *v, int64_t at, struct qp_error *err)
     int64_t n = v->s->in, rows = v->q->rows, count = group_run(v, at);
     float *w = qp_new_floats(rows * count, "a group's weights", err);
     int64_t *columns = qp_new_array(count, sizeof *columns, "a group's columns", err);
-    int r = w && columns ? 0 : QP_ERR_ROOM;
+    int r = w && columns ? 0 : QP_ERR_SPACE;
     if (r == 0) {
         for (int64_t i = 0; i < count; i++)
             columns[i] = v->s->order ? v->s->order[at + i] : at + i;
@@ -164,7 +163,7 @@ static void solve_block(const struct solve *v, int64_t at, int64_t count)
 {
     int64_t n = v->s->in, rest = n - at - count;
     const float *u = v->s->u + at * n + at;
-    struct qp_gptq_block b = {.grid = &v->q->grid,
+    struct qp_gptq_block b = {.format = &v->q->format,
                               .rows = v->q->rows,
                               .count = count,
                               .groups = v->groups,
@@ -217,7 +216,7 @@ static int open_solve(struct solve *v, const struct qp_quantized *q, float *w, u
     v->w = s->order ? qp_new_floats(q->rows * s->in, "reordered weights", err) : w;
     v->codes = s->order ? qp_new_array(q->rows * s->in, 1, "reordered codes", err) : codes;
     if (!v->group_of || !v->error || !v->scale || !v->zero || !v->w || !v->codes)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     for (int64_t i = 0; i < s->in; i++)
         v->group_of[i] = q->group > 0 ? (int32_t)((s->order ? s->order[i] : i) / q->group) : 0;
     if (s->order)

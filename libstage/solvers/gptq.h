@@ -25,7 +25,7 @@ bool qp_gptq_serves(const struct qp_gptq *solver, int64_t group);
 typedef int qp_rescale_fn(void *context, int64_t group, int64_t count, const int64_t *columns, const float *w,
                           struct qp_error *err);
 
-/* Codes of w[rows, cols] (overwritten) on the grid, groups, scales and zero points of *q; codes[rows, cols] is
+/* Codes of w[rows, cols] (overwritten) in the number format, groups, scales and zero points of *q; codes[rows, cols] is
  * q->codes, writable. `rescale` may be NULL; it wants an order that keeps groups whole, and q->group above 0. */
 int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, float *w, uint8_t *codes,
                   qp_rescale_fn *rescale, void *context, struct qp_error *err);

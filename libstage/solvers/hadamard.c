@@ -123,7 +123,7 @@ static int fill_paley(int64_t order, int8_t *m, struct qp_error *err)
     int64_t q = first ? order - 1 : order / 2 - 1;
     qp_auto_free int8_t *chi = qp_new_array(q, 1, "a quadratic character", err);
     if (!chi)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     quadratic_character(q, chi);
     if (first)
         fill_paley_1(chi, order, m);
@@ -181,7 +181,7 @@ int qp_hadamard_new(int64_t n, const char *what, struct qp_hadamard *out, struct
     for (int i = 0; i < h.count && r == 0; i++)
         if (h.order[i] > 2) {
             h.factor[i] = qp_new_array(h.order[i] * h.order[i], 1, "a Hadamard matrix", err);
-            r = h.factor[i] ? fill_factor(h.order[i], h.factor[i], err) : QP_ERR_ROOM;
+            r = h.factor[i] ? fill_factor(h.order[i], h.factor[i], err) : QP_ERR_SPACE;
         }
     if (r < 0)
         qp_hadamard_free(&h);

@@ -31,7 +31,7 @@ struct solver {
     double *rest_priced; /* [groups + 1] sum of their min(damage + price cost) */
     struct layer *layers;
     size_t *chosen;
-    double best, dropped; /* damage of the solution at hand; least bound of what was dropped for room */
+    double best, dropped; /* damage of the solution at hand; least bound of what was dropped for space */
 };
 
 static const struct qp_option_cost *option_of(const struct qp_knapsack *k, size_t group, size_t option)
@@ -223,7 +223,7 @@ static size_t drop_dominated(struct state *states, size_t count)
 }
 
 /* Keeps the states of least bound when there are too many. */
-static size_t make_room(struct solver *s, struct state *states, size_t count)
+static size_t make_space(struct solver *s, struct state *states, size_t count)
 {
     if (count <= s->limit)
         return count;
@@ -239,7 +239,7 @@ static int run_layer(struct solver *s, size_t g, const struct layer *from, struc
     struct state *states = malloc((most ? most : 1) * sizeof *states);
     if (!states)
         return qp_fail_memory(err, most * sizeof *states, "choices of formats");
-    size_t count = make_room(s, states, drop_dominated(states, extend(s, g, from, states)));
+    size_t count = make_space(s, states, drop_dominated(states, extend(s, g, from, states)));
     struct state *fitting = realloc(states, (count ? count : 1) * sizeof *states);
     s->layers[g] = (struct layer){fitting ? fitting : states, count};
     return 0;

@@ -49,7 +49,7 @@ int qp_order_columns(enum qp_order kind, int64_t n, int64_t group, const float *
     if (!ranks || !columns) {
         free(ranks);
         free(columns);
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     }
     rank(n, kind == QP_ORDER_GROUP && group > 0 ? group : n, h, ranks);
     qsort(ranks, (size_t)n, sizeof *ranks, by_rank);

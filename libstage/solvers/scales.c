@@ -4,41 +4,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "libstage/base/memory.h"
 #include "libstage/tensor/operations.h"
 
-/* Grids whose scales are themselves coarse (NVFP4, MX) try every scale that can be held, up to twice the range's: their
- * elements are spaced unevenly, and a larger scale can suit them better. */
-static bool coarse_scales(const struct qp_grid *grid)
+/* Number formats whose scales are themselves coarse (NVFP4, MX) try every scale that can be held, up to twice the
+ * range's: their elements are spaced unevenly, and a larger scale can suit them better. */
+static bool coarse_scales(const struct qp_number_format *format)
 {
-    return grid->scale_dtype == QP_F8_E4M3 || grid->scale_dtype == QP_F8_E8M0;
+    return format->scale_dtype == QP_F8_E4M3 || format->scale_dtype == QP_F8_E8M0;
 }
 
 /* The widest range to try, as a share of a group's own. Symmetric integers reach one step farther below zero than above
  * it, and the scale of their range cuts half a step off the largest if that is above: a scale that holds it there is
  * the last one worth a try. */
-static float widest(const struct qp_grid *grid)
+static float widest(const struct qp_number_format *format)
 {
-    if (coarse_scales(grid))
+    if (coarse_scales(format))
         return 2.0f;
-    bool cuts = grid->codes == QP_I8 && grid->symmetric && !grid->narrow;
-    return cuts ? (qp_grid_max(grid) + 0.5f) / qp_grid_max(grid) : 1.0f;
+    bool cuts = format->codes == QP_I8 && format->symmetric && !format->narrow;
+    return cuts ? (qp_format_max(format) + 0.5f) / qp_format_max(format) : 1.0f;
 }
 
 /* "Four over six" for itself tries two scales: that of the range, and that which maps the largest to 4. */
-static struct qp_scale_search search_of(const struct qp_grid *grid, const struct qp_scale_choice *choice,
+static struct qp_scale_search search_of(const struct qp_number_format *format, const struct qp_scale_choice *choice,
                                         const float *importance)
 {
     if (choice->method == QP_SCALES_MINMAX)
-        return (struct qp_scale_search){.grid = grid, .norm = 2.0, .first = 6.0f / 4.0f, .last = 1.0f, .steps = 2};
-    bool sweep = coarse_scales(grid);
-    return (struct qp_scale_search){.grid = grid,
+        return (struct qp_scale_search){.format = format, .norm = 2.0, .first = 6.0f / 4.0f, .last = 1.0f, .steps = 2};
+    bool sweep = coarse_scales(format);
+    return (struct qp_scale_search){.format = format,
                                     .importance = importance,
                                     .norm = choice->method != QP_SCALES_MSE ? 2.0
                                             : choice->norm > 0.0            ? choice->norm
                                                                             : 3.0,
-                                    .first = widest(grid),
+                                    .first = widest(format),
                                     .last = choice->shrink,
                                     .steps = choice->steps,
                                     .sweep = sweep};
@@ -60,7 +60,7 @@ static void block_scale(const struct qp_kernels *kernels, const struct qp_scale_
     if (search)
         kernels->scale_search(&s);
     else
-        kernels->qparams(s.grid, rows, cols, 0, copy, scale, zero);
+        kernels->qparams(s.format, rows, cols, 0, copy, scale, zero);
 }
 
 static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
@@ -71,7 +71,7 @@ static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant
     int64_t height = spec->block_rows < rows ? spec->block_rows : rows;
     float *copy = qp_new_floats(height * width, "a block of weights", err);
     if (!copy)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     for (int64_t top = 0; top < rows; top += height)
         for (int64_t g = 0; g < groups; g++) {
             int64_t tall = rows - top < height ? rows - top : height, left = g * width;
@@ -83,7 +83,7 @@ static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant
                         search, copy, &one, &none);
             for (int64_t r = top; r < top + tall; r++) {
                 scale[r * groups + g] = one;
-                if (!spec->grid.symmetric)
+                if (!spec->format.symmetric)
                     zero[r * groups + g] = none;
             }
         }
@@ -98,19 +98,19 @@ static int choose(const struct qp_kernels *kernels, const struct qp_quant_spec *
     if (spec->granularity == QP_PER_BLOCK)
         return choose_blocks(kernels, spec, s, s->rows, s->cols, s->w, search, scale, zero, err);
     s->group = qp_spec_group(spec, s->cols);
-    s->moment = choice->method == QP_SCALES_HESSIAN && s->group > 0 ? choice->h : NULL;
+    s->hessian = choice->method == QP_SCALES_HESSIAN && s->group > 0 ? choice->h : NULL;
     s->scale = scale;
     s->zero = zero;
     if (search)
         kernels->scale_search(s);
     else
-        kernels->qparams(s->grid, s->rows, s->cols, s->group, s->w, scale, zero);
+        kernels->qparams(s->format, s->rows, s->cols, s->group, s->w, scale, zero);
     return 0;
 }
 
-int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, const struct qp_grid *grid,
-                     int64_t rows, int64_t cols, const float *w, const struct qp_scale_choice *choice, float *scale,
-                     int8_t *zero, struct qp_error *err)
+int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
+                     const struct qp_number_format *format, int64_t rows, int64_t cols, const float *w,
+                     const struct qp_scale_choice *choice, float *scale, int8_t *zero, struct qp_error *err)
 {
     bool weighted = choice->method == QP_SCALES_WEIGHTED || choice->method == QP_SCALES_HESSIAN;
     float *importance = NULL;
@@ -120,11 +120,11 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
     if (weighted) {
         importance = qp_new_floats(cols, "weights of columns", err);
         if (!importance)
-            return QP_ERR_ROOM;
+            return QP_ERR_SPACE;
         for (int64_t j = 0; j < cols; j++)
             importance[j] = choice->diagonal ? choice->diagonal[j] : choice->h[j * cols + j];
     }
-    struct qp_scale_search s = search_of(grid, choice, importance);
+    struct qp_scale_search s = search_of(format, choice, importance);
     s.rows = rows;
     s.cols = cols;
     s.w = w;
@@ -139,9 +139,9 @@ float qp_global_scale(float absmax, bool four_over_six)
     return isfinite(scale) && scale > 0.0f ? scale : 1.0f;
 }
 
-float qp_held_scale(const struct qp_grid *grid, float scale)
+float qp_held_scale(const struct qp_number_format *format, float scale)
 {
-    if (grid->scale_dtype == QP_F8_E4M3)
-        return qp_e4m3_scale(qp_e4m3_scale_code(scale, grid->global), grid->global);
-    return qp_round_scale(grid->scale_dtype, scale);
+    if (format->scale_dtype == QP_F8_E4M3)
+        return qp_e4m3_scale(qp_e4m3_scale_code(scale, format->global), format->global);
+    return qp_round_scale(format->scale_dtype, scale);
 }

@@ -16,19 +16,19 @@ enum qp_scale_method {
 
 struct qp_scale_choice {
     enum qp_scale_method method;
-    const float *h;        /* [cols, cols] second moment; of WEIGHTED and HESSIAN */
+    const float *h;        /* [cols, cols] Hessian; of WEIGHTED and HESSIAN */
     float shrink;          /* smallest share of the range that is tried: 0.4, say */
     int steps;             /* candidates: 40, say */
     double norm;           /* of MSE; 0 for 3; GPTQ's reference and llm-compressor have 2.4, modelopt has 2 */
     const float *diagonal; /* [cols], that of h, when it is at hand; WEIGHTED then needs no h */
 };
 
-/* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `grid` is the spec's, with its global scale set.
+/* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `format` is the spec's, with its global scale set.
  * scale and zero hold qp_scale_count(rows, cols, qp_spec_group(spec, cols)); zero is not looked at when symmetric.
  * Two-dimensional blocks and whole tensors are searched as one group each, with HESSIAN as with WEIGHTED. */
-int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec, const struct qp_grid *grid,
-                     int64_t rows, int64_t cols, const float *w, const struct qp_scale_choice *choice, float *scale,
-                     int8_t *zero, struct qp_error *err);
+int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
+                     const struct qp_number_format *format, int64_t rows, int64_t cols, const float *w,
+                     const struct qp_scale_choice *choice, float *scale, int8_t *zero, struct qp_error *err);
 
 /* NVFP4's global scale 448 * 6 / absmax (methods of compressed-tensors and modelopt, where it is the reciprocal), with
  * four_over_six 256 * 6 / absmax, so that 1.5 times the largest group's scale is an E4M3 number too (384; arXiv
@@ -36,7 +36,7 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
  * largest, with four_over_six when one of them has it. */
 float qp_global_scale(float absmax, bool four_over_six);
 
-/* The nearest scale that the grid's scales can hold (F32, F16, BF16, E4M3 below grid->global). */
-float qp_held_scale(const struct qp_grid *grid, float scale);
+/* The nearest scale that the number format's scales can hold (F32, F16, BF16, E4M3 below format->global). */
+float qp_held_scale(const struct qp_number_format *format, float scale);
 
 #endif

@@ -7,7 +7,7 @@ static int begin(struct qp_stage *stage, void *state, const struct qp_unit *unit
     int r = qp_model_open_any(unit, model, err);
     if (r == 0 && !stage->desc->any_scheme)
         r = qp_model_expect_formats(model, err);
-    if (r == 0 && !stage->desc->turns)
+    if (r == 0 && !stage->desc->sequential)
         r = qp_model_expect_whole(model, err);
     return r == 0 && start ? start(stage, state, err) : r;
 }

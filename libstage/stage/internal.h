@@ -48,7 +48,7 @@ void qp_stage_print_help(const struct qp_stage_desc *desc);
 
 const char *qp_level_name(enum qp_level level);
 
-/* The life of a stage process from hello to bye; returns the exit code. */
+/* The lifecycle of a stage process from hello to bye; returns the exit code. */
 int qp_stage_live(const struct qp_stage_desc *desc, const char *control, const char *instance, int replica);
 
 #endif

@@ -75,7 +75,7 @@ static int open_ports(struct link *link, const char *control, struct qp_error *e
         return qp_fail(err, QP_ERR_STAGE, "%zu input and %zu output ports; at most %d of each", inputs, count,
                        LINK_MOST);
     for (; link->out_count < count; link->out_count++) {
-        qp_fail(err, QP_ERR_ROOM, "no memory for an endpoint");
+        qp_fail(err, QP_ERR_SPACE, "no memory for an endpoint");
         qp_auto_free char *endpoint = port_endpoint(link, control, link->desc->outputs[link->out_count].name, err);
         int r = endpoint ? qp_out_open(link->context, endpoint, &link->outs[link->out_count], err) : err->code;
         if (r < 0)
@@ -113,7 +113,7 @@ static int open_all(struct link *link, const char *control, struct qp_error *err
     if (r == 0)
         r = open_ports(link, control, err);
     if (r == 0)
-        r = link_say(link, "hello", greeting(link), err);
+        r = link_send(link, "hello", greeting(link), err);
     return r;
 }
 
@@ -167,7 +167,7 @@ int link_open(const struct qp_stage_desc *desc, const char *control, const char 
     pthread_condattr_destroy(&attributes);
     int r = open_all(link, control, err);
     if (r == 0 && pthread_create(&link->thread, NULL, link_thread, link) != 0)
-        r = qp_fail(err, QP_ERR_ROOM, "cannot start a thread");
+        r = qp_fail(err, QP_ERR_SPACE, "cannot start a thread");
     if (r < 0) {
         free_all(link);
         return r;
@@ -259,8 +259,8 @@ static size_t first_input(const struct link *link)
     return best;
 }
 
-/* Whether all that may still come on input i stands behind the first unit of input `best`. */
-static bool is_behind(const struct link *link, size_t i, size_t best)
+/* Whether all that may still come on input i stands after the first unit of input `best`. */
+static bool is_downstream(const struct link *link, size_t i, size_t best)
 {
     int64_t taken = qp_in_taken(link->ins[i]), seq = qp_in_next(link->ins[best])->seq;
     return qp_in_ended(link->ins[i]) || taken >= seq || (taken == seq - 1 && link->delayed[i] && !link->delayed[best]);
@@ -280,7 +280,7 @@ static int choose_input(struct link *link)
     size_t best = first_input(link);
     for (size_t i = 0; i < link->in_count; i++) {
         bool waits = !qp_in_next(link->ins[i]);
-        if (waits && !(best < link->in_count ? is_behind(link, i, best) : qp_in_ended(link->ins[i]))) {
+        if (waits && !(best < link->in_count ? is_downstream(link, i, best) : qp_in_ended(link->ins[i]))) {
             note_wait(link, "unit", qp_in_edge(link->ins[i]), qp_in_taken(link->ins[i]) + 1);
             return -1;
         }
@@ -352,14 +352,14 @@ static bool has_memory(const struct link *link)
 }
 
 /* One unit a port may wait to be sent, so that the next can be computed meanwhile. */
-static bool has_room(const struct link *link, size_t port, int64_t block)
+static bool has_space(const struct link *link, size_t port, int64_t block)
 {
     return qp_out_sent(link->outs[port]) && is_within_blocks(link, port, block) && has_memory(link);
 }
 
 /* A unit for `port` waits for credit of its consumer, for the end of an earlier block, or for memory that
  * unacknowledged units hold. */
-static void note_room(struct link *link, size_t port, int64_t block)
+static void note_space(struct link *link, size_t port, int64_t block)
 {
     const char *edge = "", *what = !qp_out_sent(link->outs[port])         ? "credit"
                                    : !is_within_blocks(link, port, block) ? "acknowledgement"
@@ -369,15 +369,15 @@ static void note_room(struct link *link, size_t port, int64_t block)
     note_wait(link, what, edge, seq);
 }
 
-/* Waits for room; the lock is held. Meanwhile the stage is not busy. */
-static void wait_for_room(struct link *link, size_t port, int64_t block)
+/* Waits for space; the lock is held. Meanwhile the stage is not busy. */
+static void wait_for_space(struct link *link, size_t port, int64_t block)
 {
     double start = qp_wall_seconds();
     int64_t unit = link->unit;
     queue_busy(link, -1);
     link_wake(link);
-    while (link->error.code == 0 && !has_room(link, port, block)) {
-        note_room(link, port, block);
+    while (link->error.code == 0 && !has_space(link, port, block)) {
+        note_space(link, port, block);
         wait_until(link, 0);
     }
     link->waits = NULL;
@@ -390,15 +390,15 @@ static void wait_for_room(struct link *link, size_t port, int64_t block)
 static void await_next(struct link *link, size_t port, int64_t block)
 {
     if (link->in_count == 0 && block >= 0 && link->error.code == 0 && !is_within_blocks(link, port, block + 1))
-        wait_for_room(link, port, block + 1);
+        wait_for_space(link, port, block + 1);
 }
 
 int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
 {
     int64_t block = qp_unit_block(unit);
     pthread_mutex_lock(&link->lock);
-    if (link->error.code == 0 && !has_room(link, port, block))
-        wait_for_room(link, port, block);
+    if (link->error.code == 0 && !has_space(link, port, block))
+        wait_for_space(link, port, block);
     link_sample(link);
     int r = failure(link, err);
     if (r == 0 && link->ended[port])
@@ -446,7 +446,7 @@ void link_wait_bye(struct link *link)
     pthread_mutex_unlock(&link->lock);
 }
 
-int link_say(struct link *link, const char *kind, json_t *body, struct qp_error *err)
+int link_send(struct link *link, const char *kind, json_t *body, struct qp_error *err)
 {
     struct outgoing *message = NULL;
     int r = pack(kind, body, &message, err);
@@ -459,7 +459,7 @@ int link_say(struct link *link, const char *kind, json_t *body, struct qp_error 
     return 0;
 }
 
-void link_say_busy(struct link *link, int64_t unit)
+void link_send_busy(struct link *link, int64_t unit)
 {
     pthread_mutex_lock(&link->lock);
     queue_busy(link, unit);

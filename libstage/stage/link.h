@@ -47,7 +47,7 @@ void link_processed(struct link *link, const struct link_unit *unit);
 /* Processing it has failed: from now on nothing is acknowledged. */
 void link_abandon(struct link *link, const struct link_unit *unit, const struct qp_error *err);
 
-/* Waits for room, then queues a unit (taken over) that came of the unit `origin` (NULL for none). */
+/* Waits for space, then queues a unit (taken over) that came of the unit `origin` (NULL for none). */
 int link_emit(struct link *link, size_t port, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err);
 
 /* Waits until everything emitted is acknowledged; every port must have had its end unit. */
@@ -57,10 +57,10 @@ int link_drain(struct link *link, struct qp_error *err);
 void link_wait_bye(struct link *link);
 
 /* Sends a message to the runner; takes `body` over. */
-int link_say(struct link *link, const char *kind, json_t *body, struct qp_error *err);
+int link_send(struct link *link, const char *kind, json_t *body, struct qp_error *err);
 
 /* Tells the runner that the stage works on a unit, or that it waits (-1). */
-void link_say_busy(struct link *link, int64_t unit);
+void link_send_busy(struct link *link, int64_t unit);
 
 bool link_cancelled(const struct link *link);
 

@@ -47,7 +47,7 @@ struct link {
     struct qp_references *references;
     struct qp_pool *pool;
     int64_t most_blocks; /* that may be unacknowledged at an output port; 0: any number */
-    size_t own_budget; /* bytes of its own shared memory that may be unacknowledged */
+    size_t own_budget;   /* bytes of its own shared memory that may be unacknowledged */
     double waited;
     int64_t moved;       /* grows with each message of an edge that came or went, and each unit taken or emitted */
     const char *waits;   /* what the main thread waits for, as in `waits` of PROTOCOL.md; NULL: it does not */

@@ -60,7 +60,7 @@ int64_t link_sample(struct link *link)
     return usage.rss;
 }
 
-static void obey(struct link *link, const char *kind, json_t *body)
+static void handle_command(struct link *link, const char *kind, json_t *body)
 {
     if (strcmp(kind, "stop") == 0)
         interrupt(link, "stopped by the runner");
@@ -80,7 +80,7 @@ static int listen_to_runner(struct link *link, struct qp_error *err)
         int r = qp_client_receive(link->control, &kind, &body, err);
         if (r <= 0)
             return r < 0 ? qp_wrap(err, "from the runner") : 0;
-        obey(link, kind, body);
+        handle_command(link, kind, body);
         pthread_cond_broadcast(&link->changed);
     }
 }
@@ -116,7 +116,7 @@ static int serve_edges(struct link *link, struct qp_error *err)
     int happened = 0;
     bool local = false;
     for (size_t i = 0; i < link->out_count; i++) {
-        int r = qp_out_turn(link->outs[i], err);
+        int r = qp_out_poll(link->outs[i], err);
         if (r < 0)
             return r;
         happened |= r;
@@ -124,7 +124,7 @@ static int serve_edges(struct link *link, struct qp_error *err)
         tell_rejected(link, i);
     }
     for (size_t i = 0; i < link->in_count; i++) {
-        int r = qp_in_turn(link->ins[i], err);
+        int r = qp_in_poll(link->ins[i], err);
         if (r < 0)
             return r;
         happened |= r;
@@ -136,7 +136,7 @@ static int serve_edges(struct link *link, struct qp_error *err)
 }
 
 /* One round with the lock held. Returns 1 when there may be more to do at once. */
-static int turn(struct link *link)
+static int step(struct link *link)
 {
     struct qp_error err = {0};
     int r = listen_to_runner(link, &err);
@@ -161,7 +161,7 @@ static void tell_wait(struct link *link)
         qp_client_send(link->control, "waits", body, NULL);
 }
 
-static void beat(struct link *link, double *last)
+static void send_heartbeat(struct link *link, double *last)
 {
     int64_t rss = link_sample(link);
     double now = qp_wall_seconds();
@@ -190,7 +190,7 @@ static int list_items(const struct link *link, zmq_pollitem_t *items)
     return count;
 }
 
-static void hear(struct link *link, const zmq_pollitem_t *items)
+static void handle_messages(struct link *link, const zmq_pollitem_t *items)
 {
     eventfd_t ignored;
     sigset_t set;
@@ -208,7 +208,7 @@ static void hear(struct link *link, const zmq_pollitem_t *items)
 void *link_thread(void *argument)
 {
     struct link *link = argument;
-    double last_beat = 0;
+    double last_heartbeat = 0;
     pthread_mutex_lock(&link->lock);
     bool busy = true;
     while (!link->quit) {
@@ -217,13 +217,13 @@ void *link_thread(void *argument)
         pthread_mutex_unlock(&link->lock);
         zmq_poll(items, count, busy ? 0 : QP_SAMPLE_MS);
         pthread_mutex_lock(&link->lock);
-        hear(link, items);
-        busy = turn(link);
-        beat(link, &last_beat);
+        handle_messages(link, items);
+        busy = step(link);
+        send_heartbeat(link, &last_heartbeat);
         if (link->stopped_at > 0 && qp_wall_seconds() - link->stopped_at > QP_STOP_SECONDS)
             end_process(link);
     }
-    turn(link);
+    step(link);
     pthread_mutex_unlock(&link->lock);
     return NULL;
 }

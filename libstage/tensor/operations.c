@@ -5,7 +5,9 @@
 
 static int describe(enum qp_failure kind, const char *message, struct qp_error *err)
 {
-    int code = kind == QP_FAILURE_MEMORY ? QP_ERR_ROOM : kind == QP_FAILURE_STOPPED ? QP_ERR_INTERRUPTED : QP_ERR_STAGE;
+    int code = kind == QP_FAILURE_MEMORY    ? QP_ERR_SPACE
+               : kind == QP_FAILURE_STOPPED ? QP_ERR_INTERRUPTED
+                                            : QP_ERR_STAGE;
     return qp_fail(err, code, "%s", message);
 }
 

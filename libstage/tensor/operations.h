@@ -5,7 +5,7 @@
 #include "libstage/base/error.h"
 
 /* 0 when all operations of this process went well since the last call; else the first failure (kernels/failure.h),
- * which is forgotten then: QP_ERR_ROOM for memory, QP_ERR_STAGE for a library that cannot be used; or QP_ERR_INPUT for
+ * which is forgotten then: QP_ERR_SPACE for memory, QP_ERR_STAGE for a library that cannot be used; or QP_ERR_INPUT for
  * a mapped file that has lost its end (libstage/base/mapped.h), or QP_ERR_INTERRUPTED for a process that is asked to
  * end. To be asked before results of operations leave the process. `r`: an error that is described in `err` already, or
  * 0; a failure replaces it, for it is the cause. Returns r without one. */

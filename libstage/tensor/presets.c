@@ -124,7 +124,7 @@ static const struct qp_preset_method methods[] = {
 
 static const struct qp_preset_absence absences[] = {
     {"llm-compressor", "UNQUANTIZED", "it quantizes nothing"},
-    {"modelopt", "FP8_KV_CFG", "a KV cache belongs to a scheme: -kv-fp8 behind its name adds one, as in fp8-kv-fp8"},
+    {"modelopt", "FP8_KV_CFG", "a KV cache belongs to a scheme: -kv-fp8 after its name adds one, as in fp8-kv-fp8"},
     {"modelopt", "NVFP4_KV_CFG, NVFP4_KV_ROTATE_CFG",
      "KV caches are FP8 or INT8, which the compressed-tensors layout has scales for: -kv-fp8, -kv-int8"},
     {"modelopt", "FP8_AFFINE_KV_CFG, NVFP4_AFFINE_KV_CFG",

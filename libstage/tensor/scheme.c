@@ -27,8 +27,8 @@ void qp_scheme_free(struct qp_scheme *scheme)
  * float32. */
 static void bind_spec(struct qp_quant_spec *spec, enum qp_dtype dtype)
 {
-    if (spec->grid.scale_dtype != QP_F8_E4M3 && spec->grid.scale_dtype != QP_F8_E8M0)
-        spec->grid.scale_dtype = spec->dynamic ? QP_F32 : dtype;
+    if (spec->format.scale_dtype != QP_F8_E4M3 && spec->format.scale_dtype != QP_F8_E8M0)
+        spec->format.scale_dtype = spec->dynamic ? QP_F32 : dtype;
 }
 
 static void bind_linear(struct qp_linear_scheme *linear, enum qp_dtype dtype)
@@ -69,7 +69,7 @@ bool qp_spec_is_static(const struct qp_quant_spec *spec)
 
 bool qp_spec_has_global(const struct qp_quant_spec *spec)
 {
-    return spec->enabled && spec->grid.scale_dtype == QP_F8_E4M3;
+    return spec->enabled && spec->format.scale_dtype == QP_F8_E4M3;
 }
 
 static bool is_fixed(const struct qp_linear_scheme *linear)
@@ -118,7 +118,7 @@ static int check_weights(const struct qp_quant_spec *w, const char *module, int6
     char text[256];
     if (w->granularity != QP_PER_GROUP || w->ragged || cols % w->group == 0)
         return 0;
-    if (w->grid.scale_dtype == QP_F8_E4M3 || w->grid.scale_dtype == QP_F8_E8M0)
+    if (w->format.scale_dtype == QP_F8_E4M3 || w->format.scale_dtype == QP_F8_E8M0)
         return qp_fail(err, QP_ERR_INPUT,
                        "%s: its %lld columns are no multiple of %lld, the group of this format; leave it as it is by a "
                        "rule, or give it an int or fp8 format",

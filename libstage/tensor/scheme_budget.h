@@ -1,5 +1,5 @@
 /* Schemes that give a budget in place of formats, {budget: 4.5bits, choose_from: [int4, int8, bf16]}: stage allocate
- * chooses each linear's format from the candidates, and every stage behind it sees an ordinary scheme with rules. */
+ * chooses each linear's format from the candidates, and every stage after it sees an ordinary scheme with rules. */
 #ifndef QUANTPIPE_TENSOR_SCHEME_BUDGET_H
 #define QUANTPIPE_TENSOR_SCHEME_BUDGET_H
 

@@ -68,29 +68,29 @@ static int parse_format(const json_t *value, const char *path, const struct form
 
 /* The rule for E8M0 scales: the user's, that of the peer to be exact to, or `rule`. */
 static int parse_rule(const json_t *value, const char *path, enum qp_exact exact, enum qp_scale_rule rule,
-                      struct qp_grid *grid, struct qp_error *err)
+                      struct qp_number_format *number_format, struct qp_error *err)
 {
     const char *word = rules[exact == QP_EXACT_MODELOPT         ? QP_SCALE_CEIL
                              : exact == QP_EXACT_LLM_COMPRESSOR ? QP_SCALE_EVEN
                                                                 : rule];
-    if (json_object_get(value, "scale_rule") && grid->scale_dtype != QP_F8_E8M0)
+    if (json_object_get(value, "scale_rule") && number_format->scale_dtype != QP_F8_E8M0)
         return qp_fail(err, QP_ERR_INPUT, "%s.scale_rule: is for mx formats, whose scales are powers of two; drop it",
                        path);
     if (qp_scheme_word(value, path, "scale_rule", rules, &word, err) < 0)
         return QP_ERR_INPUT;
     for (int i = 0; rules[i]; i++)
-        if (grid->scale_dtype == QP_F8_E8M0 && strcmp(word, rules[i]) == 0)
-            grid->rule = (enum qp_scale_rule)i;
+        if (number_format->scale_dtype == QP_F8_E8M0 && strcmp(word, rules[i]) == 0)
+            number_format->rule = (enum qp_scale_rule)i;
     return 0;
 }
 
 static int parse_symmetric(const json_t *value, const char *path, const struct format *format, enum qp_exact exact,
-                           struct qp_grid *grid, struct qp_error *err)
+                           struct qp_number_format *number_format, struct qp_error *err)
 {
-    grid->symmetric = true;
-    if (qp_scheme_bool(value, path, "symmetric", &grid->symmetric, err) < 0)
+    number_format->symmetric = true;
+    if (qp_scheme_bool(value, path, "symmetric", &number_format->symmetric, err) < 0)
         return QP_ERR_INPUT;
-    if (grid->symmetric)
+    if (number_format->symmetric)
         return 0;
     if (format->codes != QP_I8 || format->group > 0)
         return qp_fail(err, QP_ERR_INPUT,
@@ -104,8 +104,8 @@ static int parse_symmetric(const json_t *value, const char *path, const struct f
 }
 
 /* Reads what all sides have: format, symmetric, scale_rule. */
-static int parse_grid(const json_t *value, const char *path, enum qp_exact exact, enum qp_scale_rule rule,
-                      const struct format **format, struct qp_quant_spec *spec, struct qp_error *err)
+static int parse_number_format(const json_t *value, const char *path, enum qp_exact exact, enum qp_scale_rule rule,
+                               const struct format **format, struct qp_quant_spec *spec, struct qp_error *err)
 {
     *spec = (struct qp_quant_spec){0};
     if (parse_format(value, path, format, err) < 0)
@@ -114,10 +114,10 @@ static int parse_grid(const json_t *value, const char *path, enum qp_exact exact
     if (f->codes == QP_DTYPE_NONE)
         return 0;
     spec->enabled = true;
-    spec->grid = (struct qp_grid){.codes = f->codes, .bits = f->bits, .scale_dtype = f->scale};
-    spec->grid.narrow = exact == QP_EXACT_MODELOPT && f->codes == QP_I8 && f->group == 0;
-    int r = parse_symmetric(value, path, f, exact, &spec->grid, err);
-    return r < 0 ? r : parse_rule(value, path, exact, rule, &spec->grid, err);
+    spec->format = (struct qp_number_format){.codes = f->codes, .bits = f->bits, .scale_dtype = f->scale};
+    spec->format.narrow = exact == QP_EXACT_MODELOPT && f->codes == QP_I8 && f->group == 0;
+    int r = parse_symmetric(value, path, f, exact, &spec->format, err);
+    return r < 0 ? r : parse_rule(value, path, exact, rule, &spec->format, err);
 }
 
 /* Formats that imply their groups. NVFP4's are 16 columns, and 32 in a variant of modelopt's. */
@@ -151,7 +151,7 @@ static int parse_block(const json_t *value, const char *path, struct qp_quant_sp
 {
     const json_t *block = json_object_get(value, "block");
     spec->block_rows = spec->group = 128;
-    if (!spec->grid.symmetric)
+    if (!spec->format.symmetric)
         return qp_fail(err, QP_ERR_INPUT, "%s.symmetric: blocks have no zero points; found false, expected true", path);
     if (!block)
         return 0;
@@ -209,7 +209,7 @@ int qp_scheme_parse_weights(const json_t *value, const char *path, enum qp_exact
 {
     const struct format *format = NULL;
     if (qp_scheme_check_keys(value, path, weights_keys, err) < 0 ||
-        parse_grid(value, path, exact, QP_SCALE_FLOOR, &format, spec, err) < 0)
+        parse_number_format(value, path, exact, QP_SCALE_FLOOR, &format, spec, err) < 0)
         return QP_ERR_INPUT;
     if (!spec->enabled)
         return 0;
@@ -226,7 +226,7 @@ static int check_static(const char *path, const struct qp_quant_spec *spec, stru
                        "%s.dynamic: found false, but only one range for the whole tensor can be fixed beforehand; use "
                        "granularity: tensor, or dynamic: true",
                        path);
-    if (!spec->grid.symmetric)
+    if (!spec->format.symmetric)
         return qp_fail(err, QP_ERR_INPUT,
                        "%s.symmetric: found false, but ranges fixed beforehand are symmetric; use symmetric: true, or "
                        "dynamic: true",
@@ -250,7 +250,7 @@ int qp_scheme_parse_activations(const json_t *value, const char *path, enum qp_e
 {
     const struct format *format = NULL;
     if (qp_scheme_check_keys(value, path, activations_keys, err) < 0 ||
-        parse_grid(value, path, exact, QP_SCALE_EVEN, &format, spec, err) < 0)
+        parse_number_format(value, path, exact, QP_SCALE_EVEN, &format, spec, err) < 0)
         return QP_ERR_INPUT;
     if (!spec->enabled)
         return 0;
@@ -271,7 +271,7 @@ int qp_scheme_parse_kv_cache(const json_t *value, const char *path, enum qp_exac
 {
     const struct format *format = NULL;
     if (qp_scheme_check_keys(value, path, kv_keys, err) < 0 ||
-        parse_grid(value, path, exact, QP_SCALE_FLOOR, &format, spec, err) < 0)
+        parse_number_format(value, path, exact, QP_SCALE_FLOOR, &format, spec, err) < 0)
         return QP_ERR_INPUT;
     spec->granularity = QP_PER_TENSOR;
     bool held = format->group == 0 && (format->codes == QP_F8_E4M3 || (format->codes == QP_I8 && format->bits == 8));
@@ -282,14 +282,14 @@ int qp_scheme_parse_kv_cache(const json_t *value, const char *path, enum qp_exac
                                             path, format->name);
 }
 
-static bool is_plain_integer(const struct qp_grid *grid)
+static bool is_plain_integer(const struct qp_number_format *number_format)
 {
-    return grid->codes == QP_I8 && grid->scale_dtype != QP_F8_E8M0;
+    return number_format->codes == QP_I8 && number_format->scale_dtype != QP_F8_E8M0;
 }
 
 int qp_scheme_check_pair(const struct qp_linear_scheme *linear, const char *path, struct qp_error *err)
 {
-    const struct qp_grid *w = &linear->weights.grid, *a = &linear->activations.grid;
+    const struct qp_number_format *w = &linear->weights.format, *a = &linear->activations.format;
     if (!linear->activations.enabled)
         return 0;
     if (!linear->weights.enabled)

@@ -123,8 +123,8 @@ int qp_storage_create_shm(const char *name, size_t size, struct qp_storage **out
     int cause = size > 0 ? posix_fallocate(fd, 0, (off_t)size) : 0;
     if (cause != 0) {
         shm_unlink(name);
-        return qp_fail(err, QP_ERR_ROOM, "%s: no room for %zu bytes of shared memory: %s; enlarge /dev/shm", name, size,
-                       strerror(cause));
+        return qp_fail(err, QP_ERR_SPACE, "%s: no space for %zu bytes of shared memory: %s; enlarge /dev/shm", name,
+                       size, strerror(cause));
     }
     int r = open_mapping(QP_WHERE_SHM, fd, PROT_READ | PROT_WRITE, name, out, err);
     if (r < 0) {

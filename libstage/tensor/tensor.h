@@ -45,7 +45,7 @@ struct qp_tensor {
     void *data;      /* storage->base + offset */
 };
 
-/* Heap storage of `size` bytes, 64-byte aligned, contents undefined. QP_ERR_ROOM without memory. */
+/* Heap storage of `size` bytes, 64-byte aligned, contents undefined. QP_ERR_SPACE without memory. */
 int qp_storage_new(size_t size, struct qp_storage **out, struct qp_error *err);
 
 /* The whole of a file, mapped read-only. QP_ERR_INPUT when it cannot be. An empty file gives size 0. */

@@ -13,7 +13,8 @@ enum qp_unit_kind { QP_UNIT_MODEL = 1, QP_UNIT_BLOCK = 2, QP_UNIT_END = 3 };
 
 struct qp_unit {
     enum qp_unit_kind kind;
-    int64_t seq;   /* 0 for model; block b of the model has seq b + 1; end has blocks + 1 (model/turns.h has more) */
+    int64_t
+        seq; /* 0 for model; block b of the model has seq b + 1; end has blocks + 1 (network/sequential.h has more) */
     json_t *attrs; /* an object, never NULL */
     struct qp_tensor **tensors;
     size_t count;

@@ -300,7 +300,7 @@ static int cut(const struct search *in, struct qp_text *text)
     free(text->pieces);
     text->pieces = out.pieces;
     text->count = out.count;
-    text->piece_room = out.piece_room;
+    text->piece_capacity = out.piece_capacity;
     return 0;
 }
 

@@ -21,7 +21,7 @@ struct encoder {
     uint32_t count;
     uint64_t *heap; /* rank << 32 | left symbol, the least first; at most two a symbol: a merge takes one, adds two */
     size_t heap_count;
-    size_t room;             /* symbols; the heap has twice as many */
+    size_t capacity;         /* symbols; the heap has twice as many */
     struct qp_strings words; /* word -> index in `known` of its number of ids, which follow it */
     struct qp_ids known;
     struct qp_ids *ids;
@@ -153,20 +153,22 @@ static int split_word(struct encoder *in, const char *word, size_t size)
     return 0;
 }
 
-static int make_room(struct encoder *in, size_t symbols)
+static int make_space(struct encoder *in, size_t symbols)
 {
-    if (symbols <= in->room)
+    if (symbols <= in->capacity)
         return 0;
     if (symbols >= NONE)
         return qp_fail(in->err, QP_ERR_INPUT, "a word of %zu bytes; at most %u are tokenized: cut the text", symbols,
                        NONE);
-    size_t room = symbols < 256 ? 256 : symbols;
+    size_t capacity = symbols < 256 ? 256 : symbols;
     free(in->symbols);
     free(in->heap);
-    in->symbols = malloc(room * sizeof *in->symbols);
-    in->heap = malloc(2 * room * sizeof *in->heap);
-    in->room = in->symbols && in->heap ? room : 0;
-    return in->room ? 0 : qp_fail_memory(in->err, room * (sizeof *in->symbols + 2 * sizeof *in->heap), "tokenizing");
+    in->symbols = malloc(capacity * sizeof *in->symbols);
+    in->heap = malloc(2 * capacity * sizeof *in->heap);
+    in->capacity = in->symbols && in->heap ? capacity : 0;
+    return in->capacity
+               ? 0
+               : qp_fail_memory(in->err, capacity * (sizeof *in->symbols + 2 * sizeof *in->heap), "tokenizing");
 }
 
 /* Appends the ids of a word, and returns how many. */
@@ -199,7 +201,7 @@ static int encode_word(struct encoder *in, const char *word, size_t size)
         qp_ids_add(in->ids, whole);
         return 0;
     }
-    int r = make_room(in, size);
+    int r = make_space(in, size);
     if (r == 0)
         r = split_word(in, word, size);
     if (r < 0)

@@ -189,7 +189,7 @@ static int strip(struct context *in, const json_t *json)
         r = boolean(in, json, "strip_right", true, &right);
     if (r == 0 && left)
         r = replace(in, "\\A\\s+", true, "");
-    if (r == 0 && right) /* looks behind, so that a long run inside the text is tried once */
+    if (r == 0 && right) /* with a lookbehind, so that a long run inside the text is tried once */
         r = replace(in, "(?<!\\s)\\s++\\z", true, "");
     return r;
 }

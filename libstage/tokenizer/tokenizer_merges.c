@@ -13,7 +13,7 @@ struct merge {
 
 struct list {
     struct merge *at;
-    size_t count, room;
+    size_t count, capacity;
 };
 
 static bool starts_character(char c)
@@ -23,13 +23,13 @@ static bool starts_character(char c)
 
 static int append(struct list *list, struct merge merge, struct qp_error *err)
 {
-    if (list->count == list->room) {
-        size_t room = list->room ? list->room * 2 : 1024;
-        struct merge *at = realloc(list->at, room * sizeof *at);
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? list->capacity * 2 : 1024;
+        struct merge *at = realloc(list->at, capacity * sizeof *at);
         if (!at)
-            return qp_fail_memory(err, room * sizeof *at, "merges");
+            return qp_fail_memory(err, capacity * sizeof *at, "merges");
         list->at = at;
-        list->room = room;
+        list->capacity = capacity;
     }
     list->at[list->count++] = merge;
     return 0;

@@ -12,7 +12,7 @@ struct cut {
 
 struct cuts {
     struct cut *list;
-    size_t count, room;
+    size_t count, capacity;
     bool failed;
 };
 
@@ -20,14 +20,14 @@ static void add_cut(struct cuts *cuts, size_t start, size_t end, bool match)
 {
     if (cuts->failed)
         return;
-    if (cuts->count == cuts->room) {
-        size_t room = cuts->room ? cuts->room * 2 : 64;
-        struct cut *list = realloc(cuts->list, room * sizeof *list);
+    if (cuts->count == cuts->capacity) {
+        size_t capacity = cuts->capacity ? cuts->capacity * 2 : 64;
+        struct cut *list = realloc(cuts->list, capacity * sizeof *list);
         cuts->failed = !list;
         if (!list)
             return;
         cuts->list = list;
-        cuts->room = room;
+        cuts->capacity = capacity;
     }
     cuts->list[cuts->count++] = (struct cut){start, end, match};
 }
@@ -107,7 +107,7 @@ static int split(const struct qp_step *step, struct qp_matcher *matcher, struct 
     free(text->pieces);
     text->pieces = out.pieces;
     text->count = out.count;
-    text->piece_room = out.piece_room;
+    text->piece_capacity = out.piece_capacity;
     return 0;
 }
 
@@ -140,7 +140,7 @@ static int unicode(int options, const char *text, size_t size, struct qp_text *o
     utf8proc_ssize_t n =
         utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, &result, (utf8proc_option_t)options);
     if (n < 0)
-        return qp_fail(err, n == UTF8PROC_ERROR_NOMEM ? QP_ERR_ROOM : QP_ERR_INPUT,
+        return qp_fail(err, n == UTF8PROC_ERROR_NOMEM ? QP_ERR_SPACE : QP_ERR_INPUT,
                        "a text of %zu bytes cannot be normalized: %s", size, utf8proc_errmsg(n));
     qp_text_add(out, (const char *)result, (size_t)n);
     free(result);

@@ -6,23 +6,23 @@
 
 #include "libstage/base/checked.h"
 
-/* Makes room for `more` elements after `used`; doubles, so that appending stays linear. */
-static void *grown(void *old, size_t used, size_t more, size_t element, size_t *room)
+/* Makes space for `more` elements after `used`; doubles, so that appending stays linear. */
+static void *grown(void *old, size_t used, size_t more, size_t element, size_t *capacity)
 {
     uint64_t need = 0, bytes = 0;
     if (!qp_add_u64(used, more, &need))
         return NULL;
-    if (need <= *room)
+    if (need <= *capacity)
         return old;
-    if (need < *room * 2)
-        need = *room * 2;
+    if (need < *capacity * 2)
+        need = *capacity * 2;
     if (need < 64)
         need = 64;
     if (!qp_mul_u64(need, element, &bytes))
         return NULL;
     void *new = realloc(old, bytes);
     if (new)
-        *room = need;
+        *capacity = need;
     return new;
 }
 
@@ -30,12 +30,12 @@ void qp_text_add(struct qp_text *text, const char *bytes, size_t size)
 {
     if (text->failed || size == 0)
         return;
-    char *room = grown(text->bytes, text->size, size, 1, &text->room);
-    text->failed = !room;
-    if (!room)
+    char *capacity = grown(text->bytes, text->size, size, 1, &text->capacity);
+    text->failed = !capacity;
+    if (!capacity)
         return;
-    text->bytes = room;
-    memcpy(room + text->size, bytes, size);
+    text->bytes = capacity;
+    memcpy(capacity + text->size, bytes, size);
     text->size += size;
 }
 
@@ -87,12 +87,12 @@ void qp_text_cut(struct qp_text *text, struct qp_piece piece)
 {
     if (text->failed || (piece.id == QP_NO_ID && piece.start == piece.end))
         return;
-    struct qp_piece *room = grown(text->pieces, text->count, 1, sizeof *room, &text->piece_room);
-    text->failed = !room;
-    if (!room)
+    struct qp_piece *capacity = grown(text->pieces, text->count, 1, sizeof *capacity, &text->piece_capacity);
+    text->failed = !capacity;
+    if (!capacity)
         return;
-    text->pieces = room;
-    room[text->count++] = piece;
+    text->pieces = capacity;
+    capacity[text->count++] = piece;
 }
 
 void qp_text_clear(struct qp_text *text)
@@ -106,12 +106,12 @@ void qp_ids_add_all(struct qp_ids *ids, const int32_t *more, size_t count)
 {
     if (ids->failed || count == 0)
         return;
-    int32_t *room = grown(ids->at, ids->count, count, sizeof *room, &ids->room);
-    ids->failed = !room;
-    if (!room)
+    int32_t *capacity = grown(ids->at, ids->count, count, sizeof *capacity, &ids->capacity);
+    ids->failed = !capacity;
+    if (!capacity)
         return;
-    ids->at = room;
-    memcpy(room + ids->count, more, count * sizeof *room);
+    ids->at = capacity;
+    memcpy(capacity + ids->count, more, count * sizeof *capacity);
     ids->count += count;
 }
 

@@ -19,9 +19,9 @@ struct qp_piece {
 
 struct qp_text {
     char *bytes; /* valid UTF-8 */
-    size_t size, room;
+    size_t size, capacity;
     struct qp_piece *pieces;
-    size_t count, piece_room;
+    size_t count, piece_capacity;
     bool failed;
 };
 
@@ -38,7 +38,7 @@ void qp_text_clear(struct qp_text *text);
 
 struct qp_ids {
     int32_t *at;
-    size_t count, room;
+    size_t count, capacity;
     bool failed;
 };
 

@@ -82,7 +82,7 @@ static bool read_identity(const void *data, size_t size, struct qp_control_messa
     return true;
 }
 
-/* A stage of another version is not garbage: the runner hears of it as a failure of that stage. */
+/* A stage of another version is not garbage: the runner learns of it as a failure of that stage. */
 static void judge_version(struct qp_control_message *message)
 {
     json_int_t version = json_integer_value(json_object_get(message->body, "protocol"));

@@ -9,11 +9,11 @@
 #include "libstage/wire/socket.h"
 #include "libstage/wire/unit_header.h"
 
-#define MESSAGES_A_TURN 64
+#define MESSAGES_PER_POLL 64
 
 /* A unit that has come, or is coming. */
-struct arrival {
-    struct arrival *next;
+struct received_unit {
+    struct received_unit *next;
     struct qp_unit *unit;
     struct qp_receipt *receipt;
     bool *inlined; /* of each tensor: its bytes come in chunks */
@@ -39,8 +39,8 @@ struct qp_in {
     int64_t return_units, return_bytes;
     struct qp_receipts receipts;
     struct open_receipt *open;
-    struct arrival *coming;
-    struct arrival *first, **last;
+    struct received_unit *coming;
+    struct received_unit *first, **last;
     int64_t last_seq, taken; /* seq of the unit that came last, and of the one that was taken last */
     int64_t units;           /* headers since hello */
     bool ended;
@@ -110,14 +110,14 @@ void qp_in_close_socket(struct qp_in *in)
     in->socket = NULL;
 }
 
-static void free_arrival(struct arrival *arrival)
+static void free_received(struct received_unit *received)
 {
-    if (!arrival)
+    if (!received)
         return;
-    qp_unit_free(arrival->unit);
-    qp_receipt_release(arrival->receipt);
-    free(arrival->inlined);
-    free(arrival);
+    qp_unit_free(received->unit);
+    qp_receipt_release(received->receipt);
+    free(received->inlined);
+    free(received);
 }
 
 static void free_due(struct qp_in *in)
@@ -134,11 +134,11 @@ void qp_in_free(struct qp_in *in)
 {
     if (!in)
         return;
-    free_arrival(in->coming);
+    free_received(in->coming);
     while (in->first) {
-        struct arrival *arrival = in->first;
-        in->first = arrival->next;
-        free_arrival(arrival);
+        struct received_unit *received = in->first;
+        in->first = received->next;
+        free_received(received);
     }
     free_due(in);
     while (in->open) {
@@ -177,16 +177,16 @@ const struct qp_unit *qp_in_next(const struct qp_in *in)
 
 struct qp_unit *qp_in_take(struct qp_in *in, struct qp_receipt **receipt)
 {
-    struct arrival *arrival = in->first;
-    struct qp_unit *unit = arrival->unit;
-    in->first = arrival->next;
+    struct received_unit *received = in->first;
+    struct qp_unit *unit = received->unit;
+    in->first = received->next;
     if (!in->first)
         in->last = &in->first;
     in->taken = unit->seq;
     in->ended = unit->kind == QP_UNIT_END;
-    *receipt = arrival->receipt;
-    free(arrival->inlined);
-    free(arrival);
+    *receipt = received->receipt;
+    free(received->inlined);
+    free(received);
     return unit;
 }
 
@@ -212,19 +212,19 @@ static int open_reference(struct qp_in *in, const struct qp_tensor_entry *entry,
     return r;
 }
 
-static int add_tensor(struct qp_in *in, struct arrival *arrival, const struct qp_tensor_entry *entry,
+static int add_tensor(struct qp_in *in, struct received_unit *received, const struct qp_tensor_entry *entry,
                       struct qp_error *err)
 {
     struct qp_tensor *tensor;
-    if (qp_unit_find(arrival->unit, entry->name))
+    if (qp_unit_find(received->unit, entry->name))
         return qp_fail(err, QP_ERR_STAGE, "%s: this tensor is there twice", entry->name);
     bool inlined = entry->where == QP_WHERE_INLINE;
     int r = inlined ? qp_allocate(in->allocator, entry->name, entry->dtype, entry->rank, entry->shape, &tensor, err)
-                    : open_reference(in, entry, arrival->receipt, &tensor, err);
+                    : open_reference(in, entry, received->receipt, &tensor, err);
     if (r < 0)
         return r;
-    arrival->inlined[arrival->unit->count] = inlined;
-    return qp_unit_put(arrival->unit, tensor, err);
+    received->inlined[received->unit->count] = inlined;
+    return qp_unit_put(received->unit, tensor, err);
 }
 
 /* Reads what the header says of its tensors, and what they cost. */
@@ -241,7 +241,7 @@ static int read_entries(const json_t *tensors, struct qp_tensor_entry *entries, 
     return 0;
 }
 
-/* The producer may only send what it has credit for; has_room in edge_out.c is the same rule. Nothing is allocated for
+/* The producer may only send what it has credit for; has_space in edge_out.c is the same rule. Nothing is allocated for
  * a unit before this. */
 static int charge(struct qp_in *in, uint64_t cost, struct qp_error *err)
 {
@@ -253,18 +253,18 @@ static int charge(struct qp_in *in, uint64_t cost, struct qp_error *err)
     return 0;
 }
 
-static int fill_arrival(struct qp_in *in, struct arrival *arrival, const json_t *tensors, struct qp_error *err)
+static int fill_received(struct qp_in *in, struct received_unit *received, const json_t *tensors, struct qp_error *err)
 {
     size_t count = json_array_size(tensors);
     qp_auto_free struct qp_tensor_entry *entries = calloc(count + 1, sizeof *entries);
-    arrival->inlined = calloc(count + 1, sizeof *arrival->inlined);
-    if (!entries || !arrival->inlined)
+    received->inlined = calloc(count + 1, sizeof *received->inlined);
+    if (!entries || !received->inlined)
         return qp_fail_memory(err, count * sizeof *entries, "a unit's tensors");
-    int r = read_entries(tensors, entries, &arrival->receipt->cost, err);
+    int r = read_entries(tensors, entries, &received->receipt->cost, err);
     if (r == 0)
-        r = charge(in, arrival->receipt->cost, err);
+        r = charge(in, received->receipt->cost, err);
     for (size_t i = 0; r == 0 && i < count; i++)
-        r = add_tensor(in, arrival, &entries[i], err);
+        r = add_tensor(in, received, &entries[i], err);
     return r;
 }
 
@@ -286,21 +286,21 @@ static int begin_unit(struct qp_in *in, const json_t *body, struct qp_error *err
     if (in->coming)
         return qp_fail(err, QP_ERR_STAGE, "unit %lld came before all bytes of unit %lld", (long long)seq,
                        (long long)in->coming->unit->seq);
-    struct arrival *arrival = in->coming = calloc(1, sizeof *arrival);
-    if (!arrival)
-        return qp_fail_memory(err, sizeof *arrival, "a unit");
-    int r = qp_unit_new(kind, seq, &arrival->unit, err);
+    struct received_unit *received = in->coming = calloc(1, sizeof *received);
+    if (!received)
+        return qp_fail_memory(err, sizeof *received, "a unit");
+    int r = qp_unit_new(kind, seq, &received->unit, err);
     if (r == 0)
-        r = qp_receipt_new(&in->receipts, seq, &arrival->receipt, err);
+        r = qp_receipt_new(&in->receipts, seq, &received->receipt, err);
     if (r == 0)
         r = check_count(in, kind, json_integer_value(json_object_get(body, "units")), err);
     if (r == 0)
-        r = fill_arrival(in, arrival, json_object_get(body, "tensors"), err);
+        r = fill_received(in, received, json_object_get(body, "tensors"), err);
     if (r < 0)
         return qp_wrap(err, "unit %lld", (long long)seq);
-    json_decref(arrival->unit->attrs);
-    arrival->unit->attrs = json_incref(json_object_get(body, "attrs"));
-    arrival->duplicate = seq <= in->last_seq;
+    json_decref(received->unit->attrs);
+    received->unit->attrs = json_incref(json_object_get(body, "attrs"));
+    received->duplicate = seq <= in->last_seq;
     in->units++;
     return 0;
 }
@@ -308,32 +308,32 @@ static int begin_unit(struct qp_in *in, const json_t *body, struct qp_error *err
 /* ---- a unit's bytes ---- */
 
 /* The tensor whose bytes come next; count when all have come. */
-static size_t next_tensor(struct arrival *arrival)
+static size_t next_tensor(struct received_unit *received)
 {
-    const struct qp_unit *unit = arrival->unit;
-    while (arrival->tensor < unit->count &&
-           (!arrival->inlined[arrival->tensor] || arrival->at == unit->tensors[arrival->tensor]->bytes)) {
-        arrival->tensor++;
-        arrival->at = 0;
+    const struct qp_unit *unit = received->unit;
+    while (received->tensor < unit->count &&
+           (!received->inlined[received->tensor] || received->at == unit->tensors[received->tensor]->bytes)) {
+        received->tensor++;
+        received->at = 0;
     }
-    return arrival->tensor;
+    return received->tensor;
 }
 
 static int take_chunk(struct qp_in *in, const json_t *body, zmq_msg_t *frame, struct qp_error *err)
 {
-    struct arrival *arrival = in->coming;
+    struct received_unit *received = in->coming;
     int64_t seq = json_integer_value(json_object_get(body, "seq"));
     size_t tensor = (size_t)json_integer_value(json_object_get(body, "tensor")), size = zmq_msg_size(frame);
     uint64_t offset = (uint64_t)json_integer_value(json_object_get(body, "offset"));
-    if (!arrival || seq != arrival->unit->seq || tensor != next_tensor(arrival) || offset != arrival->at)
+    if (!received || seq != received->unit->seq || tensor != next_tensor(received) || offset != received->at)
         return qp_fail(err, QP_ERR_STAGE, "unit %lld: a chunk of tensor %zu at byte %llu that is not the next one",
                        (long long)seq, tensor, (unsigned long long)offset);
-    struct qp_tensor *target = arrival->unit->tensors[tensor];
+    struct qp_tensor *target = received->unit->tensors[tensor];
     if (size == 0 || size > QP_CHUNK_LIMIT || size > target->bytes - offset)
         return qp_fail(err, QP_ERR_STAGE, "unit %lld: %s: a chunk of %zu bytes at byte %llu of %zu", (long long)seq,
                        target->name, size, (unsigned long long)offset, target->bytes);
     memcpy((char *)target->data + offset, zmq_msg_data(frame), size);
-    arrival->at += size;
+    received->at += size;
     return 0;
 }
 
@@ -362,34 +362,34 @@ static int acknowledge(struct qp_in *in, int64_t seq, struct qp_error *err)
 }
 
 /* The producer has sent it again: it costs no more than its credit. */
-static int drop_duplicate(struct qp_in *in, struct arrival *arrival, struct qp_error *err)
+static int drop_duplicate(struct qp_in *in, struct received_unit *received, struct qp_error *err)
 {
-    int64_t seq = arrival->unit->seq;
+    int64_t seq = received->unit->seq;
     in->duplicates++;
-    qp_in_processed(in, arrival->receipt);
-    qp_unit_free(arrival->unit);
-    free(arrival->receipt); /* references that the unit had are gone with it, and nobody else held it */
-    free(arrival->inlined);
-    free(arrival);
+    qp_in_processed(in, received->receipt);
+    qp_unit_free(received->unit);
+    free(received->receipt); /* references that the unit had are gone with it, and nobody else held it */
+    free(received->inlined);
+    free(received);
     return is_open(in, seq) ? 0 : acknowledge(in, seq, err);
 }
 
 static int finish_unit(struct qp_in *in, struct qp_error *err)
 {
-    struct arrival *arrival = in->coming;
-    if (!arrival || next_tensor(arrival) < arrival->unit->count)
+    struct received_unit *received = in->coming;
+    if (!received || next_tensor(received) < received->unit->count)
         return 0;
     in->coming = NULL;
-    if (arrival->duplicate)
-        return drop_duplicate(in, arrival, err);
+    if (received->duplicate)
+        return drop_duplicate(in, received, err);
     in->received++;
-    in->last_seq = arrival->unit->seq;
-    *in->last = arrival;
-    in->last = &arrival->next;
-    return remember(in, arrival->unit->seq, err);
+    in->last_seq = received->unit->seq;
+    *in->last = received;
+    in->last = &received->next;
+    return remember(in, received->unit->seq, err);
 }
 
-/* ---- turns ---- */
+/* ---- polling ---- */
 
 static int take_message(struct qp_in *in, struct qp_frames *frames, struct qp_error *err)
 {
@@ -409,7 +409,7 @@ static int take_message(struct qp_in *in, struct qp_frames *frames, struct qp_er
 static int receive(struct qp_in *in, struct qp_error *err)
 {
     int happened = 0;
-    for (int i = 0; i < MESSAGES_A_TURN; i++) {
+    for (int i = 0; i < MESSAGES_PER_POLL; i++) {
         struct qp_frames frames;
         int r = qp_frames_receive(in->socket, &frames, err);
         if (r <= 0)
@@ -458,7 +458,7 @@ static int return_credit(struct qp_in *in, struct qp_error *err)
     return r;
 }
 
-int qp_in_turn(struct qp_in *in, struct qp_error *err)
+int qp_in_poll(struct qp_in *in, struct qp_error *err)
 {
     int happened = receive(in, err);
     int r = happened < 0 ? happened : send_acknowledgements(in, err);

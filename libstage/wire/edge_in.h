@@ -1,6 +1,6 @@
 /* The consumer's end of an edge.
  *
- * Not thread-safe: the caller's lock guards all of it, and qp_in_turn is called by the one thread that owns the ZeroMQ
+ * Not thread-safe: the caller's lock guards all of it, and qp_in_poll is called by the one thread that owns the ZeroMQ
  * sockets. Receipts may be released without the lock. */
 #ifndef QUANTPIPE_WIRE_EDGE_IN_H
 #define QUANTPIPE_WIRE_EDGE_IN_H
@@ -49,7 +49,7 @@ int64_t qp_in_taken(const struct qp_in *in);
 bool qp_in_ended(const struct qp_in *in); /* the end unit has been taken */
 
 /* Reads what has come, sends credit and acknowledgements. Returns 1 when something happened. */
-int qp_in_turn(struct qp_in *in, struct qp_error *err);
+int qp_in_poll(struct qp_in *in, struct qp_error *err);
 
 /* Appends this edge's record, as in the body of `done`. */
 void qp_in_statistics(const struct qp_in *in, json_t *records);

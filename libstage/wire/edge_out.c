@@ -12,10 +12,10 @@
 #include "libstage/wire/unit_header.h"
 
 #define CHUNK ((size_t)1 << 20) /* bytes of a chunk; measured best of 1 to 64 MiB */
-#define MESSAGES_A_TURN 64
+#define MESSAGES_PER_POLL 64
 
 /* An emitted unit, shared by the port's edges. */
-struct parcel {
+struct queued_unit {
     int holders;
     struct qp_unit *unit; /* its attributes are packed by now */
     msgpack_sbuffer attrs;
@@ -23,10 +23,10 @@ struct parcel {
     struct qp_receipt *origin;
 };
 
-/* A parcel on one edge, from push to acknowledgement. */
+/* A queued unit on one edge, from push to acknowledgement. */
 struct entry {
     struct entry *next;
-    struct parcel *parcel;
+    struct queued_unit *queued_unit;
     bool sent, sent_before;
 };
 
@@ -53,14 +53,14 @@ struct qp_out {
     struct qp_error why;
 };
 
-static void parcel_release(struct parcel *parcel)
+static void queued_unit_release(struct queued_unit *queued_unit)
 {
-    if (--parcel->holders > 0)
+    if (--queued_unit->holders > 0)
         return;
-    qp_unit_free(parcel->unit);
-    msgpack_sbuffer_destroy(&parcel->attrs);
-    qp_receipt_release(parcel->origin);
-    free(parcel);
+    qp_unit_free(queued_unit->unit);
+    msgpack_sbuffer_destroy(&queued_unit->attrs);
+    qp_receipt_release(queued_unit->origin);
+    free(queued_unit);
 }
 
 int qp_out_open(void *context, const char *endpoint, struct qp_out **out, struct qp_error *err)
@@ -93,7 +93,7 @@ static void free_edge(struct edge *edge)
     while (edge->first) {
         struct entry *entry = edge->first;
         edge->first = entry->next;
-        parcel_release(entry->parcel);
+        queued_unit_release(entry->queued_unit);
         free(entry);
     }
     free(edge->name);
@@ -145,13 +145,13 @@ int qp_out_add_edge(struct qp_out *out, const char *name, struct qp_error *err)
     return 0;
 }
 
-static int append(struct edge *edge, struct parcel *parcel, struct qp_error *err)
+static int append(struct edge *edge, struct queued_unit *queued_unit, struct qp_error *err)
 {
     struct entry *entry = calloc(1, sizeof *entry);
     if (!entry)
         return qp_fail_memory(err, sizeof *entry, "a unit to send");
-    entry->parcel = parcel;
-    parcel->holders++;
+    entry->queued_unit = queued_unit;
+    queued_unit->holders++;
     *edge->last = entry;
     edge->last = &entry->next;
     return 0;
@@ -159,14 +159,14 @@ static int append(struct edge *edge, struct parcel *parcel, struct qp_error *err
 
 /* Packs the attributes, so that no JSON value is seen by two threads, and tries the header, so that a unit that cannot
  * travel fails where it is emitted. */
-static int wrap_unit(struct qp_unit *unit, struct parcel *parcel, struct qp_error *err)
+static int wrap_unit(struct qp_unit *unit, struct queued_unit *queued_unit, struct qp_error *err)
 {
-    int r = qp_codec_pack(unit->attrs, &parcel->attrs, err);
+    int r = qp_codec_pack(unit->attrs, &queued_unit->attrs, err);
     if (r < 0)
         return qp_wrap(err, "attributes of %s unit %lld", qp_unit_kind_name(unit->kind), (long long)unit->seq);
     qp_auto_sbuffer msgpack_sbuffer header;
     msgpack_sbuffer_init(&header);
-    r = qp_unit_header_pack(unit, &parcel->attrs, INT64_MAX, true, &header, err);
+    r = qp_unit_header_pack(unit, &queued_unit->attrs, INT64_MAX, true, &header, err);
     json_decref(unit->attrs);
     unit->attrs = NULL;
     return r;
@@ -175,27 +175,27 @@ static int wrap_unit(struct qp_unit *unit, struct parcel *parcel, struct qp_erro
 int qp_out_push(struct qp_out *out, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
 {
     int r = 0;
-    struct parcel *parcel = NULL;
+    struct queued_unit *queued_unit = NULL;
     if (unit->seq <= out->last_seq)
         r = qp_fail(err, QP_ERR_STAGE, "unit %lld emitted after unit %lld; seq has to grow", (long long)unit->seq,
                     (long long)out->last_seq);
-    else if (!(parcel = calloc(1, sizeof *parcel)))
-        r = qp_fail_memory(err, sizeof *parcel, "a unit to send");
+    else if (!(queued_unit = calloc(1, sizeof *queued_unit)))
+        r = qp_fail_memory(err, sizeof *queued_unit, "a unit to send");
     if (r < 0) {
         qp_unit_free(unit);
         return r;
     }
-    parcel->holders = 1;
-    parcel->unit = unit;
-    parcel->block = qp_unit_block(unit);
-    parcel->origin = origin;
+    queued_unit->holders = 1;
+    queued_unit->unit = unit;
+    queued_unit->block = qp_unit_block(unit);
+    queued_unit->origin = origin;
     qp_receipt_hold(origin);
-    msgpack_sbuffer_init(&parcel->attrs);
+    msgpack_sbuffer_init(&queued_unit->attrs);
     out->last_seq = unit->seq;
-    r = wrap_unit(unit, parcel, err);
+    r = wrap_unit(unit, queued_unit, err);
     for (struct edge *edge = out->edges; r == 0 && edge; edge = edge->next)
-        r = append(edge, parcel, err);
-    parcel_release(parcel);
+        r = append(edge, queued_unit, err);
+    queued_unit_release(queued_unit);
     return r;
 }
 
@@ -232,7 +232,7 @@ bool qp_out_first(const struct qp_out *out, const char **edge, int64_t *seq)
             continue;
         found = first;
         *edge = e->name;
-        *seq = first->parcel->unit->seq;
+        *seq = first->queued_unit->unit->seq;
         if (unsent)
             break;
     }
@@ -243,9 +243,9 @@ bool qp_out_first(const struct qp_out *out, const char **edge, int64_t *seq)
 static int64_t first_block(const struct edge *edge)
 {
     const struct entry *entry = edge->first;
-    while (entry && entry->parcel->block < 0)
+    while (entry && entry->queued_unit->block < 0)
         entry = entry->next;
-    return entry ? entry->parcel->block : -1;
+    return entry ? entry->queued_unit->block : -1;
 }
 
 int64_t qp_out_first_block(const struct qp_out *out)
@@ -300,12 +300,12 @@ static int send_chunk(struct qp_out *out, const char *peer, struct qp_unit *unit
     return 0;
 }
 
-static int send_unit(struct qp_out *out, struct edge *edge, struct parcel *parcel, struct qp_error *err)
+static int send_unit(struct qp_out *out, struct edge *edge, struct queued_unit *queued_unit, struct qp_error *err)
 {
-    struct qp_unit *unit = parcel->unit;
+    struct qp_unit *unit = queued_unit->unit;
     qp_auto_sbuffer msgpack_sbuffer header;
     msgpack_sbuffer_init(&header);
-    int r = qp_unit_header_pack(unit, &parcel->attrs, edge->units_sent, edge->local, &header, err);
+    int r = qp_unit_header_pack(unit, &queued_unit->attrs, edge->units_sent, edge->local, &header, err);
     if (r == 0)
         r = qp_frame_send(out->socket, edge->peer, header.data, header.size, false, err);
     for (size_t i = 0; r == 0 && i < unit->count; i++)
@@ -337,7 +337,7 @@ static void count_sent(struct edge *edge, struct entry *entry, const struct qp_u
     entry->sent = entry->sent_before = true;
 }
 
-static bool has_room(const struct edge *edge, uint64_t cost)
+static bool has_space(const struct edge *edge, uint64_t cost)
 {
     bool nothing_in_use = edge->bytes >= edge->window_bytes;
     return edge->units > 0 && (nothing_in_use || (int64_t)cost <= edge->bytes);
@@ -347,10 +347,10 @@ static int send_edge(struct qp_out *out, struct edge *edge)
 {
     int happened = 0;
     for (struct entry *entry = first_unsent(edge); edge->window_set && entry; entry = entry->next) {
-        struct qp_unit_size size = qp_unit_size(entry->parcel->unit, edge->local);
-        if (!has_room(edge, size.inline_bytes + size.shm_bytes))
+        struct qp_unit_size size = qp_unit_size(entry->queued_unit->unit, edge->local);
+        if (!has_space(edge, size.inline_bytes + size.shm_bytes))
             break;
-        if (send_unit(out, edge, entry->parcel, NULL) < 0) {
+        if (send_unit(out, edge, entry->queued_unit, NULL) < 0) {
             lose_consumer(edge);
             break;
         }
@@ -404,7 +404,7 @@ static int take_ack(struct edge *edge, const json_t *body)
 {
     int64_t seq = json_integer_value(json_object_get(body, "seq"));
     struct entry **link = &edge->first;
-    while (*link && (*link)->parcel->unit->seq != seq)
+    while (*link && (*link)->queued_unit->unit->seq != seq)
         link = &(*link)->next;
     struct entry *entry = *link;
     if (!entry || !entry->sent_before)
@@ -413,7 +413,7 @@ static int take_ack(struct edge *edge, const json_t *body)
     if (!entry->next)
         edge->last = link;
     edge->acknowledged++;
-    parcel_release(entry->parcel);
+    queued_unit_release(entry->queued_unit);
     free(entry);
     return 0;
 }
@@ -440,10 +440,10 @@ static int take_message(struct qp_out *out, struct qp_frames *frames, struct qp_
     return strcmp(kind, "credit") == 0 ? take_credit(edge, body, err) : take_ack(edge, body);
 }
 
-int qp_out_turn(struct qp_out *out, struct qp_error *err)
+int qp_out_poll(struct qp_out *out, struct qp_error *err)
 {
     int happened = 0;
-    for (int i = 0; out->run && i < MESSAGES_A_TURN; i++) {
+    for (int i = 0; out->run && i < MESSAGES_PER_POLL; i++) {
         struct qp_frames frames;
         int r = qp_frames_receive(out->socket, &frames, err);
         if (r < 0)

@@ -1,6 +1,6 @@
 /* The producer's end: one output port with the edges that leave from it.
  *
- * Not thread-safe: the caller's lock guards all of it, and qp_out_turn is called by the one thread that owns the
+ * Not thread-safe: the caller's lock guards all of it, and qp_out_poll is called by the one thread that owns the
  * ZeroMQ sockets. */
 #ifndef QUANTPIPE_WIRE_EDGE_OUT_H
 #define QUANTPIPE_WIRE_EDGE_OUT_H
@@ -43,8 +43,8 @@ int64_t qp_out_first_block(const struct qp_out *out);
 /* Whether some consumer of this port may be on this host: true until all have said hello from elsewhere. */
 bool qp_out_local(const struct qp_out *out);
 
-/* Reads what consumers say and sends what they have room for. Returns 1 when something happened. */
-int qp_out_turn(struct qp_out *out, struct qp_error *err);
+/* Reads what consumers say and sends what they have space for. Returns 1 when something happened. */
+int qp_out_poll(struct qp_out *out, struct qp_error *err);
 
 /* Messages dropped as malformed or from strangers; *why describes the last one. */
 long qp_out_rejected(const struct qp_out *out, const char **why);

@@ -25,9 +25,9 @@
 /* How a run ends: `stop`, then SIGTERM, then SIGKILL, in seconds from the first. */
 #define QP_TERM_SECONDS 3.0
 #define QP_KILL_SECONDS 6.0
-#define QP_LAST_WORDS_SECONDS 0.5 /* after a stage's process has ended its last message may still arrive */
-#define QP_TICK_MS 100            /* the runner looks at everything at least so often */
-#define QP_READER_SECONDS 1.0     /* once a run is being stopped, who reads its progress has so long to take a line */
+#define QP_LAST_MESSAGES_SECONDS 0.5 /* after a stage's process has ended its last message may still arrive */
+#define QP_TICK_MS 100               /* the runner looks at everything at least so often */
+#define QP_READER_SECONDS 1.0 /* once a run is being stopped, who reads its progress has so long to take a line */
 
 /* Of a socket: for the last messages when it is closed; for a peer that connects and sends nothing; and, between hosts,
  * to find that the other one is gone. On one host the kernel closes a dead process's socket, and a process that a

@@ -93,7 +93,7 @@ struct qp_advice {
     json_t *reasons; /* array of sentences */
 };
 
-/* The pipeline that does what the advice says; new memory. `schemes` is what stands behind `scheme:`. */
+/* The pipeline that does what the advice says; new memory. `schemes` is what stands after `scheme:`. */
 char *qp_advice_pipeline(const struct qp_advice *advice, const struct qp_recipe *recipe, const char *schemes,
                          const char *output, bool publish);
 json_t *qp_advice_json(const struct qp_advice *advice, const char *pipeline);

@@ -77,14 +77,14 @@ static uint64_t bytes_of(const struct qp_scheme *scheme, const struct qp_arch *a
 /* ---- noise ---- */
 
 /* Working memory for the largest linear. */
-struct desk {
+struct workspace {
     const struct qp_kernels *kernels;
     float *w, *q, *scale;
     int8_t *zero;
     uint8_t *codes;
 };
 
-static void close_desk(struct desk *d)
+static void close_workspace(struct workspace *d)
 {
     free(d->w);
     free(d->q);
@@ -93,7 +93,7 @@ static void close_desk(struct desk *d)
     free(d->codes);
 }
 
-static int open_desk(const struct qp_arch *arch, struct desk *d, struct qp_error *err)
+static int open_workspace(const struct qp_arch *arch, struct workspace *d, struct qp_error *err)
 {
     int64_t most = 0;
     for (int64_t layer = 0; layer < arch->layers; layer++) {
@@ -103,13 +103,13 @@ static int open_desk(const struct qp_arch *arch, struct desk *d, struct qp_error
             most = size > most ? size : most;
         }
     }
-    *d = (struct desk){.kernels = qp_kernels_open("cpu")};
+    *d = (struct workspace){.kernels = qp_kernels_open("cpu")};
     d->w = qp_new_floats(most, "a linear's weights", err);
     d->q = qp_new_floats(most, "a linear's rounded weights", err);
     d->scale = qp_new_floats(most, "scales", err);
     d->zero = qp_new_array(most, 1, "zero points", err);
     d->codes = qp_new_array(most, 1, "codes", err);
-    return d->w && d->q && d->scale && d->zero && d->codes ? 0 : QP_ERR_ROOM;
+    return d->w && d->q && d->scale && d->zero && d->codes ? 0 : QP_ERR_SPACE;
 }
 
 static double largest(const float *w, int64_t count)
@@ -121,20 +121,20 @@ static double largest(const float *w, int64_t count)
 }
 
 /* Rounds d->w[rows, cols] to nearest as `spec` says, and adds signal and noise. */
-static int add_noise(struct desk *d, const struct qp_quant_spec *spec, int64_t rows, int64_t cols,
+static int add_noise(struct workspace *d, const struct qp_quant_spec *spec, int64_t rows, int64_t cols,
                      struct qp_candidate_figures *c, struct qp_error *err)
 {
-    struct qp_grid grid = spec->grid;
+    struct qp_number_format format = spec->format;
     int64_t group = qp_spec_group(spec, cols);
-    if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale((float)largest(d->w, rows * cols), spec->four_over_six);
+    if (format.scale_dtype == QP_F8_E4M3)
+        format.global = qp_global_scale((float)largest(d->w, rows * cols), spec->four_over_six);
     struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX};
-    int r = qp_choose_scales(d->kernels, spec, &grid, rows, cols, d->w, &choice, d->scale, d->zero, err);
+    int r = qp_choose_scales(d->kernels, spec, &format, rows, cols, d->w, &choice, d->scale, d->zero, err);
     if (r < 0)
         return r;
-    const int8_t *zero = grid.symmetric ? NULL : d->zero;
-    d->kernels->quantize(&grid, rows, cols, group, d->w, d->scale, zero, d->codes);
-    d->kernels->dequantize(&grid, rows, cols, group, d->codes, d->scale, zero, d->q);
+    const int8_t *zero = format.symmetric ? NULL : d->zero;
+    d->kernels->quantize(&format, rows, cols, group, d->w, d->scale, zero, d->codes);
+    d->kernels->dequantize(&format, rows, cols, group, d->codes, d->scale, zero, d->q);
     for (int64_t i = 0; i < rows * cols; i++) {
         double error = (double)d->q[i] - d->w[i];
         c->signal += (double)d->w[i] * d->w[i];
@@ -143,7 +143,7 @@ static int add_noise(struct desk *d, const struct qp_quant_spec *spec, int64_t r
     return 0;
 }
 
-static int judge_linear(struct desk *d, const struct qp_block *block, int linear, struct qp_figures *f,
+static int judge_linear(struct workspace *d, const struct qp_block *block, int linear, struct qp_figures *f,
                         struct qp_error *err)
 {
     const struct qp_linear *desc = &block->type->linears[linear];
@@ -160,7 +160,7 @@ static int judge_linear(struct desk *d, const struct qp_block *block, int linear
     return r;
 }
 
-static int judge_layer(struct qp_checkpoint *model, struct desk *d, int64_t index, struct qp_figures *f,
+static int judge_layer(struct qp_checkpoint *model, struct workspace *d, int64_t index, struct qp_figures *f,
                        struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *unit = NULL;
@@ -189,14 +189,14 @@ static int64_t layers_to_judge(const struct qp_arch *arch)
 
 static int judge_all(struct qp_checkpoint *model, struct qp_figures *f, struct qp_error *err)
 {
-    struct desk desk;
+    struct workspace workspace;
     int64_t count = layers_to_judge(&model->arch);
-    int r = open_desk(&model->arch, &desk, err);
+    int r = open_workspace(&model->arch, &workspace, err);
     for (int64_t i = 0; r == 0 && i < count; i++) {
-        r = judge_layer(model, &desk, 1 + i * model->arch.layers / count, f, err);
+        r = judge_layer(model, &workspace, 1 + i * model->arch.layers / count, f, err);
         show(i + 1, count);
     }
-    close_desk(&desk);
+    close_workspace(&workspace);
     return r;
 }
 

@@ -10,7 +10,7 @@
 #include "kernels/peak.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 #include "runner/subcommand.h"
 
 static const struct qp_option options[] = {

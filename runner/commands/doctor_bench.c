@@ -60,14 +60,14 @@ static void run_int8(const struct bench *b, const struct shape *s)
     qp_product_int8(s->rows, s->out, s->in, (const int8_t *)b->x, (const int8_t *)b->w, (int32_t *)b->y);
 }
 
-static void run_moment(const struct bench *b, const struct shape *s)
+static void run_hessian(const struct bench *b, const struct shape *s)
 {
-    b->kernels->second_moment(s->rows, s->in, b->x, b->y);
+    b->kernels->hessian(s->rows, s->in, b->x, b->y);
 }
 
-static void run_moment_bf16(const struct bench *b, const struct shape *s)
+static void run_hessian_bf16(const struct bench *b, const struct shape *s)
 {
-    b->kernels->second_moment_bf16(s->rows, s->in, (const uint16_t *)b->x, b->y);
+    b->kernels->hessian_bf16(s->rows, s->in, (const uint16_t *)b->x, b->y);
 }
 
 static struct qp_attention attention_of(const struct bench *b, const struct shape *s)
@@ -114,9 +114,9 @@ static double product_operations(const struct shape *s)
     return qp_gemm_operations(s->rows, s->out, s->in);
 }
 
-static double moment_operations(const struct shape *s)
+static double hessian_operations(const struct shape *s)
 {
-    return qp_moment_operations(s->rows, s->in);
+    return qp_hessian_operations(s->rows, s->in);
 }
 
 static double attention_operations(const struct shape *s)
@@ -142,8 +142,8 @@ static const struct {
     {"BF16 product 4096 x 4096", QP_PEAK_BF16, {TOKENS, 4096, 4096}, run_bf16, product_operations},
     {"INT8 product 576 x 576", QP_PEAK_INT8, {TOKENS, 576, 576}, run_int8, product_operations},
     {"INT8 product 4096 x 4096", QP_PEAK_INT8, {TOKENS, 4096, 4096}, run_int8, product_operations},
-    {"FP32 second moment of 1536", QP_PEAK_FP32, {TOKENS, 1536, 0}, run_moment, moment_operations},
-    {"BF16 second moment of 1536", QP_PEAK_BF16, {TOKENS, 1536, 0}, run_moment_bf16, moment_operations},
+    {"FP32 Hessian of 1536", QP_PEAK_FP32, {TOKENS, 1536, 0}, run_hessian, hessian_operations},
+    {"BF16 Hessian of 1536", QP_PEAK_BF16, {TOKENS, 1536, 0}, run_hessian_bf16, hessian_operations},
     {"FP32 attention, 2048 tokens", QP_PEAK_FP32, {TOKENS, 576, 0}, run_attention, attention_operations},
     {"BF16 attention, 2048 tokens", QP_PEAK_BF16, {TOKENS, 576, 0}, run_attention_bf16, attention_operations},
     {"FP32 inverse factor of 1536", QP_PEAK_FP32, {0, 1536, 0}, run_factor, factor_operations},
@@ -265,11 +265,11 @@ static int measure_memory(json_t **out, struct qp_error *err)
 static int write_file(int fd, const char *data, const char *path, double *rate, struct qp_error *err)
 {
     double start = qp_now();
-    int r = lseek(fd, 0, SEEK_SET) < 0 ? qp_fail_errno(err, QP_ERR_ROOM, "%s", path) : 0;
+    int r = lseek(fd, 0, SEEK_SET) < 0 ? qp_fail_errno(err, QP_ERR_SPACE, "%s", path) : 0;
     for (size_t at = 0; r == 0 && at < DISK_BYTES; at += CHUNK_BYTES)
         r = qp_write_all(fd, data, CHUNK_BYTES, path, err);
     if (r == 0 && fsync(fd) < 0)
-        r = qp_fail_errno(err, QP_ERR_ROOM, "%s: cannot sync", path);
+        r = qp_fail_errno(err, QP_ERR_SPACE, "%s: cannot sync", path);
     double found = (double)DISK_BYTES / (qp_now() - start);
     *rate = r == 0 && found > *rate ? found : *rate;
     return r;

@@ -15,7 +15,7 @@
 #include "libstage/base/file.h"
 #include "runner/pipeline/descriptor.h"
 #include "runner/commands/doctor.h"
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 #include "runner/machine.h"
 #include "runner/size.h"
 
@@ -173,7 +173,7 @@ static void look_at_stages(json_t *findings)
 }
 
 /* Free bytes for us on the file system of a path; false when it is not there. */
-static bool room_at(const char *path, uint64_t *bytes)
+static bool space_at(const char *path, uint64_t *bytes)
 {
     struct statvfs s;
     if (statvfs(path, &s) < 0)
@@ -184,17 +184,17 @@ static bool room_at(const char *path, uint64_t *bytes)
 
 static void look_at_shared_memory(json_t *findings)
 {
-    uint64_t room;
+    uint64_t space;
     char size[32], text[96];
-    if (!room_at("/dev/shm", &room) || access("/dev/shm", W_OK) < 0) {
+    if (!space_at("/dev/shm", &space) || access("/dev/shm", W_OK) < 0) {
         add(findings, "shared memory", ADVICE, "without it stages copy blocks through sockets; mount a tmpfs there",
             "/dev/shm cannot be written");
         return;
     }
-    snprintf(text, sizeof text, "%s free in /dev/shm", qp_size_text(room, size, sizeof size));
-    add(findings, "shared memory", room < LEAST_SHM ? ADVICE : GOOD,
-        room < LEAST_SHM ? "blocks that find no room are copied through sockets; a container gets more by --shm-size"
-                         : NULL,
+    snprintf(text, sizeof text, "%s free in /dev/shm", qp_size_text(space, size, sizeof size));
+    add(findings, "shared memory", space < LEAST_SHM ? ADVICE : GOOD,
+        space < LEAST_SHM ? "blocks that find no space are copied through sockets; a container gets more by --shm-size"
+                          : NULL,
         text);
 }
 
@@ -221,21 +221,21 @@ static void look_at_sockets(json_t *findings)
 
 static void look_at_disk(json_t *findings, const char *folder)
 {
-    uint64_t room;
+    uint64_t space;
     char size[32], text[512];
-    if (!room_at(folder, &room)) {
+    if (!space_at(folder, &space)) {
         snprintf(text, sizeof text, "%.400s is not there", folder);
         add(findings, "disk", PROBLEM, "name the folder of your runs with --folder", text);
         return;
     }
-    snprintf(text, sizeof text, "%s free in %.400s", qp_size_text(room, size, sizeof size), folder);
+    snprintf(text, sizeof text, "%s free in %.400s", qp_size_text(space, size, sizeof size), folder);
     if (access(folder, W_OK | X_OK) < 0)
         add(findings, "disk", PROBLEM, "it cannot be written: give --output a place that can", text);
     else
-        add(findings, "disk", room < LEAST_DISK ? ADVICE : GOOD,
-            room < LEAST_DISK ? "an output takes up to the model's size, and the hidden states of calibration 4 bytes "
-                                "for each token and channel"
-                              : NULL,
+        add(findings, "disk", space < LEAST_DISK ? ADVICE : GOOD,
+            space < LEAST_DISK ? "an output takes up to the model's size, and the hidden states of calibration 4 bytes "
+                                 "for each token and channel"
+                               : NULL,
             text);
 }
 

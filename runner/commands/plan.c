@@ -4,7 +4,7 @@
 
 #include "libstage/stage/work_json.h"
 #include "runner/pipeline/estimates.h"
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 #include "runner/machine.h"
 #include "runner/pipeline/prepare.h"
 #include "runner/size.h"
@@ -29,8 +29,8 @@ static uint64_t largest_block(const struct qp_arch *arch)
     return most;
 }
 
-/* Second moments of the sites of the layer that has most, float32 [in, in]. */
-static uint64_t moments(const struct qp_arch *arch)
+/* Hessians of the sites of the layer that has most, float32 [in, in]. */
+static uint64_t hessians(const struct qp_arch *arch)
 {
     uint64_t most = 0;
     for (int64_t layer = 0; layer < arch->layers; layer++) {
@@ -57,16 +57,16 @@ static uint64_t states(const struct qp_plan *plan, const struct qp_instance *in)
            (uint64_t)plan->model->arch.hidden;
 }
 
-/* Whether a second moment passes through or is made by this stage: it or one upstream is asked for it. */
-static bool sees_moments(const struct qp_pipeline *p, size_t index)
+/* Whether a Hessian passes through or is made by this stage: it or one upstream is asked for it. */
+static bool sees_hessians(const struct qp_pipeline *p, size_t index)
 {
     size_t i;
     json_t *what;
     json_array_foreach(p->instances[index].wants, i, what)
-        if (strcmp(json_string_value(what), "second_moment") == 0)
+        if (strcmp(json_string_value(what), "hessian") == 0)
             return true;
     for (size_t e = 0; e < p->edge_count; e++)
-        if (p->edges[e].to == index && !p->edges[e].delay && sees_moments(p, p->edges[e].from))
+        if (p->edges[e].to == index && !p->edges[e].delay && sees_hessians(p, p->edges[e].from))
             return true;
     return false;
 }
@@ -78,8 +78,8 @@ static uint64_t estimate(const struct qp_plan *plan, size_t index)
     const struct qp_arch *arch = &plan->model->arch;
     const struct qp_pipeline *p = plan->pipeline;
     uint64_t bytes = BASE_BYTES + states(plan, &p->instances[index]);
-    if (sees_moments(p, index))
-        bytes += WINDOW * moments(arch);
+    if (sees_hessians(p, index))
+        bytes += WINDOW * hessians(arch);
     if (p->instances[index].source_count > 0)
         bytes += 4 * (uint64_t)qp_block_parameters(arch, 1);
     return bytes;
@@ -90,21 +90,21 @@ static json_t *real_or_null(bool known, double value)
     return known ? json_real(value) : json_null();
 }
 
-static double floor_of(const struct outlook *o, size_t index)
+static double roofline_of(const struct outlook *o, size_t index)
 {
-    struct qp_floor floor = qp_floor_of(&o->stages[index].work, &o->peaks);
-    return qp_floor_seconds(&floor);
+    struct qp_roofline roofline = qp_roofline_of(&o->stages[index].work, &o->peaks);
+    return qp_roofline_seconds(&roofline);
 }
 
 /* Of all stages that formulas are known for: the whole cannot be faster. */
-static double whole_floor(const struct qp_plan *plan, const struct outlook *o)
+static double whole_roofline(const struct qp_plan *plan, const struct outlook *o)
 {
-    struct qp_floor sum = {0};
+    struct qp_roofline sum = {0};
     for (size_t i = 0; i < plan->pipeline->count; i++) {
-        struct qp_floor floor = qp_floor_of(&o->stages[i].work, &o->peaks);
-        qp_floor_sum(&sum, &floor);
+        struct qp_roofline roofline = qp_roofline_of(&o->stages[i].work, &o->peaks);
+        qp_roofline_sum(&sum, &roofline);
     }
-    return qp_floor_seconds(&sum);
+    return qp_roofline_seconds(&sum);
 }
 
 static json_t *stage_json(const struct qp_plan *plan, const struct outlook *o, size_t index)
@@ -117,8 +117,8 @@ static json_t *stage_json(const struct qp_plan *plan, const struct outlook *o, s
                               (json_int_t)estimate(plan, index), "collects", in->wants);
     json_object_set_new(stage, "work",
                         o->stages[index].work_known ? qp_work_json(&o->stages[index].work) : json_null());
-    json_object_set_new(stage, "floor_seconds",
-                        real_or_null(o->stages[index].work_known && o->measured, floor_of(o, index)));
+    json_object_set_new(stage, "roofline_seconds",
+                        real_or_null(o->stages[index].work_known && o->measured, roofline_of(o, index)));
     return stage;
 }
 
@@ -138,8 +138,8 @@ static json_t *as_json(const struct qp_plan *plan, const struct outlook *o)
         json_array_append_new(blocks, json_integer((json_int_t)qp_block_bytes(arch, i)));
     return json_pack("{s:i, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "model",
                      p->model, "outputs", qp_plan_outputs(plan), "run_folder", plan->folder, "processes",
-                     (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks, "floor_seconds",
-                     real_or_null(o->measured, whole_floor(plan, o)), "warnings", plan->warnings);
+                     (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks, "roofline_seconds",
+                     real_or_null(o->measured, whole_roofline(plan, o)), "warnings", plan->warnings);
 }
 
 static void print_stage(const struct qp_plan *plan, size_t index)
@@ -182,13 +182,13 @@ static void print_work(const struct qp_plan *plan, const struct outlook *o, size
         printf("no formula is known for it\n");
         return;
     }
-    printf("%10s  %10s  ", o->measured ? qp_seconds_text(floor_of(o, index), least, sizeof least) : "-",
+    printf("%10s  %10s  ", o->measured ? qp_seconds_text(roofline_of(o, index), least, sizeof least) : "-",
            qp_size_text((uint64_t)moved, bytes, sizeof bytes));
     print_operations(work);
     printf("\n");
 }
 
-static void print_floor(const struct qp_plan *plan, const struct outlook *o)
+static void print_roofline(const struct qp_plan *plan, const struct outlook *o)
 {
     char least[32];
     printf("\n  %-20s %10s  %10s  %s\n", "stage", "at least", "moves", "10^9 operations");
@@ -196,7 +196,7 @@ static void print_floor(const struct qp_plan *plan, const struct outlook *o)
         print_work(plan, o, plan->pipeline->order[i]);
     if (o->measured)
         printf("  %-20s %10s  by the measured peaks of this machine\n", "the whole run",
-               qp_seconds_text(whole_floor(plan, o), least, sizeof least));
+               qp_seconds_text(whole_roofline(plan, o), least, sizeof least));
     else
         printf("  " QP_NO_PEAKS "\n");
 }
@@ -220,7 +220,7 @@ static void print_plan(const struct qp_plan *plan, const struct outlook *o)
            qp_size_text(largest_block(arch), most, sizeof most),
            qp_size_text((uint64_t)qp_arch_parameters(arch) * (uint64_t)qp_dtype_bits(arch->dtype) / 8, total,
                         sizeof total));
-    print_floor(plan, o);
+    print_roofline(plan, o);
 }
 
 static int plan_command(const struct qp_args *args, struct qp_error *err)

@@ -52,7 +52,7 @@ static json_t *as_json(void)
 
 #define INDENT 39
 
-/* A list in lines of at most 120 columns, behind `title`. */
+/* A list in lines of at most 120 columns, after `title`. */
 static void print_list(const char *title, const char *list, const char *separators)
 {
     int column = printf("%*s%s", INDENT, "", title);
@@ -96,7 +96,7 @@ static int schemes(const struct qp_args *args, struct qp_error *err)
         print_list(title, a->names, ", ");
         print_list("  because", a->reason, " ");
     }
-    printf("\nAny of these names is a scheme; -kv-fp8 or -kv-int8 behind it adds a KV cache in that format.\n"
+    printf("\nAny of these names is a scheme; -kv-fp8 or -kv-int8 after it adds a KV cache in that format.\n"
            "search.method=awq stands for --set stages.search.with.method=awq.\n");
     return 0;
 }

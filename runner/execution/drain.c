@@ -10,7 +10,7 @@
 #include "libstage/wire/socket.h"
 #include "runner/execution/supervise.h"
 
-#define WINDOW_UNITS ((int64_t)1 << 20) /* nothing is kept, so that there is always room */
+#define WINDOW_UNITS ((int64_t)1 << 20) /* nothing is kept, so that there is always space */
 #define WINDOW_BYTES ((int64_t)1 << 50)
 
 struct qp_drain {
@@ -111,14 +111,14 @@ static void drop_units(struct qp_in *in)
     }
 }
 
-int qp_drain_turn(struct qp_drain *drain, struct qp_error *err)
+int qp_drain_poll(struct qp_drain *drain, struct qp_error *err)
 {
     int r = 0;
     for (size_t i = 0; r >= 0 && i < drain->count; i++) {
-        r = qp_in_turn(drain->ins[i], err);
+        r = qp_in_poll(drain->ins[i], err);
         drop_units(drain->ins[i]);
         if (r >= 0)
-            r = qp_in_turn(drain->ins[i], err); /* acknowledges what was dropped */
+            r = qp_in_poll(drain->ins[i], err); /* acknowledges what was dropped */
     }
     return r < 0 ? r : 0;
 }

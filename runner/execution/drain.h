@@ -13,6 +13,6 @@ int qp_drain_open(const struct qp_supervisor *s, int branch, struct qp_drain **o
 void qp_drain_free(struct qp_drain *drain); /* NULL is accepted */
 
 /* Takes what has come. */
-int qp_drain_turn(struct qp_drain *drain, struct qp_error *err);
+int qp_drain_poll(struct qp_drain *drain, struct qp_error *err);
 
 #endif

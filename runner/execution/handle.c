@@ -104,7 +104,7 @@ static void handle_ready(struct qp_supervisor *s, struct qp_child *c, const json
 static void handle_failed(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
 {
     json_int_t code = json_integer_value(json_object_get(body, "code"));
-    bool known = (code >= -QP_ERR_USAGE && code <= -QP_ERR_ROOM) || code == -QP_ERR_INTERRUPTED;
+    bool known = (code >= -QP_ERR_USAGE && code <= -QP_ERR_SPACE) || code == -QP_ERR_INTERRUPTED;
     struct qp_error err;
     qp_fail(&err, known ? -(int)code : QP_ERR_STAGE, "stage `%s`: %s", c->instance->name, text_of(body, "message"));
     qp_supervisor_fail(s, c, err.code, err.message);

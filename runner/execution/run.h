@@ -1,4 +1,4 @@
-/* A run on disk: its folder, its lock, its private sockets, and what it may leave behind when it is cut short. */
+/* A run on disk: its folder, its lock, its private sockets, and what it may leave when it is cut short. */
 #ifndef QUANTPIPE_RUNNER_EXECUTION_RUN_H
 #define QUANTPIPE_RUNNER_EXECUTION_RUN_H
 

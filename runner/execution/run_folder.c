@@ -16,7 +16,7 @@
 
 #define MARKER "run.json"
 #define SOCKETS "quantpipe-" /* and twelve digits of the run's id */
-#define SOCKET_PATH_ROOM 34  /* bytes of a socket's path that the folder above may take: 108 in all */
+#define SOCKET_PATH_SPACE 34 /* bytes of a socket's path that the folder above may take: 108 in all */
 
 char *qp_run_path(const struct qp_run *run, const char *format, ...)
 {
@@ -171,7 +171,7 @@ static int make_folder(struct qp_run *run, struct qp_error *err)
 static int name_sockets(struct qp_run *run, struct qp_error *err)
 {
     const char *base = getenv("XDG_RUNTIME_DIR");
-    bool usable = base && base[0] == '/' && strlen(base) < SOCKET_PATH_ROOM && access(base, W_OK | X_OK) == 0;
+    bool usable = base && base[0] == '/' && strlen(base) < SOCKET_PATH_SPACE && access(base, W_OK | X_OK) == 0;
     run->sockets = qp_format("%s/" SOCKETS "%.12s", usable ? base : "/tmp", run->id);
     return run->sockets ? 0 : qp_fail_memory(err, 0, "the sockets' folder");
 }

@@ -127,7 +127,7 @@ static void look_after_branch(struct qp_supervisor *s, int branch)
     if (!end->drain && s->configured && is_gone(s, branch))
         r = qp_drain_open(s, branch, &end->drain, &err);
     if (r == 0 && end->drain)
-        r = qp_drain_turn(end->drain, &err);
+        r = qp_drain_poll(end->drain, &err);
     if (r < 0)
         qp_supervisor_stop(s, r, "in place of scheme `%s`: %s", s->run->plan->pipeline->branches[branch].name,
                            err.message);
@@ -183,7 +183,7 @@ static void look_after(struct qp_supervisor *s, struct qp_child *c)
     double now = qp_now();
     reap(c);
     if (!c->over && c->record->ended > 0 &&
-        (c->record->done || is_stopping(s, c) || now - c->record->ended > QP_LAST_WORDS_SECONDS))
+        (c->record->done || is_stopping(s, c) || now - c->record->ended > QP_LAST_MESSAGES_SECONDS))
         judge_end(s, c);
     if (!c->greeted || c->over || c->record->ended > 0 || is_stopping(s, c) || !is_late(s, c->message_at))
         return;

@@ -1,4 +1,4 @@
-/* Several schemes in one run: a branch of stages for each, behind the stages that all of them share. */
+/* Several schemes in one run: a branch of stages for each, after the stages that all of them share. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,7 +134,7 @@ static bool collects(const struct qp_instance *in)
 }
 
 /* Whether some stage that collects is before this one: then this one belongs to a branch, even if it collects. */
-static bool is_behind_collector(const struct qp_pipeline *p, size_t index)
+static bool is_after_collector(const struct qp_pipeline *p, size_t index)
 {
     bool upstream[QP_MAX_INSTANCES] = {false};
     mark_upstream(p, index, upstream);
@@ -151,19 +151,19 @@ static void find_shared(const struct qp_pipeline *p, bool *shared)
         const struct qp_instance *in = &p->instances[i];
         if (in->source_count == 0)
             shared[i] = true;
-        else if (collects(in) && !is_behind_collector(p, i))
+        else if (collects(in) && !is_after_collector(p, i))
             mark_upstream(p, i, shared);
     }
 }
 
-/* What is behind a shared stage is not the same for all schemes: it cannot feed back into it. */
+/* What is after a shared stage is not the same for all schemes: it cannot feed back into it. */
 static int refuse_feedback(const struct qp_pipeline *p, const bool *shared, struct qp_error *err)
 {
     for (size_t i = 0; i < p->count; i++)
         for (size_t s = 0; shared[i] && s < p->instances[i].source_count; s++) {
             const struct qp_source *source = &p->instances[i].sources[s];
             int from = index_of(p, source);
-            if (from >= 0 && is_behind_collector(p, (size_t)from))
+            if (from >= 0 && is_after_collector(p, (size_t)from))
                 return qp_document_fail(p->document, source->path, err,
                                         "stage `%s` feeds back into `%s`, which all schemes of the list share, and "
                                         "each scheme feeds back something else; run the schemes one by one, or take "

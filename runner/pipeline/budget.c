@@ -27,9 +27,9 @@ static bool leads_to(const struct qp_pipeline *p, size_t from, size_t to)
     return reached[to];
 }
 
-/* A choice that waits for the last block cannot stand in a circle in which the next block waits for what comes of it.
+/* A choice that waits for the last block cannot stand in a cycle in which the next block waits for what comes of it.
  */
-static int check_circle(const struct qp_pipeline *p, size_t index, struct qp_error *err)
+static int check_cycle(const struct qp_pipeline *p, size_t index, struct qp_error *err)
 {
     const struct qp_instance *in = &p->instances[index];
     if (!json_is_string(json_object_get(in->descriptor, "holds")) || !qp_needs_any(p, index))
@@ -37,12 +37,11 @@ static int check_circle(const struct qp_pipeline *p, size_t index, struct qp_err
     for (size_t i = 0; i < p->edge_count; i++) {
         const struct qp_edge *e = &p->edges[i];
         if (e->delay && leads_to(p, e->to, index) && leads_to(p, index, e->from))
-            return qp_document_fail(
-                p->document, e->path, err,
-                "stage `%s` waits for the last block, and `%s` waits for what comes back from it; "
-                "put a second calibrate behind `%s` and let the feedback go there, or give `%s` the "
-                "`losses` of a former run",
-                in->name, p->instances[e->to].name, in->name, in->name);
+            return qp_document_fail(p->document, e->path, err,
+                                    "stage `%s` waits for the last block, and `%s` waits for what comes back from it; "
+                                    "put a second calibrate after `%s` and let the feedback go there, or give `%s` the "
+                                    "`losses` of a former run",
+                                    in->name, p->instances[e->to].name, in->name, in->name);
     }
     return 0;
 }
@@ -54,9 +53,9 @@ int qp_budget_check(const struct qp_pipeline *p, size_t branch, struct qp_error 
         return 0;
     for (size_t i = 0; i < p->count; i++)
         if (chooses(&p->instances[i], (int)branch))
-            return check_circle(p, i, err);
+            return check_cycle(p, i, err);
     return qp_document_fail(p->document, b->path, err,
                             "a scheme with a budget needs stage `allocate`, which chooses the formats, and this "
-                            "pipeline has none; add it under `stages:` behind calibrate, as `allocate: {from: "
+                            "pipeline has none; add it under `stages:` after calibrate, as `allocate: {from: "
                             "calibrate}`, and let what reads `from: calibrate` read `from: allocate`");
 }

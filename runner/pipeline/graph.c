@@ -188,7 +188,7 @@ static int cycle(const struct qp_pipeline *p, const bool *placed, struct qp_erro
         snprintf(text + strlen(text), sizeof text - strlen(text), " -> %s", p->instances[steps[--count]].name);
     snprintf(text + strlen(text), sizeof text - strlen(text), " -> %s", p->instances[first].name);
     return qp_document_fail(p->document, into[first]->path, err,
-                            "the stages go round in a circle: %s; take one `from` out of it, or let blocks come back "
+                            "the stages form a cycle: %s; take one `from` out of it, or let blocks come back "
                             "later at a stage that has an input for that: from: {in: STAGE, feedback: {from: STAGE, "
                             "delay: 1}}",
                             text);
@@ -223,7 +223,7 @@ static bool leads_to(const struct qp_pipeline *p, size_t from, size_t to)
     return seen[to];
 }
 
-/* A feedback input and a delayed edge belong together, and close a circle. */
+/* A feedback input and a delayed edge belong together, and close a cycle. */
 static int check_delay(const struct qp_pipeline *p, const struct qp_edge *e, struct qp_error *err)
 {
     const struct qp_instance *from = &p->instances[e->from], *to = &p->instances[e->to];
@@ -240,7 +240,7 @@ static int check_delay(const struct qp_pipeline *p, const struct qp_edge *e, str
     if (e->delay && !leads_to(p, e->to, e->from))
         return qp_document_fail(p->document, e->path, err,
                                 "nothing comes back from stage `%s`, which gets nothing of what `%s` puts out; name a "
-                                "stage behind `%s`",
+                                "stage after `%s`",
                                 from->name, to->name, to->name);
     return 0;
 }

@@ -20,7 +20,7 @@ int qp_needs_place(struct qp_pipeline *pipeline, size_t index, struct qp_error *
 /* Whether the instance needs any statistics, as its parameters and schemes are. */
 bool qp_needs_any(const struct qp_pipeline *pipeline, size_t index);
 
-/* What an instance is told that stages downstream want: its `wants`, and those of its forms that all stages behind it
+/* What an instance is told that stages downstream want: its `wants`, and those of its forms that all stages after it
  * take. A new reference. */
 json_t *qp_wants_of(const struct qp_pipeline *pipeline, size_t index);
 

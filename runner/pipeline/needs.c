@@ -208,7 +208,7 @@ int qp_needs_place(struct qp_pipeline *p, size_t index, struct qp_error *err)
     return check_data(p, in, why, err);
 }
 
-/* Whether stage `index` and all behind it take a form; edges that go back count as well. */
+/* Whether stage `index` and all after it take a form; edges that go back count as well. */
 static bool all_take(const struct qp_pipeline *p, size_t index, const char *form, bool *seen)
 {
     seen[index] = true;

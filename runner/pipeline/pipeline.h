@@ -94,14 +94,14 @@ int qp_params_check(const struct qp_pipeline *pipeline, const struct qp_instance
 int qp_branches_read(struct qp_pipeline *pipeline, struct qp_error *err);
 void qp_branches_free(struct qp_pipeline *pipeline);
 
-/* For a list of schemes: gives each its own copy, "NAME@SCHEME", of every stage that is behind the shared ones. Shared
+/* For a list of schemes: gives each its own copy, "NAME@SCHEME", of every stage that is after the shared ones. Shared
  * are the stages that collect statistics and all that they read from; without any, the sources. Needs descriptors. */
 int qp_branches_expand(struct qp_pipeline *pipeline, struct qp_error *err);
 
 /* Whether the user wrote a list of schemes. */
 bool qp_has_branches(const struct qp_pipeline *pipeline);
 
-/* `pattern` with `name` for "{scheme}", or behind it when there are several; new memory. */
+/* `pattern` with `name` for "{scheme}", or after it when there are several; new memory. */
 char *qp_output_of(const char *pattern, const char *name, bool several);
 
 /* The name of an instance in the document: up to the `@`, into text (at least 65 bytes); returns it. */

@@ -181,7 +181,7 @@ static int check_data(const struct qp_pipeline *p, struct qp_error *err)
 }
 
 /* The nearest folder above `path` that exists must be writable: missing ones are made below it. */
-static int check_room(const struct qp_document *d, const char *key, const char *path, struct qp_error *err)
+static int check_space(const struct qp_document *d, const char *key, const char *path, struct qp_error *err)
 {
     qp_auto_free char *folder = qp_folder_of(path);
     while (folder && !qp_exists(folder)) {
@@ -210,11 +210,11 @@ static int check_output(const struct qp_plan *plan, struct qp_error *err)
                                     output);
         r = check_text(p->document, "output", output, err);
         if (r == 0)
-            r = check_room(p->document, "output", output, err);
+            r = check_space(p->document, "output", output, err);
     }
     if (r == 0)
         r = check_text(p->document, "output", plan->folder, err);
-    return r < 0 ? r : check_room(p->document, "output", plan->folder, err);
+    return r < 0 ? r : check_space(p->document, "output", plan->folder, err);
 }
 
 static int run_folder(const struct qp_args *args, struct qp_plan *plan, struct qp_error *err)

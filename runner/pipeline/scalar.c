@@ -126,7 +126,7 @@ static size_t name_length(const char *p)
     return n > 0 && !isdigit((unsigned char)p[0]) ? n : 0;
 }
 
-/* Appends the value of the reference that begins at p ("${"); *end is set to behind it. */
+/* Appends the value of the reference that begins at p ("${"); *end is set to after it. */
 static int expand_one(const char *p, struct text *text, const char **end, struct qp_error *err)
 {
     size_t n = name_length(p + 2);

@@ -21,7 +21,7 @@
  * QP_YAML_KEY_MARK in front has the position of the key. */
 #define QP_YAML_KEY_MARK "@"
 
-/* Parses `text`. `name` stands for it in messages and marks: with line and column behind it when `positions`, alone
+/* Parses `text`. `name` stands for it in messages and marks: with line and column after it when `positions`, alone
  * otherwise (a value from the command line). `path` is where the value will hang in a document ("" for a whole one).
  * Marks are added to `marks`; *out is a new reference. QP_ERR_INPUT starts with the position. */
 int qp_yaml_parse(const char *text, size_t size, const char *name, bool positions, const char *path, json_t *marks,

@@ -4,7 +4,7 @@
 
 #include "libstage/network/arch.h"
 #include "runner/machine.h"
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 
 const char *qp_report_status(int result)
 {
@@ -200,7 +200,7 @@ json_t *qp_report(const struct qp_record *record, const struct qp_args *args, in
                   qp_report_status(result), "command", command_of(args), "version", QUANTPIPE_VERSION, "model",
                   model_of(record), "outputs", outputs_of(record, result), "wall_seconds", qp_now() - record->started,
                   "stages", stages_of(record), "edges", edges_of(record), "warnings", record->warnings);
-    qp_report_floor(report);
+    qp_report_roofline(report);
     if (result < 0)
         json_object_set_new(report, "error", json_pack("{s:i, s:s}", "code", -result, "message", err->message));
     if (qp_json_not_finite() > 0)

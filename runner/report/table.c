@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 #include "runner/report/report.h"
 #include "runner/size.h"
 
@@ -165,16 +165,16 @@ static void print_comparison(const json_t *outputs)
 /* ---- the whole ---- */
 
 /* "41.2 s  76 %": the least time, and what share of the time it is. */
-static const char *floor_text(const json_t *object, char text[64])
+static const char *roofline_text(const json_t *object, char text[64])
 {
     char least[32];
-    const json_t *share_of_floor = json_object_get(object, "share_of_floor");
+    const json_t *share_of_roofline = json_object_get(object, "share_of_roofline");
     *text = '\0';
-    if (!json_is_number(json_object_get(object, "floor_seconds")))
+    if (!json_is_number(json_object_get(object, "roofline_seconds")))
         return text;
-    qp_seconds_text(number(object, "floor_seconds"), least, sizeof least);
-    if (json_is_number(share_of_floor))
-        snprintf(text, 64, "%s %5.1f %%", least, 100 * json_number_value(share_of_floor));
+    qp_seconds_text(number(object, "roofline_seconds"), least, sizeof least);
+    if (json_is_number(share_of_roofline))
+        snprintf(text, 64, "%s %5.1f %%", least, 100 * json_number_value(share_of_roofline));
     else
         snprintf(text, 64, "%s", least);
     return text;
@@ -187,7 +187,7 @@ static void print_stage(const json_t *stage)
            qp_seconds_text(number(stage, "wall_seconds"), wall, sizeof wall),
            qp_seconds_text(number(stage, "busy_seconds"), busy, sizeof busy),
            qp_size_text((uint64_t)number(stage, "peak_anonymous_bytes"), own, sizeof own),
-           qp_size_text((uint64_t)number(stage, "peak_rss_bytes"), memory, sizeof memory), floor_text(stage, least));
+           qp_size_text((uint64_t)number(stage, "peak_rss_bytes"), memory, sizeof memory), roofline_text(stage, least));
 }
 
 static void print_stages(const json_t *report)
@@ -195,13 +195,14 @@ static void print_stages(const json_t *report)
     char wall[32], least[64];
     size_t i;
     json_t *item;
-    bool measured = json_is_number(json_object_get(report, "floor_seconds"));
+    bool measured = json_is_number(json_object_get(report, "roofline_seconds"));
     printf("  %-22s %14s %14s %14s %14s %18s\n", "stage", "wall", "busy", "peak memory", "with files",
-           measured ? "floor, share" : "");
+           measured ? "roofline, share" : "");
     json_array_foreach(json_object_get(report, "stages"), i, item)
         print_stage(item);
     printf("  %-22s %14s %14s %14s %14s %18s\n", "the whole run",
-           qp_seconds_text(number(report, "wall_seconds"), wall, sizeof wall), "", "", "", floor_text(report, least));
+           qp_seconds_text(number(report, "wall_seconds"), wall, sizeof wall), "", "", "",
+           roofline_text(report, least));
     printf("%s\n", measured ? "" : "  " QP_NO_PEAKS "\n");
 }
 

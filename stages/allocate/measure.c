@@ -25,13 +25,13 @@ struct work {
     struct qp_probes *probes;
     bool gptq;              /* losses are those of GPTQ, not of rounding to nearest */
     struct qp_gptq *solver; /* of the group at work, with gptq */
-    double tokens;          /* of the second moments */
+    double tokens;          /* of the Hessians */
     float **probe;          /* [linears] weights as the probe has them, where a stream is to start */
     int64_t *rows_seen;     /* [sites] */
 };
 
-/* Room for one linear. */
-struct desk {
+/* Space for one linear. */
+struct workspace {
     int64_t rows, in;
     float *quantized, *scratch, *scale;
     int8_t *zero;
@@ -45,7 +45,7 @@ static const struct qp_linear *desc_of(const struct work *w, int linear)
 
 /* ---- losses of the weights ---- */
 
-static void close_desk(struct desk *d)
+static void close_workspace(struct workspace *d)
 {
     free(d->quantized);
     free(d->scratch);
@@ -54,16 +54,16 @@ static void close_desk(struct desk *d)
     free(d->codes);
 }
 
-static int open_desk(struct desk *d, int64_t rows, int64_t in, struct qp_error *err)
+static int open_workspace(struct workspace *d, int64_t rows, int64_t in, struct qp_error *err)
 {
     int64_t size = rows * in;
-    *d = (struct desk){.rows = rows, .in = in};
+    *d = (struct workspace){.rows = rows, .in = in};
     d->quantized = qp_new_floats(size, "a linear's quantized weights", err);
     d->scratch = qp_new_floats(size, "scratch", err);
     d->scale = qp_new_floats(size, "scales", err);
     d->zero = qp_new_array(size, 1, "zero points", err);
     d->codes = qp_new_array(size, 1, "codes", err);
-    return d->quantized && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_ROOM;
+    return d->quantized && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_SPACE;
 }
 
 static float absmax(int64_t count, const float *v)
@@ -75,48 +75,48 @@ static float absmax(int64_t count, const float *v)
 }
 
 /* Codes for the scales that are there. */
-static int set_codes(const struct work *w, const struct qp_gptq *solver, struct desk *d, const struct qp_grid *grid,
-                     int64_t group, const float *weight, struct qp_error *err)
+static int set_codes(const struct work *w, const struct qp_gptq *solver, struct workspace *d,
+                     const struct qp_number_format *format, int64_t group, const float *weight, struct qp_error *err)
 {
-    struct qp_quantized q = {.grid = *grid, .rows = d->rows, .cols = d->in, .group = group, .scale = d->scale};
+    struct qp_quantized q = {.format = *format, .rows = d->rows, .cols = d->in, .group = group, .scale = d->scale};
     if (!solver) {
-        w->kernels->quantize(grid, d->rows, d->in, group, weight, d->scale, d->zero, d->codes);
+        w->kernels->quantize(format, d->rows, d->in, group, weight, d->scale, d->zero, d->codes);
         return 0;
     }
-    q.zero = grid->symmetric ? NULL : d->zero;
+    q.zero = format->symmetric ? NULL : d->zero;
     memcpy(d->scratch, weight, (size_t)(d->rows * d->in) * sizeof *weight);
     return qp_gptq_solve(solver, &q, d->scratch, d->codes, NULL, NULL, err);
 }
 
 /* d->quantized = w by GPTQ, without a solver rounded to nearest, with the scales of least error in the metric of
  * diag(h). `largest`: of the group's linears together, which share a global scale. */
-static int round_weights(const struct work *w, const struct qp_gptq *solver, struct desk *d,
+static int round_weights(const struct work *w, const struct qp_gptq *solver, struct workspace *d,
                          const struct qp_quant_spec *spec, const float *weight, const float *h, float largest,
                          struct qp_error *err)
 {
-    struct qp_grid grid = spec->grid;
-    if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale(largest, spec->four_over_six);
+    struct qp_number_format format = spec->format;
+    if (format.scale_dtype == QP_F8_E4M3)
+        format.global = qp_global_scale(largest, spec->four_over_six);
     int64_t group = qp_spec_group(spec, d->in);
     struct qp_scale_choice choice = {.method = QP_SCALES_WEIGHTED, .h = h, .shrink = SMALLEST_RANGE, .steps = RANGES};
-    int r = qp_choose_scales(w->kernels, spec, &grid, d->rows, d->in, weight, &choice, d->scale, d->zero, err);
+    int r = qp_choose_scales(w->kernels, spec, &format, d->rows, d->in, weight, &choice, d->scale, d->zero, err);
     if (r == 0)
-        r = set_codes(w, solver, d, &grid, group, weight, err);
+        r = set_codes(w, solver, d, &format, group, weight, err);
     if (r < 0)
         return r;
-    w->kernels->dequantize(&grid, d->rows, d->in, group, d->codes, d->scale, d->zero, d->quantized);
+    w->kernels->dequantize(&format, d->rows, d->in, group, d->codes, d->scale, d->zero, d->quantized);
     return 0;
 }
 
 /* Of d->quantized, which becomes what quantization changed. */
-static double loss_of(const struct work *w, struct desk *d, const float *weight, const float *h)
+static double loss_of(const struct work *w, struct workspace *d, const float *weight, const float *h)
 {
     qp_difference(d->rows * d->in, d->quantized, weight, d->quantized);
     return qp_site_loss(w->kernels, d->rows, d->in, d->quantized, h, d->scratch);
 }
 
 /* Keeps the probe's weights for the stream that will start with them, and counts their loss. */
-static int set_probe(struct work *w, struct qp_group *g, int linear, struct desk *d, const float *h, float largest,
+static int set_probe(struct work *w, struct qp_group *g, int linear, struct workspace *d, const float *h, float largest,
                      struct qp_error *err)
 {
     const struct qp_quant_spec *spec = &w->table->budget->candidates[g->probe].scheme.weights;
@@ -124,7 +124,7 @@ static int set_probe(struct work *w, struct qp_group *g, int linear, struct desk
     if (!spec->enabled)
         return 0;
     w->probe[linear] = qp_new_floats(d->rows * d->in, "a linear's quantized weights", err);
-    int r = w->probe[linear] ? round_weights(w, NULL, d, spec, weight, h, largest, err) : QP_ERR_ROOM;
+    int r = w->probe[linear] ? round_weights(w, NULL, d, spec, weight, h, largest, err) : QP_ERR_SPACE;
     if (r < 0)
         return r;
     memcpy(w->probe[linear], d->quantized, (size_t)(d->rows * d->in) * sizeof(float));
@@ -138,8 +138,8 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
     const struct qp_budget *budget = w->table->budget;
     const float *weight = w->layer.weight[linear];
     int64_t rows = desc_of(w, linear)->out, in = desc_of(w, linear)->in;
-    struct desk d;
-    int r = open_desk(&d, rows, in, err);
+    struct workspace d;
+    int r = open_workspace(&d, rows, in, err);
     if (r == 0)
         g->energy += qp_site_loss(w->kernels, rows, in, weight, h, d.scratch);
     for (size_t c = 0; c < budget->count && r == 0; c++) {
@@ -154,7 +154,7 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
     }
     if (r == 0 && w->probes && w->probes->perturbed)
         r = set_probe(w, g, linear, &d, h, largest, err);
-    close_desk(&d);
+    close_workspace(&d);
     return r;
 }
 
@@ -171,8 +171,8 @@ static int open_solver(struct work *w, const struct qp_group *g, int64_t in, con
 static int measure_group(struct work *w, struct qp_group *g, struct qp_error *err)
 {
     int64_t in = w->block->type->sites[g->site].in;
-    float *h = qp_new_floats(in * in, "a second moment", err), largest = 0.0f;
-    int r = h ? qp_block_second_moment(w->block, g->site, h, err) : QP_ERR_ROOM;
+    float *h = qp_new_floats(in * in, "a Hessian", err), largest = 0.0f;
+    int r = h ? qp_block_hessian(w->block, g->site, h, err) : QP_ERR_SPACE;
     if (r == 0)
         r = open_solver(w, g, in, h, err);
     for (int m = 0; m < g->count; m++)
@@ -191,16 +191,16 @@ static int measure_group(struct work *w, struct qp_group *g, struct qp_error *er
 static int input_loss(const struct work *w, const struct qp_group *g, const struct qp_quant_spec *spec, const float *x,
                       int64_t rows, int64_t in, double *out, struct qp_error *err)
 {
-    struct qp_grid grid = spec->grid;
+    struct qp_number_format format = spec->format;
     if (qp_operations_go_on(err) < 0)
         return err->code;
-    if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale(absmax(rows * in, x), false);
+    if (format.scale_dtype == QP_F8_E4M3)
+        format.global = qp_global_scale(absmax(rows * in, x), false);
     float *d = qp_new_floats(rows * in, "a site's input", err);
     if (!d)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     memcpy(d, x, (size_t)(rows * in) * sizeof *d);
-    w->kernels->fake_quantize(&grid, rows, in, qp_spec_group(spec, in), d);
+    w->kernels->fake_quantize(&format, rows, in, qp_spec_group(spec, in), d);
     qp_difference(rows * in, d, x, d);
     int r = 0;
     for (int m = 0; m < g->count && r == 0; m++) {
@@ -208,7 +208,7 @@ static int input_loss(const struct work *w, const struct qp_group *g, const stru
         int64_t n = desc_of(w, l)->out;
         float *y = qp_new_floats(rows * n, "a linear's output", err);
         if (!y)
-            r = QP_ERR_ROOM;
+            r = QP_ERR_SPACE;
         if (y)
             w->kernels->gemm(false, true, rows, n, in, 1.0f, d, in, w->layer.weight[l], in, 0.0f, y, n);
         for (int64_t i = 0; y && i < rows * n; i++)
@@ -234,7 +234,7 @@ static int see_input(void *context, int site, const float *x, int64_t rows, int6
     return r;
 }
 
-/* Puts the losses of the few tokens seen on the scale of the second moments' many. */
+/* Puts the losses of the few tokens seen on the scale of the Hessians' many. */
 static void scale_input_losses(struct work *w)
 {
     for (int site = 0; site < w->block->type->site_count; site++) {
@@ -246,9 +246,9 @@ static void scale_input_losses(struct work *w)
 
 /* ---- streams ---- */
 
-static float *stream_at(const struct qp_probes *p, size_t index)
+static float *states_at(const struct qp_probes *p, size_t index)
 {
-    return p->stream.x + (int64_t)index * p->windows.count * p->windows.length * p->stream.hidden;
+    return p->states.x + (int64_t)index * p->windows.count * p->windows.length * p->states.hidden;
 }
 
 /* Moves `count` streams from `first` on through the layer. */
@@ -256,14 +256,14 @@ static int move(const struct work *w, size_t first, size_t count, const struct q
 {
     struct qp_probes *p = w->probes;
     return qp_layer_forward(&w->layer, (int64_t)count * p->windows.count, p->windows.length, &p->text.rotations,
-                            stream_at(p, first), p->text.workspace, taps, err);
+                            states_at(p, first), p->text.workspace, taps, err);
 }
 
 /* A stream in which just this group is the probe's: it starts from the clean one. */
-static int start_stream(struct work *w, struct qp_group *g, struct qp_error *err)
+static int start_states(struct work *w, struct qp_group *g, struct qp_error *err)
 {
     struct qp_probes *p = w->probes;
-    size_t bytes = (size_t)(p->windows.count * p->windows.length * p->stream.hidden) * sizeof(float);
+    size_t bytes = (size_t)(p->windows.count * p->windows.length * p->states.hidden) * sizeof(float);
     float *kept[QP_SITE_LINEARS_MAX];
     for (int m = 0; m < g->count; m++) {
         int l = g->members[m];
@@ -271,7 +271,7 @@ static int start_stream(struct work *w, struct qp_group *g, struct qp_error *err
         if (w->probe[l])
             w->layer.weight[l] = w->probe[l];
     }
-    memcpy(stream_at(p, p->used), stream_at(p, 0), bytes);
+    memcpy(states_at(p, p->used), states_at(p, 0), bytes);
     int r = move(w, p->used, 1, NULL, err);
     for (int m = 0; m < g->count; m++)
         w->layer.weight[g->members[m]] = kept[m];
@@ -279,14 +279,14 @@ static int start_stream(struct work *w, struct qp_group *g, struct qp_error *err
     return r;
 }
 
-static int move_streams(struct work *w, struct qp_error *err)
+static int move_states(struct work *w, struct qp_error *err)
 {
     struct qp_probes *p = w->probes;
     size_t before = p->used;
     int r = 0;
     for (size_t g = 0; g < w->table->count && p->perturbed && r == 0; g++)
         if (w->table->groups[g].layer == w->block->layer)
-            r = start_stream(w, &w->table->groups[g], err);
+            r = start_states(w, &w->table->groups[g], err);
     if (r == 0)
         r = move(w, 0, 1, &(struct qp_taps){.site = see_input, .context = w}, err);
     if (r == 0 && before > 1)
@@ -315,7 +315,7 @@ int qp_measure_layer(struct qp_table *table, const struct qp_block *block, bool 
         if (table->groups[g].layer == block->layer)
             r = measure_group(&w, &table->groups[g], err);
     if (r == 0 && probes)
-        r = move_streams(&w, err);
+        r = move_states(&w, err);
     for (size_t l = 0; l < linears; l++)
         free(probe[l]);
     qp_layer_free(&w.layer);

@@ -13,15 +13,15 @@
 #include "libstage/network/evaluate.h"
 #include "stages/allocate/table.h"
 
-/* The clean stream and those of the groups so far, one behind the other in memory. */
+/* The clean stream and those of the groups so far, one after the other in memory. */
 struct qp_probes {
     struct qp_windows windows; /* of one stream */
     struct qp_windows all;     /* of all of them: count alone differs, no ids */
     struct qp_text text;
-    struct qp_stream stream;  /* [1 + groups, windows.count * windows.length, hidden] */
-    size_t used;              /* streams, the clean one included */
-    bool perturbed;           /* groups get streams of their own */
-    struct qp_group **owners; /* of streams 1 to used - 1 */
+    struct qp_hidden_states states; /* [1 + groups, windows.count * windows.length, hidden] */
+    size_t used;                    /* streams, the clean one included */
+    bool perturbed;                 /* groups get streams of their own */
+    struct qp_group **owners;       /* of streams 1 to used - 1 */
 };
 
 /* `spec`: a data entry; at most `tokens` of its tokens are used, in windows of at most 256. Without `perturbed` there
@@ -33,7 +33,7 @@ void qp_probes_close(struct qp_probes *probes); /* a zeroed one is accepted */
 /* Starts the streams. */
 int qp_probes_embed(struct qp_probes *probes, const struct qp_block *block, struct qp_error *err);
 
-/* Fills the losses and energies of a decoder layer's groups; the block carries second_moment at their sites and says
+/* Fills the losses and energies of a decoder layer's groups; the block carries hessian at their sites and says
  * over how many `tokens`. Losses are those of rounding to nearest, or with `gptq` of GPTQ (order by activation). With
  * `probes` (may be NULL) all streams move on through the layer, and new ones start. */
 int qp_measure_layer(struct qp_table *table, const struct qp_block *block, bool gptq, struct qp_probes *probes,

@@ -35,20 +35,20 @@ static int load_windows(const struct qp_model *model, const json_t *spec, int64_
 int qp_probes_open(const struct qp_model *model, const json_t *spec, int64_t tokens, bool perturbed, size_t groups,
                    const char *scratch, struct qp_probes *out, struct qp_error *err)
 {
-    size_t streams = perturbed ? 1 + groups : 1;
+    size_t states = perturbed ? 1 + groups : 1;
     *out = (struct qp_probes){.perturbed = perturbed, .used = 1};
-    out->owners = calloc(streams, sizeof *out->owners);
+    out->owners = calloc(states, sizeof *out->owners);
     int r = out->owners ? load_windows(model, spec, tokens, &out->windows, err)
-                        : qp_fail_memory(err, streams * sizeof *out->owners, "streams");
+                        : qp_fail_memory(err, states * sizeof *out->owners, "streams");
     if (r == 0)
         r = qp_text_open(&model->arch, &out->windows, &out->text, err);
-    out->all = (struct qp_windows){NULL, out->windows.count * (int64_t)streams, out->windows.length};
-    return r < 0 ? r : qp_stream_open(&out->all, model->arch.hidden, scratch, &out->stream, err);
+    out->all = (struct qp_windows){NULL, out->windows.count * (int64_t)states, out->windows.length};
+    return r < 0 ? r : qp_hidden_open(&out->all, model->arch.hidden, scratch, &out->states, err);
 }
 
 void qp_probes_close(struct qp_probes *probes)
 {
-    qp_stream_close(&probes->stream);
+    qp_hidden_close(&probes->states);
     qp_text_close(&probes->text);
     qp_windows_free(&probes->windows);
     free(probes->owners);
@@ -57,7 +57,7 @@ void qp_probes_close(struct qp_probes *probes)
 
 int qp_probes_embed(struct qp_probes *probes, const struct qp_block *block, struct qp_error *err)
 {
-    return qp_text_embed(&probes->text, block, QP_TRANSFORMED, &probes->stream, err);
+    return qp_text_embed(&probes->text, block, QP_TRANSFORMED, &probes->states, err);
 }
 
 /* Logits of a few rows, of the clean stream and of another. */
@@ -70,10 +70,10 @@ struct scoring {
 static void score_rows(const struct qp_probes *p, const struct qp_head *head, int64_t row, int64_t rows,
                        struct scoring *s)
 {
-    int64_t hidden = p->stream.hidden, tokens = p->windows.count * p->windows.length;
-    qp_head_logits(head, QP_TRANSFORMED, rows, p->stream.x + row * hidden, s->normed, s->clean);
+    int64_t hidden = p->states.hidden, tokens = p->windows.count * p->windows.length;
+    qp_head_logits(head, QP_TRANSFORMED, rows, p->states.x + row * hidden, s->normed, s->clean);
     for (size_t i = 1; i < p->used; i++) {
-        qp_head_logits(head, QP_TRANSFORMED, rows, p->stream.x + ((int64_t)i * tokens + row) * hidden, s->normed,
+        qp_head_logits(head, QP_TRANSFORMED, rows, p->states.x + ((int64_t)i * tokens + row) * hidden, s->normed,
                        s->other);
         struct qp_logits l = {.rows = rows, .vocab = head->arch->vocab, .p = s->clean, .q = s->other};
         l.target = s->target;
@@ -92,10 +92,10 @@ static int score(const struct qp_probes *p, const struct qp_head *head, struct q
     s.normed = qp_new_floats(SCORED_ROWS * qp_head_scratch(head->arch), "hidden states", err);
     s.clean = qp_new_floats(SCORED_ROWS * vocab, "logits", err);
     s.other = qp_new_floats(SCORED_ROWS * vocab, "logits", err);
-    bool room = s.normed && s.clean && s.other;
+    bool capacity = s.normed && s.clean && s.other;
     for (size_t i = 1; i < p->used; i++)
         p->owners[i]->divergence = 0.0;
-    for (int64_t row = 0; room && row < tokens && !qp_failure_is_set(); row += SCORED_ROWS)
+    for (int64_t row = 0; capacity && row < tokens && !qp_failure_is_set(); row += SCORED_ROWS)
         score_rows(p, head, row, at_most(tokens - row, SCORED_ROWS), &s);
     for (size_t i = 1; i < p->used; i++) {
         struct qp_group *g = p->owners[i];
@@ -104,7 +104,7 @@ static int score(const struct qp_probes *p, const struct qp_head *head, struct q
     free(s.normed);
     free(s.clean);
     free(s.other);
-    return room ? 0 : QP_ERR_ROOM;
+    return capacity ? 0 : QP_ERR_SPACE;
 }
 
 int qp_probes_score(struct qp_probes *probes, const struct qp_block *block, struct qp_error *err)

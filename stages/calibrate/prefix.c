@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "libstage/base/memory.h"
-#include "stages/calibrate/drift.h"
+#include "stages/calibrate/asymmetry.h"
 
 #define PART_TOKENS 2048
 
@@ -12,10 +12,10 @@ struct qp_prefix {
     const struct qp_model *model;
     const struct qp_text *text;
     const struct qp_allocator *allocator;
-    struct qp_unit *so_far; /* of a layer in turns: what the former ones came to; NULL: nothing */
-    /* In float32 whatever is computed: rounded to BF16 between blocks, hidden states behind quantized blocks no longer
-     * gave better networks than original ones. original: no memory unless drift is wanted. */
-    struct qp_stream quantized, original;
+    struct qp_unit *so_far; /* of a layer in true-sequential steps: what the former ones came to; NULL: nothing */
+    /* In float32 whatever is computed: rounded to BF16 between blocks, hidden states after quantized blocks no longer
+     * gave better networks than original ones. original: no memory unless asymmetry is wanted. */
+    struct qp_hidden_states quantized, original;
     int64_t windows; /* of a part */
     float *part;     /* a part's hidden states, on their way through original weights */
 };
@@ -23,22 +23,22 @@ struct qp_prefix {
 /* What a layer's inputs are for, and what they go through. */
 struct pass {
     struct qp_statistics *statistics;
-    struct qp_drift *drift;   /* NULL: not wanted */
-    struct qp_layer now, own; /* as it is by this turn; as it was, if that is another */
+    struct qp_asymmetry *asymmetry; /* NULL: not wanted */
+    struct qp_layer now, own;       /* as it is by this step; as it was, if that is another */
     const struct qp_layer *quantized, *original;
     bool last; /* the original hidden states move on */
 };
 
-static int open_streams(struct qp_stage *stage, struct qp_prefix *p, struct qp_error *err)
+static int open_states(struct qp_stage *stage, struct qp_prefix *p, struct qp_error *err)
 {
     const struct qp_windows *windows = p->text->windows;
     int64_t hidden = p->model->arch.hidden;
     p->windows = windows->length < PART_TOKENS ? PART_TOKENS / windows->length : 1;
     p->windows = p->windows < windows->count ? p->windows : windows->count;
     p->part = qp_new_floats(p->windows * windows->length * hidden, "hidden states", err);
-    int r = p->part ? qp_stream_open(windows, hidden, qp_stage_scratch(stage), &p->quantized, err) : QP_ERR_ROOM;
-    if (r == 0 && qp_stage_wants(stage, "drift"))
-        r = qp_stream_open(windows, hidden, qp_stage_scratch(stage), &p->original, err);
+    int r = p->part ? qp_hidden_open(windows, hidden, qp_stage_scratch(stage), &p->quantized, err) : QP_ERR_SPACE;
+    if (r == 0 && qp_stage_wants(stage, "asymmetry"))
+        r = qp_hidden_open(windows, hidden, qp_stage_scratch(stage), &p->original, err);
     return r;
 }
 
@@ -55,7 +55,7 @@ int qp_prefix_open(struct qp_stage *stage, const struct qp_model *model, const s
     p->model = model;
     p->text = text;
     p->allocator = qp_stage_allocator(stage);
-    int r = open_streams(stage, p, err);
+    int r = open_states(stage, p, err);
     if (r < 0) {
         qp_prefix_free(p);
         return r;
@@ -68,8 +68,8 @@ void qp_prefix_free(struct qp_prefix *prefix)
 {
     if (!prefix)
         return;
-    qp_stream_close(&prefix->quantized);
-    qp_stream_close(&prefix->original);
+    qp_hidden_close(&prefix->quantized);
+    qp_hidden_close(&prefix->original);
     qp_unit_free(prefix->so_far);
     free(prefix->part);
     free(prefix);
@@ -78,16 +78,16 @@ void qp_prefix_free(struct qp_prefix *prefix)
 static int take_site(void *context, int site, const float *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     const struct pass *pass = context;
-    if (pass->drift)
-        qp_drift_quantized(pass->drift, site, QP_F32, x, rows, in);
+    if (pass->asymmetry)
+        qp_asymmetry_quantized(pass->asymmetry, site, QP_F32, x, rows, in);
     return qp_statistics_site(pass->statistics, site, x, rows, in, err);
 }
 
 static int take_site_bf16(void *context, int site, const uint16_t *x, int64_t rows, int64_t in, struct qp_error *err)
 {
     const struct pass *pass = context;
-    if (pass->drift)
-        qp_drift_quantized(pass->drift, site, QP_BF16, x, rows, in);
+    if (pass->asymmetry)
+        qp_asymmetry_quantized(pass->asymmetry, site, QP_BF16, x, rows, in);
     return qp_statistics_site_bf16(pass->statistics, site, x, rows, in, err);
 }
 
@@ -105,22 +105,22 @@ static int forward(const struct qp_prefix *p, const struct qp_layer *layer, int6
 }
 
 /* A part's hidden states, where a forward may change them. */
-static float *part_of(struct qp_prefix *p, const struct qp_stream *stream, int64_t first, int64_t windows)
+static float *part_of(struct qp_prefix *p, const struct qp_hidden_states *states, int64_t first, int64_t windows)
 {
     int64_t size = p->text->windows->length * p->model->arch.hidden;
-    memcpy(p->part, stream->x + first * size, (size_t)(windows * size) * sizeof *p->part);
+    memcpy(p->part, states->x + first * size, (size_t)(windows * size) * sizeof *p->part);
     return p->part;
 }
 
-/* The hidden states behind quantized layers stay where they are: they go on when the layer is back, quantized. */
+/* The hidden states after quantized layers stay where they are: they go on when the layer is back, quantized. */
 static int collect_part(struct qp_prefix *p, struct pass *pass, int64_t first, int64_t windows, struct qp_error *err)
 {
     struct qp_taps quantized = {.site = take_site, .site_bf16 = take_site_bf16, .cache = take_cache, .context = pass};
-    struct qp_taps original = {.site = qp_drift_original, .context = pass->drift};
-    if (pass->drift)
-        qp_drift_begin(pass->drift);
+    struct qp_taps original = {.site = qp_asymmetry_original, .context = pass->asymmetry};
+    if (pass->asymmetry)
+        qp_asymmetry_begin(pass->asymmetry);
     int r = forward(p, pass->quantized, windows, part_of(p, &p->quantized, first, windows), &quantized, err);
-    if (r < 0 || !pass->drift)
+    if (r < 0 || !pass->asymmetry)
         return r;
     float *x = pass->last ? p->original.x + first * p->text->windows->length * p->model->arch.hidden
                           : part_of(p, &p->original, first, windows);
@@ -142,22 +142,22 @@ static int collect_parts(struct qp_prefix *p, struct qp_stage *stage, struct pas
 /* Before anything of a layer is quantized both networks have its original weights. */
 static int load_layers(const struct qp_prefix *p, const struct qp_block *block, struct pass *pass, struct qp_error *err)
 {
-    bool mixed = block->turn > 1;
-    pass->last = block->turn == 0 || block->turn == block->type->site_count;
+    bool mixed = block->step > 1;
+    pass->last = block->step == 0 || block->step == block->type->site_count;
     pass->quantized = &pass->now;
     pass->original = mixed ? &pass->own : &pass->now;
     int r = qp_layer_load(block, mixed ? QP_QUANTIZED : QP_ORIGINAL, p->model->scheme, &pass->now, err);
     return r == 0 && mixed && p->original.x ? qp_layer_load(block, QP_ORIGINAL, NULL, &pass->own, err) : r;
 }
 
-/* Puts what former turns came to into the unit of this one. */
+/* Puts what former steps came to into the unit of this one. */
 static int recall(const struct qp_prefix *p, struct qp_block *block, struct qp_error *err)
 {
     int r = 0;
-    if (block->turn <= 1)
+    if (block->step <= 1)
         return 0;
     if (!p->so_far)
-        return qp_fail(err, QP_ERR_INPUT, "turn %d of layer %lld came before the one before it was back", block->turn,
+        return qp_fail(err, QP_ERR_INPUT, "step %d of layer %lld came before the one before it was back", block->step,
                        (long long)block->layer);
     for (size_t i = 0; r == 0 && i < p->so_far->count; i++)
         r = qp_unit_put(block->unit, qp_tensor_ref(p->so_far->tensors[i]), err);
@@ -172,12 +172,13 @@ int qp_prefix_collect(struct qp_prefix *p, struct qp_stage *stage, struct qp_blo
     if (r == 0)
         r = load_layers(p, block, &pass, err);
     if (r == 0 && p->original.x)
-        r = qp_drift_open(stage, block, p->text->windows, p->windows * p->text->windows->length, &pass.drift, err);
+        r = qp_asymmetry_open(stage, block, p->text->windows, p->windows * p->text->windows->length, &pass.asymmetry,
+                              err);
     if (r == 0)
         r = collect_parts(p, stage, &pass, err);
-    if (r == 0 && pass.drift)
-        r = qp_drift_put(pass.drift, block->unit, err);
-    qp_drift_free(pass.drift);
+    if (r == 0 && pass.asymmetry)
+        r = qp_asymmetry_put(pass.asymmetry, block->unit, err);
+    qp_asymmetry_free(pass.asymmetry);
     qp_layer_free(&pass.now);
     qp_layer_free(&pass.own);
     return r;
@@ -209,7 +210,7 @@ static int keep(struct qp_prefix *p, const struct qp_block *block, struct qp_err
 
 int qp_prefix_advance(struct qp_prefix *p, const struct qp_block *block, struct qp_error *err)
 {
-    if (block->turn > 0 && block->turn < block->type->site_count)
+    if (block->step > 0 && block->step < block->type->site_count)
         return keep(p, block, err);
     qp_unit_free(p->so_far);
     p->so_far = NULL;

@@ -11,7 +11,7 @@ enum { SAMPLES_MAX = 256 };
 
 /* Statistics of a site; the order of qp_statistics_names. */
 enum kind {
-    SECOND_MOMENT,
+    HESSIAN,
     ABSMAX,
     ABSMEAN,
     MIN,
@@ -26,8 +26,8 @@ enum kind {
 };
 
 const char *const qp_statistics_names[] = {
-    "second_moment", "absmax",     "absmean",         "min",       "max", "samples", "histogram", "token_absmax",
-    "window_min",    "window_max", "block_histogram", "kv_absmax", NULL};
+    "hessian",    "absmax",     "absmean",         "min",       "max", "samples", "histogram", "token_absmax",
+    "window_min", "window_max", "block_histogram", "kv_absmax", NULL};
 
 /* What nobody wants is NULL. */
 struct site {
@@ -81,7 +81,7 @@ static int shape_of(const struct qp_statistics *s, enum kind kind, int64_t in, i
     shape[0] = in;
     shape[1] = in;
     switch (kind) {
-    case SECOND_MOMENT:
+    case HESSIAN:
         return 2;
     case SAMPLES:
         shape[0] = tokens < SAMPLES_MAX ? tokens : SAMPLES_MAX;
@@ -121,7 +121,7 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, struc
         return r;
     t->abssum = qp_new_array(in, sizeof(double), "a site's statistics", err);
     if (!t->abssum)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     memset(t->abssum, 0, (size_t)in * sizeof(double));
     return 0;
 }
@@ -147,9 +147,9 @@ int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, con
     s->kernels = qp_stage_kernels(stage);
     s->windows = windows->count;
     s->length = windows->length;
-    int r = block->turn <= 1 ? open_cache(stage, block, s, err) : 0;
+    int r = block->step <= 1 ? open_cache(stage, block, s, err) : 0;
     for (int i = 0; i < s->count && r == 0; i++)
-        if (qp_block_has_turn(block, i))
+        if (qp_block_has_step(block, i))
             r = open_site(stage, block, s, i, err);
     if (r < 0) {
         qp_statistics_free(s);
@@ -192,7 +192,7 @@ static void take_windows(const struct qp_statistics *s, const struct site *t, co
     }
 }
 
-/* All but the second moment, of numbers in float32. */
+/* All but the Hessian, of numbers in float32. */
 static void add_values(struct qp_statistics *s, struct site *t, const float *x, int64_t rows, int64_t in)
 {
     struct qp_tensor **stats = t->stats;
@@ -213,7 +213,7 @@ static void add_values(struct qp_statistics *s, struct site *t, const float *x, 
 
 static bool wants_values(const struct site *t)
 {
-    for (int k = SECOND_MOMENT + 1; k < SITE_KINDS; k++)
+    for (int k = HESSIAN + 1; k < SITE_KINDS; k++)
         if (t->stats[k])
             return true;
     return false;
@@ -224,8 +224,8 @@ int qp_statistics_site(void *statistics, int site, const float *x, int64_t rows,
     (void)err;
     struct qp_statistics *s = statistics;
     struct site *t = &s->sites[site];
-    if (t->stats[SECOND_MOMENT])
-        s->kernels->second_moment(rows, in, x, values(t->stats[SECOND_MOMENT]));
+    if (t->stats[HESSIAN])
+        s->kernels->hessian(rows, in, x, values(t->stats[HESSIAN]));
     add_values(s, t, x, rows, in);
     return 0;
 }
@@ -235,15 +235,15 @@ int qp_statistics_site_bf16(void *statistics, int site, const uint16_t *x, int64
 {
     struct qp_statistics *s = statistics;
     struct site *t = &s->sites[site];
-    if (t->stats[SECOND_MOMENT])
-        s->kernels->second_moment_bf16(rows, in, x, values(t->stats[SECOND_MOMENT]));
+    if (t->stats[HESSIAN])
+        s->kernels->hessian_bf16(rows, in, x, values(t->stats[HESSIAN]));
     if (!wants_values(t)) {
         t->tokens += rows;
         return 0;
     }
     float *wide = qp_new_floats(rows * in, "a site's inputs", err);
     if (!wide)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     s->kernels->to_f32(QP_BF16, rows * in, x, wide);
     add_values(s, t, wide, rows, in);
     free(wide);
@@ -274,9 +274,9 @@ static int put(struct qp_unit *unit, struct qp_tensor **tensor, struct qp_error 
 
 static int put_site(const struct qp_statistics *s, struct site *t, struct qp_unit *unit, struct qp_error *err)
 {
-    struct qp_tensor *moment = t->stats[SECOND_MOMENT], *absmean = t->stats[ABSMEAN];
-    if (moment)
-        s->kernels->mirror(moment->shape[0], moment->data);
+    struct qp_tensor *hessian = t->stats[HESSIAN], *absmean = t->stats[ABSMEAN];
+    if (hessian)
+        s->kernels->mirror(hessian->shape[0], hessian->data);
     for (int64_t i = 0; absmean && i < absmean->elements; i++)
         values(absmean)[i] = (float)(t->abssum[i] / (double)t->tokens);
     if (t->stats[TOKEN_ABSMAX])

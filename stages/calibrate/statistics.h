@@ -16,8 +16,8 @@ bool qp_statistics_wanted(const struct qp_stage *stage);
 
 struct qp_statistics;
 
-/* Opens what is wanted of the layer `block`, whose tokens will be those of `windows`; of one that comes in turns, what
- * its turn is about (the KV cache: the first). */
+/* Opens what is wanted of the layer `block`, whose tokens will be those of `windows`; of one that comes in steps, what
+ * its step is about (the KV cache: the first). */
 int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, const struct qp_windows *windows,
                        struct qp_statistics **out, struct qp_error *err);
 

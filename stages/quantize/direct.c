@@ -13,7 +13,7 @@ static const struct qp_linear_scheme *scheme_of(const struct qp_model *model, co
 static bool is_plain(const struct qp_quant_spec *spec)
 {
     return (spec->granularity == QP_PER_GROUP || spec->granularity == QP_PER_CHANNEL) && !spec->four_over_six &&
-           spec->grid.scale_dtype != QP_F8_E4M3;
+           spec->format.scale_dtype != QP_F8_E4M3;
 }
 
 static int is_direct(const struct qp_quantize_options *o, const struct qp_linear_scheme *scheme,
@@ -31,8 +31,8 @@ int qp_site_is_direct(const struct qp_quantize_options *options, const struct qp
                       const struct qp_block *block, int site, struct qp_error *err)
 {
     bool ranges = qp_is(options->scales, "minmax") ||
-                  (qp_is(options->scales, "auto") && !qp_block_has_stat(block, site, "second_moment"));
-    int r = qp_is(options->method, "rtn") && qp_polish_sweeps(options) == 0 && options->low_rank == 0 && ranges &&
+                  (qp_is(options->scales, "auto") && !qp_block_has_stat(block, site, "hessian"));
+    int r = qp_is(options->method, "rtn") && qp_descent_sweeps(options) == 0 && options->low_rank == 0 && ranges &&
             model->scheme->exact != QP_EXACT_MODELOPT;
     for (int i = 0; i < block->type->linear_count && r > 0; i++) {
         const struct qp_linear_scheme *scheme = scheme_of(model, block, i, site);
@@ -50,7 +50,7 @@ static int round_linear(const struct qp_linear_scheme *scheme, struct qp_block *
     int r = qp_block_stored_weight(block, linear, &stored, err);
     if (r < 0)
         return r;
-    struct qp_rtn job = {.grid = &spec->grid,
+    struct qp_rtn job = {.format = &spec->format,
                          .rows = stored->shape[0],
                          .cols = stored->shape[1],
                          .group = qp_spec_group(spec, stored->shape[1]),

@@ -5,8 +5,8 @@
 #include "stages/quantize/site.h"
 
 /* Whether all linears of the site are rounded to nearest with the scales of their own ranges, as they are stored: no
- * folds, chosen scales, statistics, polish, corrections, nor scales that several groups or linears share; not with
- * modelopt's own rounding (quantize/modelopt.h). 1, 0 or an error. */
+ * folds, chosen scales, statistics, coordinate descent, corrections, nor scales that several groups or linears share;
+ * not with modelopt's own rounding (quantize/modelopt.h). 1, 0 or an error. */
 int qp_site_is_direct(const struct qp_quantize_options *options, const struct qp_model *model,
                       const struct qp_block *block, int site, struct qp_error *err);
 

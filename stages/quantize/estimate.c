@@ -7,24 +7,25 @@ static void add_scales(const struct qp_task *t, const struct qp_quantize_options
 {
     bool automatic = qp_is(o->scales, "auto");
     bool given = automatic && qp_task_has(t, "scales") && !qp_is(o->method, "hqq");
-    if (given || qp_is(o->scales, "minmax") || (automatic && !qp_task_has(t, "second_moment")))
+    if (given || qp_is(o->scales, "minmax") || (automatic && !qp_task_has(t, "hessian")))
         return;
     struct qp_scale_sweep sweep = {o->shrink, o->steps, qp_is(o->scales, "hessian")};
     qp_estimate_scales(spec, d->out, d->in, &sweep, add);
 }
 
-/* The loss of rounding to nearest and the gradient of the codes choose what polish starts from. With a pull, its
- * product comes on top, all is done with it and without, and both are judged. Steps depend on the weights, and count as
- * none. */
-static void add_polish(const struct qp_quantize_options *o, const struct qp_linear *d, struct qp_work *add)
+/* The loss of rounding to nearest and the gradient of the codes choose what coordinate descent starts from. With
+ * asymmetric calibration, its product comes on top, all is done with it and without, and both are judged. Steps depend
+ * on the weights, and count as none. */
+static void add_descent(const struct qp_quantize_options *o, const struct qp_linear *d, struct qp_work *add)
 {
     double product = qp_gemm_operations(d->out, d->in, d->in);
     double judged = qp_site_loss_operations(d->out, d->in) + product;
-    bool pulled = o->pull > 0;
-    if (qp_polish_sweeps(o) == 0)
+    bool asymmetric = o->asymmetric > 0;
+    if (qp_descent_sweeps(o) == 0)
         return;
-    add->operations[QP_WORK_GEMM] += pulled ? 4 * judged + product : judged;
-    add->operations[QP_WORK_SOLVE] += (pulled ? 2 : 1) * (o->refit ? 2 : 1) * qp_polish_operations(d->out, d->in, 0);
+    add->operations[QP_WORK_GEMM] += asymmetric ? 4 * judged + product : judged;
+    add->operations[QP_WORK_SOLVE] +=
+        (asymmetric ? 2 : 1) * (o->refit ? 2 : 1) * qp_descent_operations(d->out, d->in, 0);
 }
 
 static void add_linear(const struct qp_task *t, const struct qp_quantize_options *o, const struct qp_quant_spec *spec,
@@ -35,9 +36,9 @@ static void add_linear(const struct qp_task *t, const struct qp_quantize_options
     add_scales(t, o, spec, d, add);
     if (qp_is(o->method, "gptq"))
         qp_gptq_work(d->out, d->in, o->block, add);
-    add_polish(o, d, add);
+    add_descent(o, d, add);
     add->bytes_read += qp_task_stored(t, weights);
-    add->bytes_written += weights + scales * (spec->grid.symmetric ? 4 : 5);
+    add->bytes_written += weights + scales * (spec->format.symmetric ? 4 : 5);
 }
 
 static void add_layer(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer, struct qp_work *add)
@@ -46,7 +47,8 @@ static void add_layer(const struct qp_task *t, const struct qp_quantize_options 
     for (int site = 0; site < type->site_count; site++) {
         if (!qp_task_quantizes_site(t, layer, site))
             continue;
-        add->bytes_read += (o->pull > 0 ? 4 : 1) * qp_task_moment_bytes(t, layer, site); /* drift, what is held out */
+        add->bytes_read +=
+            (o->asymmetric > 0 ? 4 : 1) * qp_task_hessian_bytes(t, layer, site); /* asymmetry, what is held out */
         if (qp_is(o->method, "gptq"))
             add->operations[QP_WORK_SOLVE] += qp_factor_operations(type->sites[site].in);
     }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "kernels/failure.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 
 #define EXPONENT 0.7f
 #define FIRST_BETA 10.0f
@@ -13,7 +13,7 @@ enum { STEPS = 20 };
 
 /* Runs of elements with one scale. */
 struct run {
-    const struct qp_grid *grid;
+    const struct qp_number_format *format;
     int64_t count;
     const float *w;
 };
@@ -30,16 +30,16 @@ static float shrink(float x, float beta)
 }
 
 /* The number that an element is a multiple of the scale of. */
-static float level(const struct qp_grid *grid, float w, struct fit f)
+static float level(const struct qp_number_format *format, float w, struct fit f)
 {
-    return qp_value(grid, qp_code(grid, w, f.scale, f.zero), 1.0f, f.zero);
+    return qp_value(format, qp_code(format, w, f.scale, f.zero), 1.0f, f.zero);
 }
 
 static double mean_error(const struct run *run, struct fit f)
 {
     double sum = 0.0;
     for (int64_t i = 0; i < run->count; i++)
-        sum += fabsf(run->w[i] - level(run->grid, run->w[i], f) * f.scale);
+        sum += fabsf(run->w[i] - level(run->format, run->w[i], f) * f.scale);
     return sum / (double)run->count;
 }
 
@@ -47,7 +47,7 @@ static struct fit step(const struct run *run, struct fit f, float beta)
 {
     double product = 0.0, square = 0.0, shift = 0.0;
     for (int64_t i = 0; i < run->count; i++) {
-        float x = level(run->grid, run->w[i], f), target = run->w[i] - shrink(run->w[i] - x * f.scale, beta);
+        float x = level(run->format, run->w[i], f), target = run->w[i] - shrink(run->w[i] - x * f.scale, beta);
         product += (double)x * target;
         square += (double)x * x;
         shift += x + f.zero - target / f.scale;
@@ -55,10 +55,10 @@ static struct fit step(const struct run *run, struct fit f, float beta)
     struct fit next = f;
     float scale = (float)(product / square);
     if (isfinite(scale) && scale > 0.0f)
-        next.scale = qp_held_scale(run->grid, scale);
-    if (!run->grid->symmetric) {
+        next.scale = qp_held_scale(run->format, scale);
+    if (!run->format->symmetric) {
         float zero = rintf((float)(shift / (double)run->count));
-        next.zero = (int8_t)fmaxf(qp_grid_min(run->grid), fminf(qp_grid_max(run->grid), zero));
+        next.zero = (int8_t)fmaxf(qp_format_min(run->format), fminf(qp_format_max(run->format), zero));
     }
     return next;
 }
@@ -81,7 +81,7 @@ static struct fit solve(const struct run *run, struct fit f)
 int qp_hqq(struct qp_member *member, struct qp_error *err)
 {
     const struct qp_quantized *q = &member->q;
-    if (member->spec->granularity == QP_PER_BLOCK || q->grid.scale_dtype == QP_F8_E8M0)
+    if (member->spec->granularity == QP_PER_BLOCK || q->format.scale_dtype == QP_F8_E8M0)
         return qp_fail(err, QP_ERR_INPUT,
                        "method hqq cannot fit scales of two-dimensional blocks or powers of 2; use rtn or gptq");
     int64_t length = q->group > 0 ? q->cols : q->rows * q->cols, width = q->group > 0 ? q->group : length;
@@ -91,7 +91,7 @@ int qp_hqq(struct qp_member *member, struct qp_error *err)
         int64_t at = i % groups * width;
         if (qp_failure_is_set())
             continue;
-        struct run run = {&q->grid, length - at < width ? length - at : width, member->w + i / groups * length + at};
+        struct run run = {&q->format, length - at < width ? length - at : width, member->w + i / groups * length + at};
         struct fit f = solve(&run, (struct fit){member->scale[i], q->zero ? q->zero[i] : 0});
         member->scale[i] = f.scale;
         if (q->zero)

@@ -9,13 +9,13 @@
 #include "libstage/tensor/operations.h"
 
 /* Below this share of what it was, the rest of a diagonal of H is rounding. */
-#define FLOOR 1e-6f
+#define LEAST 1e-6f
 
 static int round_to_dtype(const struct qp_block *block, int64_t count, float *v, struct qp_error *err)
 {
     qp_auto_free void *stored = qp_new_array(count, sizeof *v, "rounded factors", err);
     if (!stored)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     block->kernels->from_f32(block->arch->dtype, count, v, stored);
     block->kernels->to_f32(block->arch->dtype, count, stored, v);
     return 0;
@@ -44,8 +44,8 @@ static int fit(const struct qp_site_work *work, struct qp_member *m, const float
     if (qp_operations_go_on(err) < 0)
         return err->code;
     if (block->kernels->low_rank(m->q.rows, work->in, low->rank, e, h, low->b, low->a) < 0)
-        return qp_fail(err, QP_ERR_INPUT, "layer %lld, %s: weights or second moment are not finite",
-                       (long long)block->layer, block->type->linears[m->linear].module);
+        return qp_fail(err, QP_ERR_INPUT, "layer %lld, %s: weights or Hessian are not finite", (long long)block->layer,
+                       block->type->linears[m->linear].module);
     balance(m->q.rows, work->in, low->rank, low->b, low->a);
     int r = round_to_dtype(block, m->q.rows * low->rank, low->b, err);
     return r < 0 ? r : round_to_dtype(block, low->rank * work->in, low->a, err);
@@ -56,7 +56,7 @@ static void gram(const struct qp_kernels *k, int64_t in, int64_t rank, const flo
 {
     k->gemm(false, true, rank, rank, in, 1.0f, ah, in, a, in, 0.0f, s, rank);
     for (int64_t i = 0; i < rank; i++)
-        s[i * rank + i] = s[i * rank + i] > 0.0f ? s[i * rank + i] * (1.0f + FLOOR) : 1.0f;
+        s[i * rank + i] = s[i * rank + i] > 0.0f ? s[i * rank + i] * (1.0f + LEAST) : 1.0f;
 }
 
 /* With s = a H aᵀ and UᵀU = s⁻¹: low->h = H - (U a H)ᵀ (U a H). */
@@ -67,7 +67,7 @@ static int project(const struct qp_site_work *work, struct qp_low_rank *low, str
     qp_auto_free float *ah = qp_new_floats(rank * in, "a H", err), *uah = qp_new_floats(rank * in, "U a H", err);
     qp_auto_free float *s = qp_new_floats(rank * rank, "a H aᵀ", err);
     if (!ah || !uah || !s)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     k->gemm(false, false, rank, in, in, 1.0f, low->a, in, work->h, in, 0.0f, ah, in);
     gram(k, in, rank, ah, low->a, s);
     memcpy(low->h, work->h, (size_t)(in * in) * sizeof *low->h);
@@ -77,7 +77,7 @@ static int project(const struct qp_site_work *work, struct qp_low_rank *low, str
     k->gemm(true, false, in, in, rank, -1.0f, uah, in, uah, in, 1.0f, low->h, in);
     k->mirror(in, low->h);
     for (int64_t i = 0; i < in; i++)
-        low->h[i * in + i] = fmaxf(low->h[i * in + i], FLOOR * work->h[i * in + i]);
+        low->h[i * in + i] = fmaxf(low->h[i * in + i], LEAST * work->h[i * in + i]);
     return 0;
 }
 
@@ -121,9 +121,9 @@ int qp_low_rank_split(const struct qp_quantize_options *options, const struct qp
                                 .whole = qp_new_floats(count, "a linear's weights", err),
                                 .a = qp_new_floats(rank * in, "a low-rank factor", err),
                                 .b = qp_new_floats(rank * m->q.rows, "a low-rank factor", err),
-                                .h = work->h ? qp_new_floats(in * in, "what is left of a second moment", err) : NULL};
+                                .h = work->h ? qp_new_floats(in * in, "what is left of a Hessian", err) : NULL};
     if (!low->whole || !low->a || !low->b || (work->h && !low->h))
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     memcpy(low->whole, m->w, (size_t)count * sizeof *m->w);
     m->h = low->h;
     if (qp_is(options->low_rank_fit, "errors"))
@@ -139,8 +139,8 @@ int qp_low_rank_correct(const struct qp_site_work *work, struct qp_member *m, st
     int64_t count = q->rows * q->cols;
     qp_auto_free float *e = qp_new_floats(count, "errors of weights", err);
     if (!e)
-        return QP_ERR_ROOM;
-    work->block->kernels->dequantize(&q->grid, q->rows, q->cols, q->group, q->codes, q->scale, q->zero, e);
+        return QP_ERR_SPACE;
+    work->block->kernels->dequantize(&q->format, q->rows, q->cols, q->group, q->codes, q->scale, q->zero, e);
     for (int64_t i = 0; i < count; i++)
         e[i] = m->low_rank.whole[i] - e[i];
     return fit(work, m, e, work->h, err);

@@ -1,4 +1,5 @@
-/* A linear's low-rank correction: w is approximated by q + b a, q on the grid, b a of rank R in the model's dtype. */
+/* A linear's low-rank correction: w is approximated by q + b a, q in the number format, b a of rank R in the model's
+ * dtype. */
 #ifndef QUANTPIPE_STAGES_QUANTIZE_LOW_RANK_H
 #define QUANTPIPE_STAGES_QUANTIZE_LOW_RANK_H
 
@@ -10,7 +11,7 @@
  * goes through the rest. With "errors" (LQER, Zhang et al. 2024) b a is 0 and m->w all of w. b is chosen last, to make
  * up for the error of q (qp_low_rank_correct), so that errors in the directions of a cost nothing: m->h becomes what H
  * measures besides, H - H aᵀ (a H aᵀ)⁻¹ a H, which is the loss for the best b (variable projection, Golub and Pereyra
- * 1973). Without a second moment m->h stays NULL. QP_ERR_INPUT for a rank above the smaller side of the matrix. */
+ * 1973). Without a Hessian m->h stays NULL. QP_ERR_INPUT for a rank above the smaller side of the matrix. */
 int qp_low_rank_split(const struct qp_quantize_options *options, const struct qp_site_work *work, struct qp_member *m,
                       struct qp_error *err);
 

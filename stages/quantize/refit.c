@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "kernels/failure.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "kernels/scratch.h"
 #include "libstage/solvers/scales.h"
 
@@ -39,7 +39,7 @@ static double refit_group(const struct row *row, int64_t group)
     double slope = 0.0, curvature = 0.0;
     int8_t zero = row->zero ? row->zero[group] : 0;
     for (int64_t i = 0; i < count; i++)
-        row->v[i] = qp_value(&q->grid, row->codes[first + i], 1.0f, zero);
+        row->v[i] = qp_value(&q->format, row->codes[first + i], 1.0f, zero);
     product(row, first, count);
     for (int64_t i = 0; i < count; i++) {
         slope += (double)row->v[i] * row->gradient[first + i];
@@ -48,7 +48,7 @@ static double refit_group(const struct row *row, int64_t group)
     float target = (float)(row->scale[group] + slope / curvature);
     if (!isfinite(target) || target <= 0.0f)
         return 0.0;
-    float scale = qp_held_scale(&q->grid, target), change = scale - row->scale[group];
+    float scale = qp_held_scale(&q->format, target), change = scale - row->scale[group];
     double gain = change * (2.0 * slope - change * curvature);
     if (!(gain > 0.0))
         return 0.0;

@@ -38,16 +38,16 @@ static void set_global_scale(struct qp_site_work *work)
     float largest = 0.0f;
     bool four_over_six = false;
     for (int i = 0; i < work->count; i++)
-        if (work->members[i].q.grid.scale_dtype == QP_F8_E4M3) {
+        if (work->members[i].q.format.scale_dtype == QP_F8_E4M3) {
             largest = fmaxf(largest, absmax(&work->members[i]));
             four_over_six |= work->members[i].spec->four_over_six;
         }
     for (int i = 0; i < work->count; i++) {
         struct qp_member *m = &work->members[i];
-        if (m->q.grid.scale_dtype == QP_F8_E4M3 && work->exact == QP_EXACT_MODELOPT)
+        if (m->q.format.scale_dtype == QP_F8_E4M3 && work->exact == QP_EXACT_MODELOPT)
             qp_modelopt_global(m, largest, four_over_six);
-        else if (m->q.grid.scale_dtype == QP_F8_E4M3)
-            m->q.grid.global = qp_global_scale(largest, four_over_six);
+        else if (m->q.format.scale_dtype == QP_F8_E4M3)
+            m->q.format.global = qp_global_scale(largest, four_over_six);
     }
 }
 
@@ -55,7 +55,8 @@ static int check_given(const struct qp_site_work *work, const struct qp_member *
                        struct qp_error *err)
 {
     int64_t count = qp_scale_count(given->rows, given->cols, given->group);
-    bool good = given->grid.scale_dtype != QP_F8_E4M3 || (isfinite(given->grid.global) && given->grid.global > 0.0f);
+    bool good =
+        given->format.scale_dtype != QP_F8_E4M3 || (isfinite(given->format.global) && given->format.global > 0.0f);
     for (int64_t i = 0; i < count && good; i++)
         good = isfinite(given->scale[i]) && given->scale[i] > 0.0f;
     if (good)
@@ -76,8 +77,8 @@ static int take_given(const struct qp_model *model, struct qp_site_work *work, s
     if (r <= 0)
         return r;
     int64_t count = qp_scale_count(given.rows, given.cols, given.group);
-    m->q.grid = given.grid;
-    m->reciprocal = 1.0f / given.grid.global;
+    m->q.format = given.format;
+    m->reciprocal = 1.0f / given.format.global;
     memcpy(m->scale, given.scale, (size_t)count * sizeof *m->scale);
     if (given.zero)
         memcpy(m->zero, given.zero, (size_t)count);
@@ -92,7 +93,7 @@ static int choose(const struct qp_quantize_options *o, const struct qp_model *mo
     int r = keep ? take_given(model, work, m, err) : 0;
     if (r != 0)
         return r < 0 ? r : 0;
-    r = qp_choose_scales(work->block->kernels, m->spec, &m->q.grid, m->q.rows, m->q.cols, m->w, &choice, m->scale,
+    r = qp_choose_scales(work->block->kernels, m->spec, &m->q.format, m->q.rows, m->q.cols, m->w, &choice, m->scale,
                          m->zero, err);
     if (r == 0 && work->exact == QP_EXACT_MODELOPT && choice.method == QP_SCALES_MINMAX && !m->spec->four_over_six)
         qp_modelopt_scales(m);
@@ -101,7 +102,7 @@ static int choose(const struct qp_quantize_options *o, const struct qp_model *mo
 
 static bool shares(const struct qp_member *m)
 {
-    return m->q.group == 0 && m->q.grid.codes != QP_I8;
+    return m->q.group == 0 && m->q.format.codes != QP_I8;
 }
 
 static void share_largest(struct qp_site_work *work)
@@ -128,9 +129,9 @@ int qp_site_choose_scales(const struct qp_quantize_options *options, const struc
 }
 
 /* The block of H that belongs to a group's columns. */
-static float *moment_of(const struct qp_member *m, int64_t count, const int64_t *columns, struct qp_error *err)
+static float *hessian_of(const struct qp_member *m, int64_t count, const int64_t *columns, struct qp_error *err)
 {
-    float *h = qp_new_floats(count * count, "a group's second moment", err);
+    float *h = qp_new_floats(count * count, "a group's Hessian", err);
     for (int64_t i = 0; h && i < count; i++)
         for (int64_t j = 0; j < count; j++)
             h[i * count + j] = m->h[columns[i] * m->q.cols + columns[j]];
@@ -143,12 +144,12 @@ int qp_rescale_group(void *rescaling, int64_t group, int64_t count, const int64_
     const struct qp_rescaling *s = rescaling;
     struct qp_member *m = s->member;
     int64_t rows = m->q.rows, groups = qp_groups(m->q.cols, m->q.group);
-    float *h = moment_of(m, count, columns, err), *scale = qp_new_floats(rows, "a group's scales", err);
+    float *h = hessian_of(m, count, columns, err), *scale = qp_new_floats(rows, "a group's scales", err);
     int8_t *zero = qp_new_array(rows, 1, "a group's zero points", err);
-    int r = h && scale && zero ? 0 : QP_ERR_ROOM;
+    int r = h && scale && zero ? 0 : QP_ERR_SPACE;
     if (r == 0) {
         struct qp_scale_choice choice = choice_of(s->options, h);
-        r = qp_choose_scales(s->work->block->kernels, m->spec, &m->q.grid, rows, count, w, &choice, scale, zero, err);
+        r = qp_choose_scales(s->work->block->kernels, m->spec, &m->q.format, rows, count, w, &choice, scale, zero, err);
     }
     for (int64_t i = 0; r == 0 && i < rows; i++) {
         m->scale[i * groups + group] = scale[i];

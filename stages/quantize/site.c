@@ -6,7 +6,7 @@
 #include "libstage/base/memory.h"
 #include "stages/quantize/low_rank.h"
 
-/* Sweeps behind GPTQ when the user leaves them open. */
+/* Sweeps after GPTQ when the user leaves them open. */
 enum { DEFAULT_SWEEPS = 4 };
 
 bool qp_is(const char *text, const char *word)
@@ -14,10 +14,10 @@ bool qp_is(const char *text, const char *word)
     return strcmp(text, word) == 0;
 }
 
-int64_t qp_polish_sweeps(const struct qp_quantize_options *options)
+int64_t qp_descent_sweeps(const struct qp_quantize_options *options)
 {
-    if (options->polish >= 0)
-        return options->polish;
+    if (options->descent >= 0)
+        return options->descent;
     return qp_is(options->method, "gptq") ? DEFAULT_SWEEPS : 0;
 }
 
@@ -37,44 +37,44 @@ static int load_member(struct qp_site_work *work, int linear, const struct qp_li
                             .zero = qp_new_array(count, 1, "zero points", err),
                             .codes = qp_new_array(rows * work->in, 1, "codes", err)};
     if (!m->w || !m->scale || !m->zero || !m->codes)
-        return QP_ERR_ROOM;
-    int8_t *zero = spec->grid.symmetric ? NULL : m->zero;
-    m->q = (struct qp_quantized){spec->grid, rows, work->in, group, m->codes, m->scale, zero, NULL, NULL};
+        return QP_ERR_SPACE;
+    int8_t *zero = spec->format.symmetric ? NULL : m->zero;
+    m->q = (struct qp_quantized){spec->format, rows, work->in, group, m->codes, m->scale, zero, NULL, NULL};
     return qp_block_weight(block, linear, true, m->w, err);
 }
 
 bool qp_quantize_learns(const struct qp_quantize_options *o)
 {
     bool by_scales = qp_is(o->scales, "weighted") || qp_is(o->scales, "hessian");
-    return qp_is(o->method, "gptq") || qp_polish_sweeps(o) > 0 || by_scales;
+    return qp_is(o->method, "gptq") || qp_descent_sweeps(o) > 0 || by_scales;
 }
 
-static bool wants_moment(const struct qp_quantize_options *o, const struct qp_site_work *work)
+static bool wants_hessian(const struct qp_quantize_options *o, const struct qp_site_work *work)
 {
     bool optional =
-        (qp_is(o->scales, "auto") || o->low_rank > 0) && qp_block_has_stat(work->block, work->site, "second_moment");
+        (qp_is(o->scales, "auto") || o->low_rank > 0) && qp_block_has_stat(work->block, work->site, "hessian");
     return qp_quantize_learns(o) || optional;
 }
 
-static int load_moment(const struct qp_site_work *work, const char *stat, float **out, struct qp_error *err)
+static int load_hessian(const struct qp_site_work *work, const char *stat, float **out, struct qp_error *err)
 {
-    *out = qp_new_floats(work->in * work->in, "a second moment", err);
-    return *out ? qp_block_moment(work->block, work->site, stat, *out, err) : QP_ERR_ROOM;
+    *out = qp_new_floats(work->in * work->in, "a Hessian", err);
+    return *out ? qp_block_site_matrix(work->block, work->site, stat, *out, err) : QP_ERR_SPACE;
 }
 
 static int load_statistics(const struct qp_quantize_options *o, struct qp_site_work *work, struct qp_error *err)
 {
     int r = 0;
-    if (wants_moment(o, work))
-        r = load_moment(work, "second_moment", &work->h, err);
+    if (wants_hessian(o, work))
+        r = load_hessian(work, "hessian", &work->h, err);
     for (int i = 0; i < work->count; i++)
         work->members[i].h = work->h;
-    if (r < 0 || o->pull <= 0.0 || qp_polish_sweeps(o) == 0)
+    if (r < 0 || o->asymmetric <= 0.0 || qp_descent_sweeps(o) == 0)
         return r;
-    r = load_moment(work, "drift", &work->drift, err);
+    r = load_hessian(work, "asymmetry", &work->asymmetry, err);
     if (r == 0)
-        r = load_moment(work, "held_drift", &work->held_drift, err);
-    return r == 0 ? load_moment(work, "held_moment", &work->held_moment, err) : r;
+        r = load_hessian(work, "held_asymmetry", &work->held_asymmetry, err);
+    return r == 0 ? load_hessian(work, "held_hessian", &work->held_hessian, err) : r;
 }
 
 int qp_site_open(const struct qp_quantize_options *options, const struct qp_model *model, struct qp_block *block,
@@ -104,7 +104,7 @@ void qp_site_close(struct qp_site_work *work)
         free(work->members[i].codes);
     }
     free(work->h);
-    free(work->drift);
-    free(work->held_drift);
-    free(work->held_moment);
+    free(work->asymmetry);
+    free(work->held_asymmetry);
+    free(work->held_hessian);
 }

@@ -8,8 +8,8 @@
 /* The stage's parameters. */
 struct qp_quantize_options {
     const char *method, *scales, *order, *low_rank_fit;
-    double shrink, norm, damping, pull;
-    int64_t steps, block, polish; /* polish: INT64_MIN when the user left it open */
+    double shrink, norm, damping, asymmetric;
+    int64_t steps, block, descent; /* coordinate descent: INT64_MIN when the user left it open */
     int64_t low_rank, low_rank_rounds;
     bool share, reestimate, refit;
 };
@@ -29,7 +29,7 @@ struct qp_member {
     const struct qp_linear_scheme *scheme;
     const struct qp_quant_spec *spec; /* the scheme's of weights */
     struct qp_quantized q;
-    float reciprocal; /* of q.grid.global, as modelopt rounds it */
+    float reciprocal; /* of q.number format.global, as modelopt rounds it */
     float *w;         /* [rows, in], transformed: what is to be quantized */
     const float *h;   /* [in, in] the metric of its errors: the site's, or what a low-rank correction leaves of it */
     struct qp_low_rank low_rank;
@@ -45,17 +45,17 @@ struct qp_site_work {
     enum qp_exact exact; /* the scheme's */
     struct qp_member members[QP_SITE_LINEARS_MAX];
     int count;
-    float *h;     /* [in, in] second moment; NULL when no part of the method asks for it */
-    float *drift; /* [in, in], with what judges it; NULL likewise */
-    float *held_drift, *held_moment;
+    float *h;         /* [in, in] Hessian; NULL when no part of the method asks for it */
+    float *asymmetry; /* [in, in], with what judges it; NULL likewise */
+    float *held_asymmetry, *held_hessian;
 };
 
 /* Whether a parameter's text is this word. */
 bool qp_is(const char *text, const char *word);
 
-int64_t qp_polish_sweeps(const struct qp_quantize_options *options);
+int64_t qp_descent_sweeps(const struct qp_quantize_options *options);
 
-/* Whether codes depend on the second moment, whatever else chose scales. */
+/* Whether codes depend on the Hessian, whatever else chose scales. */
 bool qp_quantize_learns(const struct qp_quantize_options *options);
 
 /* Loads what the options ask for. Nothing to do when there are no members. Close it also after a failure. */

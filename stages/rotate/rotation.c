@@ -18,7 +18,7 @@ int rotation_new(int64_t n, const char *what, uint64_t seed, uint64_t stream, st
     state = qp_random(&state) ^ stream;
     int e = qp_hadamard_new(n, what, &r.h, err);
     if (e == 0 && !(r.sign = qp_new_array(n, sizeof *r.sign, "signs", err)))
-        e = QP_ERR_ROOM;
+        e = QP_ERR_SPACE;
     if (e < 0) {
         rotation_free(&r);
         return e;
@@ -48,7 +48,7 @@ int rotate_rows(const struct rotation *r, int64_t rows, int64_t cols, double *w,
     int64_t n = r->h.n;
     qp_auto_free double *scratch = qp_new_array(omp_get_max_threads() * n, sizeof *scratch, "rotated vectors", err);
     if (!scratch)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols && !qp_failure_is_set(); j += n)
@@ -56,7 +56,7 @@ int rotate_rows(const struct rotation *r, int64_t rows, int64_t cols, double *w,
     return 0;
 }
 
-/* Rotates `count` columns from `first` of the n rows at w; x has room for count + 1 vectors. */
+/* Rotates `count` columns from `first` of the n rows at w; x has space for count + 1 vectors. */
 static void rotate_tile(const struct rotation *r, int64_t cols, int64_t first, int64_t count, double *w, double *x)
 {
     int64_t n = r->h.n;
@@ -72,15 +72,15 @@ static void rotate_tile(const struct rotation *r, int64_t cols, int64_t first, i
 
 int rotate_columns(const struct rotation *r, int64_t rows, int64_t cols, double *w, struct qp_error *err)
 {
-    int64_t n = r->h.n, tiles = (cols + TILE - 1) / TILE, room = (TILE + 1) * n;
-    qp_auto_free double *x = qp_new_array(omp_get_max_threads() * room, sizeof *x, "rotated columns", err);
+    int64_t n = r->h.n, tiles = (cols + TILE - 1) / TILE, capacity = (TILE + 1) * n;
+    qp_auto_free double *x = qp_new_array(omp_get_max_threads() * capacity, sizeof *x, "rotated columns", err);
     if (!x)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tiles; t++)
         for (int64_t i = 0; i < rows && !qp_failure_is_set(); i += n) {
             int64_t first = t * TILE, count = cols - first < TILE ? cols - first : TILE;
-            rotate_tile(r, cols, first, count, w + i * cols, x + omp_get_thread_num() * room);
+            rotate_tile(r, cols, first, count, w + i * cols, x + omp_get_thread_num() * capacity);
         }
     return 0;
 }

@@ -60,7 +60,7 @@ static double add_group(const struct descent *d, const struct member *m, int64_t
 static double evaluate(const struct descent *d, double *range, double *losses)
 {
     double loss = 0.0;
-    memset(d->slope, 0, (size_t)(2 * d->t->in) * sizeof *d->slope); /* and the curvature behind it */
+    memset(d->slope, 0, (size_t)(2 * d->t->in) * sizeof *d->slope); /* and the curvature, which follows it */
     for (int i = 0; i < d->t->count; i++) {
         const struct member *m = &d->t->members[i];
         int64_t group = m->group > 0 ? m->group : d->t->in, groups = qp_groups(d->t->in, group);
@@ -115,5 +115,5 @@ int balance_scales(const struct trial *t, const struct qp_site *site, float *u, 
     bool done = memory && s;
     free(memory);
     free(s);
-    return done ? 0 : QP_ERR_ROOM;
+    return done ? 0 : QP_ERR_SPACE;
 }

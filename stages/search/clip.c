@@ -26,10 +26,10 @@ static int clip_member(struct trial *t, struct qp_block *block, const struct mem
     int r = trial_quantize(t, m, 0, m->rows, err);
     if (r == 0)
         r = put(block, m->linear, "weight_scale", QP_F32, rank, shape, t->scale, allocator, err);
-    if (r == 0 && !m->grid.symmetric)
+    if (r == 0 && !m->format.symmetric)
         r = put(block, m->linear, "weight_zero_point", QP_I8, rank, shape, t->zero, allocator, err);
-    if (r == 0 && m->grid.scale_dtype == QP_F8_E4M3)
-        r = put(block, m->linear, "weight_global_scale", QP_F32, 1, &one, &m->grid.global, allocator, err);
+    if (r == 0 && m->format.scale_dtype == QP_F8_E4M3)
+        r = put(block, m->linear, "weight_global_scale", QP_F32, 1, &one, &m->format.global, allocator, err);
     return r;
 }
 

@@ -51,7 +51,7 @@ static void add_layer(const struct qp_task *t, const struct qp_search_options *o
     for (int site = 0; site < type->site_count; site++)
         if (qp_task_quantizes_site(t, layer, site))
             add->bytes_read +=
-                ((type->sites[site].fold != QP_FOLD_NONE) + qp_search_clips(o)) * qp_task_moment_bytes(t, layer, site);
+                ((type->sites[site].fold != QP_FOLD_NONE) + qp_search_clips(o)) * qp_task_hessian_bytes(t, layer, site);
     for (int l = 0; l < type->linear_count; l++) {
         const struct qp_linear *d = &type->linears[l];
         const struct qp_quant_spec *spec = qp_task_spec(t, layer, l);

@@ -31,7 +31,7 @@ int profile_open(struct profile *p, const struct trial *t, const struct qp_block
     int64_t rows = 0;
     *p = (struct profile){.x = qp_new_floats(3 * t->in, "what scales are made of", err)};
     if (!p->x)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     p->w = p->x + t->in;
     p->u = p->w + t->in;
     int r = qp_block_stat(block, site, "absmean", p->x, err);

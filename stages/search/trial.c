@@ -45,7 +45,7 @@ static int load_member(struct trial *t, const struct qp_block *block, int linear
     struct member *m = &t->members[t->count++];
     *m = (struct member){.linear = linear,
                          .spec = spec,
-                         .grid = spec->grid,
+                         .format = spec->format,
                          .rows = rows,
                          .group = group,
                          .scales = qp_scale_count(rows, t->in, group),
@@ -53,7 +53,7 @@ static int load_member(struct trial *t, const struct qp_block *block, int linear
                          .columns = qp_new_floats(t->in, "the maxima of columns", err),
                          .ranked = qp_new_array(rows, sizeof *m->ranked, "the order of rows", err)};
     if (!m->w || !m->columns || !m->ranked)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     for (int64_t i = 0; i < rows; i++)
         m->ranked[i].row = i;
     int r = qp_block_weight(block, linear, true, m->w, err);
@@ -96,8 +96,8 @@ static int allocate(struct trial *t, struct qp_error *err)
         rows = t->members[i].rows > rows ? t->members[i].rows : rows;
         scales = t->members[i].scales > scales ? t->members[i].scales : scales;
     }
-    t->h = qp_new_floats(t->in * t->in, "a second moment", err);
-    t->scaled_h = blocks ? qp_new_floats(t->in * t->in, "a scaled second moment", err) : NULL;
+    t->h = qp_new_floats(t->in * t->in, "a Hessian", err);
+    t->scaled_h = blocks ? qp_new_floats(t->in * t->in, "a scaled Hessian", err) : NULL;
     t->s = qp_new_floats(3 * t->in, "scales of channels", err);
     t->scaled = qp_new_floats(rows * t->in, "scaled weights", err);
     t->scratch = qp_new_floats(rows * t->in, "scratch", err);
@@ -107,7 +107,7 @@ static int allocate(struct trial *t, struct qp_error *err)
     t->losses = qp_new_array(rows, sizeof *t->losses, "losses of rows", err);
     if (!t->h || (blocks && !t->scaled_h) || !t->s || !t->scaled || !t->scratch || !t->scale || !t->zero || !t->codes ||
         !t->losses)
-        return QP_ERR_ROOM;
+        return QP_ERR_SPACE;
     t->best = t->s + t->in;
     t->diagonal = t->best + t->in;
     for (int64_t j = 0; j < t->in; j++)
@@ -124,7 +124,7 @@ int trial_open(struct trial *t, const struct qp_model *model, const struct qp_bl
     t->slices = count_slices(t);
     if (r == 0)
         r = allocate(t, err);
-    return r == 0 ? qp_block_second_moment(block, site, t->h, err) : r;
+    return r == 0 ? qp_block_hessian(block, site, t->h, err) : r;
 }
 
 /* Engines fuse the linears of a site: those with a global scale share that of the largest weight. */
@@ -134,12 +134,12 @@ static void share_global(struct trial *t)
     bool four_over_six = false;
     for (int i = 0; i < t->count; i++) {
         four_over_six |= t->members[i].spec->four_over_six;
-        for (int64_t j = 0; t->members[i].grid.scale_dtype == QP_F8_E4M3 && j < t->in; j++)
+        for (int64_t j = 0; t->members[i].format.scale_dtype == QP_F8_E4M3 && j < t->in; j++)
             largest = fmaxf(largest, t->members[i].columns[j] * t->s[j]);
     }
     for (int i = 0; i < t->count; i++)
-        if (t->members[i].grid.scale_dtype == QP_F8_E4M3)
-            t->members[i].grid.global = qp_global_scale(largest, four_over_six);
+        if (t->members[i].format.scale_dtype == QP_F8_E4M3)
+            t->members[i].format.global = qp_global_scale(largest, four_over_six);
 }
 
 void trial_prepare(struct trial *t)
@@ -164,10 +164,10 @@ int trial_quantize(struct trial *t, const struct member *m, int64_t first, int64
         for (int64_t j = 0; j < t->in; j++)
             t->scaled[r * t->in + j] = w[j] * t->s[j];
     }
-    int r = qp_choose_scales(t->kernels, m->spec, &m->grid, rows, t->in, t->scaled, &choice, t->scale, t->zero, err);
+    int r = qp_choose_scales(t->kernels, m->spec, &m->format, rows, t->in, t->scaled, &choice, t->scale, t->zero, err);
     if (r == 0)
-        t->kernels->quantize(&m->grid, rows, t->in, m->group, t->scaled, t->scale, m->grid.symmetric ? NULL : t->zero,
-                             t->codes);
+        t->kernels->quantize(&m->format, rows, t->in, m->group, t->scaled, t->scale,
+                             m->format.symmetric ? NULL : t->zero, t->codes);
     return r;
 }
 
@@ -178,7 +178,7 @@ static int take_losses(struct trial *t, const struct member *m, int64_t first, i
     if (r < 0)
         return r;
     float *delta = t->scratch;
-    t->kernels->dequantize(&m->grid, rows, t->in, m->group, t->codes, t->scale, m->grid.symmetric ? NULL : t->zero,
+    t->kernels->dequantize(&m->format, rows, t->in, m->group, t->codes, t->scale, m->format.symmetric ? NULL : t->zero,
                            delta);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < t->in; j++)
@@ -237,7 +237,7 @@ static void rank_rows(struct trial *t)
 }
 
 /* Whether the slices up to this one tell that the candidate is not the best. */
-static bool is_behind(const struct trial *t, int64_t slice, double loss)
+static bool is_downstream(const struct trial *t, int64_t slice, double loss)
 {
     double rest = t->best_sums[t->slices - 1] - t->best_sums[slice];
     return isfinite(t->best_loss) && loss + (1.0 - HOPE) * rest >= t->best_loss;
@@ -251,7 +251,7 @@ int trial_judge(struct trial *t, double *loss, struct qp_error *err)
     trial_prepare(t);
     for (int64_t k = 0; k < t->slices; k++) {
         int r = add_slice(t, k, &sum, err);
-        if (r < 0 || is_behind(t, k, sum))
+        if (r < 0 || is_downstream(t, k, sum))
             return r;
         sums[k] = sum;
     }

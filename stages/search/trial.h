@@ -16,11 +16,11 @@ struct ranked {
 struct member {
     int linear;
     const struct qp_quant_spec *spec;
-    struct qp_grid grid; /* the spec's; its global scale belongs to the latest candidate */
+    struct qp_number_format format; /* the spec's; its global scale belongs to the latest candidate */
     int64_t rows, group, scales;
     float *w;              /* [rows, in] */
     float *columns;        /* [in], largest |w| of each column */
-    struct ranked *ranked; /* [rows]: as they stand; behind the first candidate by falling loss */
+    struct ranked *ranked; /* [rows]: as they stand; from the first candidate on by falling loss */
 };
 
 /* Slices that a site is judged in at most. */
@@ -45,7 +45,7 @@ struct trial {
     double best_sums[MOST_SLICES]; /* its losses up to the end of each slice */
 };
 
-/* Takes the quantized linears of a site and its second moment, folds applied. */
+/* Takes the quantized linears of a site and its Hessian, folds applied. */
 int trial_open(struct trial *t, const struct qp_model *model, const struct qp_block *block, int site,
                enum qp_scale_method clip, struct qp_error *err);
 void trial_close(struct trial *t);

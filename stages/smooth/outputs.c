@@ -33,7 +33,7 @@ static int load_linear(struct outputs *o, const struct qp_block *block, int line
                            .w = qp_new_floats(rows * o->in, "a linear's weights", err),
                            .outputs = qp_new_floats(o->n * rows, "a linear's outputs", err)};
     o->activations = scheme->activations;
-    int r = l->w && l->outputs ? qp_block_weight(block, linear, true, l->w, err) : QP_ERR_ROOM;
+    int r = l->w && l->outputs ? qp_block_weight(block, linear, true, l->w, err) : QP_ERR_SPACE;
     if (r == 0)
         o->kernels->gemm(false, true, o->n, rows, o->in, 1.0f, o->x, o->in, l->w, o->in, 0.0f, l->outputs, rows);
     return r;
@@ -54,7 +54,7 @@ static int allocate(struct outputs *o, struct qp_error *err)
     o->scale = qp_new_floats(scales, "scales", err);
     o->zero = qp_new_array(scales, 1, "zero points", err);
     o->codes = qp_new_array(rows * o->in, 1, "codes", err);
-    return o->scaled_x && o->scaled_w && o->products && o->scale && o->zero && o->codes ? 0 : QP_ERR_ROOM;
+    return o->scaled_x && o->scaled_w && o->products && o->scale && o->zero && o->codes ? 0 : QP_ERR_SPACE;
 }
 
 int outputs_open(struct outputs *o, const struct qp_model *model, const struct qp_block *block, int site,
@@ -83,27 +83,27 @@ static int round_weights(const struct outputs *o, const struct smoothed *l, floa
                          struct qp_error *err)
 {
     const struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX};
-    struct qp_grid grid = l->weights->grid;
+    struct qp_number_format format = l->weights->format;
     int64_t group = qp_spec_group(l->weights, o->in);
-    const int8_t *zero = grid.symmetric ? NULL : o->zero;
-    grid.global = grid.scale_dtype == QP_F8_E4M3 ? global : 0.0f;
-    if (qp_choose_scales(o->kernels, l->weights, &grid, l->rows, o->in, w, &choice, o->scale, o->zero, err) < 0)
+    const int8_t *zero = format.symmetric ? NULL : o->zero;
+    format.global = format.scale_dtype == QP_F8_E4M3 ? global : 0.0f;
+    if (qp_choose_scales(o->kernels, l->weights, &format, l->rows, o->in, w, &choice, o->scale, o->zero, err) < 0)
         return err->code;
-    o->kernels->quantize(&grid, l->rows, o->in, group, w, o->scale, zero, o->codes);
-    o->kernels->dequantize(&grid, l->rows, o->in, group, o->codes, o->scale, zero, w);
+    o->kernels->quantize(&format, l->rows, o->in, group, w, o->scale, zero, o->codes);
+    o->kernels->dequantize(&format, l->rows, o->in, group, o->codes, o->scale, zero, w);
     return 0;
 }
 
 static void scale_inputs(const struct outputs *o, const float *s)
 {
-    struct qp_grid grid = o->activations.grid;
+    struct qp_number_format format = o->activations.format;
     for (int64_t i = 0; i < o->n * o->in; i++)
         o->scaled_x[i] = o->x[i] / s[i % o->in];
     if (!o->activations.enabled)
         return;
-    if (grid.scale_dtype == QP_F8_E4M3)
-        grid.global = qp_global_scale(absmax(o->n * o->in, o->scaled_x), false);
-    o->kernels->fake_quantize(&grid, o->n, o->in, qp_spec_group(&o->activations, o->in), o->scaled_x);
+    if (format.scale_dtype == QP_F8_E4M3)
+        format.global = qp_global_scale(absmax(o->n * o->in, o->scaled_x), false);
+    o->kernels->fake_quantize(&format, o->n, o->in, qp_spec_group(&o->activations, o->in), o->scaled_x);
 }
 
 /* The global scale that engines give the fused linears of a site. */
@@ -113,7 +113,7 @@ static float shared_global(const struct outputs *o, const float *s)
     bool four_over_six = false;
     for (int i = 0; i < o->count; i++) {
         four_over_six |= o->linears[i].weights->four_over_six;
-        if (o->linears[i].weights->grid.scale_dtype == QP_F8_E4M3)
+        if (o->linears[i].weights->format.scale_dtype == QP_F8_E4M3)
             for (int64_t k = 0; k < o->linears[i].rows * o->in; k++)
                 largest = fmaxf(largest, fabsf(o->linears[i].w[k] * s[k % o->in]));
     }

@@ -32,8 +32,8 @@ int outputs_open(struct outputs *o, const struct qp_model *model, const struct q
 void outputs_close(struct outputs *o);
 
 /* The loss of scales s[in]: sum over the linears of ||Qa(X diag(s)⁻¹) Qw(W diag(s))ᵀ - X Wᵀ||², Qa and Qw rounding to
- * the scheme's grids with the ranges of what they round (Qw: qp_choose_scales with QP_SCALES_MINMAX, so blocks and four
- * over six as quantize has them). A fixed range of activations is that of the samples. */
+ * the scheme's number formats with the ranges of what they round (Qw: qp_choose_scales with QP_SCALES_MINMAX, so blocks
+ * and four over six as quantize has them). A fixed range of activations is that of the samples. */
 int outputs_loss(const struct outputs *o, const float *s, double *loss, struct qp_error *err);
 
 #endif

@@ -3,18 +3,18 @@
 #include "libstage/network/block.h"
 #include "libstage/solvers/quality.h"
 
-/* Weights and codes of each quantized linear; with second moments two losses tr(D H Dᵀ). */
+/* Weights and codes of each quantized linear; with Hessians two losses tr(D H Dᵀ). */
 static void add_judgements(const struct qp_task *t, int64_t layer, struct qp_work *add)
 {
     const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
     for (int site = 0; site < type->site_count; site++)
-        add->bytes_read += qp_task_quantizes_site(t, layer, site) ? qp_task_moment_bytes(t, layer, site) : 0;
+        add->bytes_read += qp_task_quantizes_site(t, layer, site) ? qp_task_hessian_bytes(t, layer, site) : 0;
     for (int l = 0; l < type->linear_count; l++) {
         const struct qp_linear *d = &type->linears[l];
         if (!qp_task_spec(t, layer, l))
             continue;
         add->bytes_read += qp_task_stored(t, (double)d->out * (double)d->in);
-        if (qp_task_has(t, "second_moment"))
+        if (qp_task_has(t, "hessian"))
             add->operations[QP_WORK_GEMM] += 2 * qp_site_loss_operations(d->out, d->in);
     }
 }

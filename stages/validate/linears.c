@@ -10,14 +10,14 @@
 #define NOISE 1e-4 /* of a site loss from float32 products, relative */
 
 /* Working memory for one linear [rows, in]. */
-struct desk {
+struct workspace {
     int64_t rows, in;
     float *w, *q, *scratch, *scale;
     int8_t *zero;
     uint8_t *codes;
 };
 
-static void close_desk(struct desk *d)
+static void close_workspace(struct workspace *d)
 {
     free(d->w);
     free(d->q);
@@ -27,42 +27,42 @@ static void close_desk(struct desk *d)
     free(d->codes);
 }
 
-static int open_desk(struct desk *d, const struct qp_quantized *quantized, struct qp_error *err)
+static int open_workspace(struct workspace *d, const struct qp_quantized *quantized, struct qp_error *err)
 {
     int64_t size = quantized->rows * quantized->cols;
     int64_t scales = qp_scale_count(quantized->rows, quantized->cols, quantized->group);
-    *d = (struct desk){.rows = quantized->rows, .in = quantized->cols};
+    *d = (struct workspace){.rows = quantized->rows, .in = quantized->cols};
     d->w = qp_new_floats(size, "a linear's weights", err);
     d->q = qp_new_floats(size, "a linear's quantized weights", err);
     d->scratch = qp_new_floats(size, "scratch", err);
     d->scale = qp_new_floats(scales, "scales", err);
     d->zero = qp_new_array(scales, 1, "zero points", err);
     d->codes = qp_new_array(size, 1, "codes", err);
-    return d->w && d->q && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_ROOM;
+    return d->w && d->q && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_SPACE;
 }
 
-static double loss_of_difference(const struct qp_kernels *k, struct desk *d, const float *h)
+static double loss_of_difference(const struct qp_kernels *k, struct workspace *d, const float *h)
 {
     qp_difference(d->rows * d->in, d->q, d->w, d->q);
     return qp_site_loss(k, d->rows, d->in, d->q, h, d->scratch);
 }
 
 /* What rounding the same weights to nearest with the scales of their ranges would lose, below the same global scale. */
-static int loss_of_rounding(const struct qp_kernels *k, struct desk *d, const struct qp_quant_spec *spec,
+static int loss_of_rounding(const struct qp_kernels *k, struct workspace *d, const struct qp_quant_spec *spec,
                             const struct qp_quantized *q, const float *h, double *loss, struct qp_error *err)
 {
     struct qp_scale_choice range = {.method = QP_SCALES_MINMAX};
-    int r = qp_choose_scales(k, spec, &q->grid, d->rows, d->in, d->w, &range, d->scale, d->zero, err);
+    int r = qp_choose_scales(k, spec, &q->format, d->rows, d->in, d->w, &range, d->scale, d->zero, err);
     if (r < 0)
         return r;
-    k->quantize(&q->grid, d->rows, d->in, q->group, d->w, d->scale, d->zero, d->codes);
-    k->dequantize(&q->grid, d->rows, d->in, q->group, d->codes, d->scale, d->zero, d->q);
+    k->quantize(&q->format, d->rows, d->in, q->group, d->w, d->scale, d->zero, d->codes);
+    k->dequantize(&q->format, d->rows, d->in, q->group, d->codes, d->scale, d->zero, d->q);
     *loss = loss_of_difference(k, d, h);
     return 0;
 }
 
 /* Fills one element of the report; the SQNR in dB is capped, since JSON has no infinity for a lossless linear. */
-static int judge(const struct qp_block *block, int linear, struct desk *d, const struct qp_quant_spec *spec,
+static int judge(const struct qp_block *block, int linear, struct workspace *d, const struct qp_quant_spec *spec,
                  const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
     double rounding;
@@ -92,16 +92,16 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
         return r;
     char name[256];
     qp_module_name(block->arch, block->layer, linear, name, sizeof name);
-    struct desk desk;
-    r = open_desk(&desk, &q, err);
+    struct workspace workspace;
+    r = open_workspace(&workspace, &q, err);
     if (r == 0)
-        r = qp_block_weight(block, linear, true, desk.w, err);
+        r = qp_block_weight(block, linear, true, workspace.w, err);
     json_t *entry = json_pack("{s:s, s:s}", "name", name, "scheme", model->scheme->name);
     if (r == 0)
-        r = judge(block, linear, &desk, &scheme->weights, &q, h, entry, err);
+        r = judge(block, linear, &workspace, &scheme->weights, &q, h, entry, err);
     if (json_array_append_new(linears, entry) < 0 && r == 0)
         r = qp_fail_memory(err, 0, "a report");
-    close_desk(&desk);
+    close_workspace(&workspace);
     return r;
 }
 
@@ -110,10 +110,10 @@ static int judge_site(const struct qp_model *model, const struct qp_block *block
 {
     float *h = NULL;
     int r = 0;
-    if (qp_block_has_stat(block, site, "second_moment")) {
+    if (qp_block_has_stat(block, site, "hessian")) {
         int64_t in = block->type->sites[site].in;
-        h = qp_new_floats(in * in, "a second moment", err);
-        r = h ? qp_block_second_moment(block, site, h, err) : QP_ERR_ROOM;
+        h = qp_new_floats(in * in, "a Hessian", err);
+        r = h ? qp_block_hessian(block, site, h, err) : QP_ERR_SPACE;
     }
     for (int i = 0; i < block->type->linear_count && r == 0; i++)
         if (block->type->linears[i].site == site)
@@ -122,7 +122,7 @@ static int judge_site(const struct qp_model *model, const struct qp_block *block
     return r;
 }
 
-/* A method that loses more than plain rounding does has been misled, by a singular moment or too little text. */
+/* A method that loses more than plain rounding does has been misled, by a singular Hessian or too little text. */
 static void warn_of_worse(struct qp_stage *stage, const json_t *linears)
 {
     size_t i;

@@ -199,9 +199,9 @@ static void bench_bf16(void)
         float *y = array(m * n, 4), *h = array(d * d, 4);
         snprintf(name, sizeof name, "linear_bf16 x[%d, %d] w[%d]T", (int)m, (int)d, (int)n);
         FLOPS(name, 2.0 * (double)(m * n * d), k->linear_bf16(m, n, d, x, w, false, y));
-        snprintf(name, sizeof name, "second_moment_bf16 x[%d, %d]", (int)m, (int)d);
+        snprintf(name, sizeof name, "hessian_bf16 x[%d, %d]", (int)m, (int)d);
         if (n == 576 || n == d)
-            FLOPS(name, (double)(d * (d + 1) * m), k->second_moment_bf16(m, d, x, h));
+            FLOPS(name, (double)(d * (d + 1) * m), k->hessian_bf16(m, d, x, h));
         free(x);
         free(w);
         free(y);
@@ -209,7 +209,7 @@ static void bench_bf16(void)
     }
 }
 
-static void bench_second_moment(void)
+static void bench_hessian(void)
 {
     static const int64_t sizes[] = {576, 1536, 4096};
     char name[64];
@@ -217,8 +217,8 @@ static void bench_second_moment(void)
     for (int s = 0; s < 3; s++) {
         int64_t n = sizes[s], rows = 2048;
         float *x = numbers(rows * n), *h = array(n * n, 4), *copy = array(n * n, 4);
-        snprintf(name, sizeof name, "second_moment x[2048, %d]", (int)n);
-        FLOPS(name, (double)(n * (n + 1) * rows), k->second_moment(rows, n, x, h));
+        snprintf(name, sizeof name, "hessian x[2048, %d]", (int)n);
+        FLOPS(name, (double)(n * (n + 1) * rows), k->hessian(rows, n, x, h));
         snprintf(name, sizeof name, "mirror [%d]", (int)n);
         BYTES(name, 4.0 * (double)(n * n), k->mirror(n, h));
         for (int64_t i = 0; i < n; i++)
@@ -323,7 +323,7 @@ static void bench_quantize(void)
 {
     static const struct {
         const char *name;
-        struct qp_grid grid;
+        struct qp_number_format format;
         int64_t group;
     } cases[] = {{"int4 g128", {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16}, 128},
                  {"int4 g128 asymmetric", {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16}, 128},
@@ -339,16 +339,16 @@ static void bench_quantize(void)
     char name[64];
 
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        const struct qp_grid *grid = &cases[c].grid;
+        const struct qp_number_format *format = &cases[c].format;
         int64_t group = cases[c].group;
         snprintf(name, sizeof name, "qparams %s", cases[c].name);
-        BYTES(name, 4.0 * (double)count, k->qparams(grid, rows, cols, group, w, scale, zero));
+        BYTES(name, 4.0 * (double)count, k->qparams(format, rows, cols, group, w, scale, zero));
         snprintf(name, sizeof name, "quantize %s", cases[c].name);
-        BYTES(name, 5.0 * (double)count, k->quantize(grid, rows, cols, group, w, scale, zero, codes));
+        BYTES(name, 5.0 * (double)count, k->quantize(format, rows, cols, group, w, scale, zero, codes));
         snprintf(name, sizeof name, "dequantize %s", cases[c].name);
-        BYTES(name, 5.0 * (double)count, k->dequantize(grid, rows, cols, group, codes, scale, zero, w));
+        BYTES(name, 5.0 * (double)count, k->dequantize(format, rows, cols, group, codes, scale, zero, w));
         snprintf(name, sizeof name, "fake_quantize %s", cases[c].name);
-        BYTES(name, 8.0 * (double)count, k->fake_quantize(grid, rows, cols, group, w));
+        BYTES(name, 8.0 * (double)count, k->fake_quantize(format, rows, cols, group, w));
     }
     for (int bits = 3; bits <= 8; bits++) {
         if (bits > 4 && bits < 8)
@@ -366,7 +366,7 @@ static void bench_rtn(void)
 {
     static const struct {
         const char *name;
-        struct qp_grid grid;
+        struct qp_number_format format;
         int64_t group;
         bool packed;
     } cases[] = {{"int4 g128", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 128, true},
@@ -386,9 +386,9 @@ static void bench_rtn(void)
     k->from_f32(QP_BF16, count, numbers_, w);
     free(numbers_);
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        const struct qp_grid *grid = &cases[c].grid;
-        struct qp_rtn job = {grid, rows, cols, cases[c].group, QP_BF16, w, cases[c].packed, scale, zero, codes};
-        double bytes = 2 + (cases[c].packed ? grid->bits / 8.0 : 1) + 4.0 / (double)job.group;
+        const struct qp_number_format *format = &cases[c].format;
+        struct qp_rtn job = {format, rows, cols, cases[c].group, QP_BF16, w, cases[c].packed, scale, zero, codes};
+        double bytes = 2 + (cases[c].packed ? format->bits / 8.0 : 1) + 4.0 / (double)job.group;
         snprintf(name, sizeof name, "rtn %s", cases[c].name);
         MEASURE(name, bytes * (double)count, peak_read, "GB/s   ", k->rtn(&job));
     }
@@ -416,9 +416,10 @@ static void bench_convert(void)
 
 static void bench_gptq(void)
 {
-    const struct qp_grid grids[] = {{.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
-                                    {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
-                                    {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F32}};
+    const struct qp_number_format formats[] = {
+        {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16},
+        {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+        {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F32}};
     const int64_t rows = 4096, count = 128;
     float *w = numbers(rows * count), *u = numbers(count * count), *scale = array(rows, 4);
     float *error = array(rows * count, 4);
@@ -431,9 +432,9 @@ static void bench_gptq(void)
     for (int64_t r = 0; r < rows; r++)
         scale[r] = 0.1f;
     for (int g = 0; g < 3; g++) {
-        struct qp_gptq_block b = {&grids[g], rows,  count, 1,        w,     count, u,
-                                  count,     scale, NULL,  group_of, codes, count, error};
-        snprintf(name, sizeof name, "gptq_block [4096, 128] %s", qp_dtype_name(grids[g].codes));
+        struct qp_gptq_block b = {&formats[g], rows,  count, 1,        w,     count, u,
+                                  count,       scale, NULL,  group_of, codes, count, error};
+        snprintf(name, sizeof name, "gptq_block [4096, 128] %s", qp_dtype_name(formats[g].codes));
         FLOPS(name, (double)(rows * count * count), k->gptq_block(&b));
     }
     free(w), free(u), free(scale), free(error), free(codes), free(group_of);
@@ -444,10 +445,10 @@ static void bench_scale_search(void)
 {
     static const struct {
         const char *name;
-        struct qp_grid grid;
+        struct qp_number_format format;
         int64_t group;
         double norm;
-        bool moment, sweep;
+        bool hessian, sweep;
         int candidates;
     } cases[] = {
         {"int4 g128", {QP_I8, 4, true, false, QP_BF16, 0, 0}, 128, 2, false, false, 40},
@@ -462,13 +463,13 @@ static void bench_scale_search(void)
     char name[64];
 
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        struct qp_scale_search s = {&cases[c].grid,
+        struct qp_scale_search s = {&cases[c].format,
                                     rows,
                                     cols,
                                     cases[c].group,
                                     w,
                                     NULL,
-                                    cases[c].moment ? h : NULL,
+                                    cases[c].hessian ? h : NULL,
                                     cases[c].norm,
                                     cases[c].sweep ? 1e9f : 1,
                                     cases[c].sweep ? 0 : 0.4f,
@@ -483,24 +484,24 @@ static void bench_scale_search(void)
 }
 
 /* One sweep from codes of 0, as if every column owed something to all. */
-static void bench_polish(void)
+static void bench_descent(void)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
+    const struct qp_number_format format = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
     const int64_t sizes[] = {576, 1536};
 
     for (int i = 0; i < 2; i++) {
         int64_t n = sizes[i];
         float *w = numbers(n * n), *h = array(n * n, 4), *scale = array(n, 4), *g = array(n * n, 4);
         uint8_t *codes = array(n * n, 1);
-        struct qp_polish p = {&grid, n, n, n, h, scale, NULL, codes, g, 1, NULL};
+        struct qp_descent p = {&format, n, n, n, h, scale, NULL, codes, g, 1, NULL};
         char name[64];
         for (int64_t r = 0; r < n; r++)
             scale[r] = 0.15f;
-        k->second_moment(n, n, w, h);
+        k->hessian(n, n, w, h);
         k->mirror(n, h);
-        snprintf(name, sizeof name, "polish [%d, %d] one sweep", (int)n, (int)n);
+        snprintf(name, sizeof name, "coordinate descent [%d, %d] one sweep", (int)n, (int)n);
         FLOPS(name, 2.0 * (double)(n * n * n),
-              (memset(codes, 0, (size_t)(n * n)), memcpy(g, w, (size_t)(n * n) * sizeof *g), k->polish(&p)));
+              (memset(codes, 0, (size_t)(n * n)), memcpy(g, w, (size_t)(n * n) * sizeof *g), k->descent(&p)));
         free(w), free(h), free(scale), free(codes), free(g);
     }
 }
@@ -521,7 +522,7 @@ int main(int argc, char **argv)
     printf("%s: %s; %d threads; peaks %.0f GFLOP/s, %.1f GB/s copied (read + written), %.1f read\n", k->backend,
            qp_kernels_description(), omp_get_max_threads(), peak_flops * 1e-9, peak_bytes * 1e-9, peak_read * 1e-9);
     bench_gemm();
-    bench_second_moment();
+    bench_hessian();
     bench_bf16();
     bench_attention();
     bench_rows();
@@ -530,6 +531,6 @@ int main(int argc, char **argv)
     bench_convert();
     bench_gptq();
     bench_scale_search();
-    bench_polish();
+    bench_descent();
     return 0;
 }

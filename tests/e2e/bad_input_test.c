@@ -73,7 +73,7 @@ Test(bad, keys_and_types_in_yaml)
 
 Test(bad, the_graph)
 {
-    refuse_pipeline(HEAD DATA LOAD "  calibrate: {from: search}\n" REST, 3, "the stages go round in a circle: ");
+    refuse_pipeline(HEAD DATA LOAD "  calibrate: {from: search}\n" REST, 3, "the stages form a cycle: ");
     refuse_pipeline(HEAD DATA LOAD "  export: {from: load}\n", 3, "p.yaml:8:18: export.in needs [");
     refuse_pipeline(HEAD DATA LOAD "  calibrate: {from: laod}\n" REST, 3,
                     "p.yaml:8:21: there is no stage `laod` in this pipeline; did you mean `load`?");
@@ -246,7 +246,7 @@ Test(bad, an_unknown_architecture)
 
 /* ---- the disk ---- */
 
-/* The output on a tmpfs with room for less than it, in a mount namespace of the test's own. */
+/* The output on a tmpfs with space for less than it, in a mount namespace of the test's own. */
 Test(bad, a_full_disk)
 {
     struct qp_error err;

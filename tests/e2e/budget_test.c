@@ -13,7 +13,7 @@
 
 TestSuite(budget, .init = scratch_make, .fini = scratch_drop, .timeout = 300);
 
-/* A pipeline file for a scheme; with `stage`, a line that puts another stage behind calibrate. */
+/* A pipeline file for a scheme; with `stage`, a line that puts another stage after calibrate. */
 static const char *pipeline(const char *scheme, const char *stage, const char *name)
 {
     char yaml[4096];
@@ -120,9 +120,9 @@ Test(budget, a_budget_that_nobody_resolves_is_refused)
     const char *file = pipeline("{budget: 4.6bits, " ANY "}", "", "alone.yaml");
     run_to(3, "allocate: {from: calibrate}", WORDS(QUANTPIPE, "check", file));
     run_to(3, "alone.yaml:4", WORDS(QUANTPIPE, "check", file));
-    file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "circle.yaml");
+    file = pipeline("{budget: 4.6bits, " ANY "}", ALLOCATE, "cycle.yaml");
     run_to(3, "waits for the last block",
-           WORDS(QUANTPIPE, "check", file, "--output", scratch("circle"), "--set",
+           WORDS(QUANTPIPE, "check", file, "--output", scratch("cycle"), "--set",
                  "stages.calibrate.from={in: load, feedback: {from: quantize, delay: 1}}"));
     file = pipeline("{budget: 3bits, " ANY "}", ALLOCATE, "small.yaml");
     struct command c = command_run(60, WORDS(QUANTPIPE, "run", file, "--output", scratch("small")));

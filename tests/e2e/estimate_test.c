@@ -9,7 +9,7 @@
 
 TestSuite(estimate, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 
-/* A stage in a shell's language behind `load`: its descriptor has `more` besides name and ports, and --estimate does
+/* A stage in a shell's language after `load`: its descriptor has `more` besides name and ports, and --estimate does
  * `body`. */
 static const char *foreign(const char *more, const char *body)
 {
@@ -51,7 +51,7 @@ static const json_t *mine_of(const char *stage, json_t **plan)
 
 #define ANSWER                                                                                            \
     "{\"quantpipe\": 1, \"work\": {\"operations\": {\"gemm\": 12345}, \"bytes_read\": 678}, \"memory\": " \
-    "{\"fixed_bytes\": 1e6, \"block_bytes\": 2e6, \"emitted_bytes\": 0}, \"provides\": [\"turns\"]}"
+    "{\"fixed_bytes\": 1e6, \"block_bytes\": 2e6, \"emitted_bytes\": 0}, \"provides\": [\"steps\"]}"
 
 /* It keeps the question; what it provides doubles and more the forwards of calibrate, a layer having four sites. */
 Test(estimate, of_a_foreign_stage)

@@ -54,11 +54,11 @@ Test(sequential, every_block_comes_back)
     cr_expect(qp_exists(output));
 }
 
-Test(sequential, drift_needs_feedback)
+Test(sequential, asymmetry_needs_feedback)
 {
     run_to(3, "collects only with something at its input `feedback`: write from: {in: STAGE, feedback: {from: quantize",
-           WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("out"), "--set", "stages.quantize.with.polish=1",
-                 "--set", "stages.quantize.with.pull=0.25"));
+           WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("out"), "--set",
+                 "stages.quantize.with.coordinate_descent=1", "--set", "stages.quantize.with.asymmetric=0.25"));
 }
 
 Test(sequential, measuring_alone_writes_nothing)
@@ -100,16 +100,17 @@ static void expect_again(const char *first)
     cr_expect_str_eq(text(first_output(a), "digest"), text(first_output(b), "digest"));
 }
 
-/* Before the first layer nothing is quantized, so its inputs are those of the original network, and there is no drift
- * to pull against; layers after it see other inputs. */
+/* Before the first layer nothing is quantized, so its inputs are those of the original network, and there is no
+ * asymmetry to calibrate against; layers after it see other inputs. */
 Test(sequential, later_layers_are_calibrated_on_quantized_ones)
 {
-    const char *plain = scratch("plain"), *blocks = scratch("blocks"), *pulled = scratch("pulled");
+    const char *plain = scratch("plain"), *blocks = scratch("blocks"), *asymmetric = scratch("asymmetric");
     json_decref(run(plain, WORDS(QUANTPIPE, "run", PIPELINE, "--output", plain, PLAIN)));
     json_decref(run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, PLAIN)));
-    json_decref(run(pulled, WORDS(QUANTPIPE, SEQUENTIAL, pulled, PLAIN, "--set", "stages.quantize.with.pull=0.5")));
+    json_decref(run(asymmetric,
+                    WORDS(QUANTPIPE, SEQUENTIAL, asymmetric, PLAIN, "--set", "stages.quantize.with.asymmetric=0.5")));
     cr_expect(same_layer(plain, blocks, 0));
-    cr_expect(same_layer(blocks, pulled, 0));
+    cr_expect(same_layer(blocks, asymmetric, 0));
     for (int layer = 1; layer < 6; layer++)
         cr_expect_not(same_layer(plain, blocks, layer), "layer %d", layer);
     expect_again(blocks);
@@ -118,19 +119,19 @@ Test(sequential, later_layers_are_calibrated_on_quantized_ones)
 /* Within the first layer q, k and v see what they see in blocks; o and the others see what those put out. */
 Test(sequential, later_linears_are_calibrated_on_quantized_ones)
 {
-    const char *blocks = scratch("blocks"), *turns = scratch("turns");
+    const char *blocks = scratch("blocks"), *steps = scratch("steps");
     json_decref(run(blocks, WORDS(QUANTPIPE, SEQUENTIAL, blocks, PLAIN)));
-    json_decref(run(turns, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, turns, PLAIN)));
-    cr_expect(same_codes(blocks, turns, 0, "self_attn.q"));
-    cr_expect(same_codes(blocks, turns, 0, "self_attn.k"));
-    cr_expect(same_codes(blocks, turns, 0, "self_attn.v"));
-    cr_expect_not(same_codes(blocks, turns, 0, "self_attn.o"));
-    cr_expect_not(same_codes(blocks, turns, 0, "mlp.up"));
-    cr_expect_not(same_codes(blocks, turns, 0, "mlp.down"));
-    expect_again(turns);
+    json_decref(run(steps, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, steps, PLAIN)));
+    cr_expect(same_codes(blocks, steps, 0, "self_attn.q"));
+    cr_expect(same_codes(blocks, steps, 0, "self_attn.k"));
+    cr_expect(same_codes(blocks, steps, 0, "self_attn.v"));
+    cr_expect_not(same_codes(blocks, steps, 0, "self_attn.o"));
+    cr_expect_not(same_codes(blocks, steps, 0, "mlp.up"));
+    cr_expect_not(same_codes(blocks, steps, 0, "mlp.down"));
+    expect_again(steps);
 }
 
-/* ---- turns ---- */
+/* ---- true-sequential steps ---- */
 
 static const json_t *edge_between(const json_t *report, const char *from, const char *to)
 {
@@ -158,8 +159,8 @@ static void expect_no_linear_worse_than_rounding(const json_t *report)
     }
 }
 
-/* Four turns a layer go round; what leaves are layers. */
-Test(sequential, every_turn_comes_back_and_whole_layers_leave)
+/* Four steps a layer go round; what leaves are layers. */
+Test(sequential, every_step_comes_back_and_whole_layers_leave)
 {
     static const char *const ways[][2] = {
         {"load", "calibrate"}, {"search", "quantize"}, {"quantize", "calibrate"}, {"quantize", "validate"}};
@@ -173,25 +174,25 @@ Test(sequential, every_turn_comes_back_and_whole_layers_leave)
     expect_no_linear_worse_than_rounding(report);
 }
 
-Test(sequential, turns_go_with_rotations_and_quantized_inputs)
+Test(sequential, steps_go_with_rotations_and_quantized_inputs)
 {
     const char *output = scratch("out");
     json_decref(run(output, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, QUICK, "--set", "stages.rotate.from=load",
                                   "--set", "stages.calibrate.from.in=rotate", "--set", "scheme=nvfp4-kv-fp8", "--set",
-                                  "stages.quantize.with.pull=0.25")));
+                                  "stages.quantize.with.asymmetric=0.25")));
 }
 
-Test(sequential, turns_are_refused_where_they_cannot_go)
+Test(sequential, steps_are_refused_where_they_cannot_go)
 {
     static const struct {
         const char *set, *message;
     } wrong[] = {
-        {"stages.calibrate.from.feedback.from=quantize", "feedback: {from: quantize.turns, delay: 1}"},
-        {"stages.calibrate.from=load", "feedback: {from: quantize.turns, delay: 1}"},
-        {"stages.search.with.method=awq", "stage `search`: layers come in turns (`true_sequential` of stage load)"},
-        {"stages.smooth.with.method=smoothquant", "stage `smooth`: layers come in turns"},
+        {"stages.calibrate.from.feedback.from=quantize", "feedback: {from: quantize.steps, delay: 1}"},
+        {"stages.calibrate.from=load", "feedback: {from: quantize.steps, delay: 1}"},
+        {"stages.search.with.method=awq", "stage `search`: layers come in steps (`true_sequential` of stage load)"},
+        {"stages.smooth.with.method=smoothquant", "stage `smooth`: layers come in steps"},
         {"stages.quantize.with.method=rtn", "true_sequential: found method: rtn"},
-        {"stages.export.from=quantize.turns", "stage `export`: layers come in turns"},
+        {"stages.export.from=quantize.steps", "stage `export`: layers come in steps"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         const char *output = scratch("out");

@@ -15,7 +15,7 @@
 
 TestSuite(stops, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 
-#define LONG_WORK "{method: gptq, low_rank: 64, low_rank_rounds: 100, polish: 1000}"
+#define LONG_WORK "{method: gptq, low_rank: 64, low_rank_rounds: 100, coordinate_descent: 1000}"
 
 static pid_t start_run(void)
 {

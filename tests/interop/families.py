@@ -208,10 +208,10 @@ that `validate` reported.
 **Scales at** says what a scale of a site is folded into: a norm's gain, rows of the linear before it, or nothing. Where
 there is nothing, smooth and search (SmoothQuant, AWQ, `joint`) leave the site as it is, and round to nearest, GPTQ and
 the other methods of quantize work as everywhere: inputs of layers without a norm before attention and the MLP (OLMo 2 and
-3, EXAONE 4, OPT 350M) and of `down_proj` behind an activation without a gate (Starcoder 2, Arcee, Apertus).
+3, EXAONE 4, OPT 350M) and of `down_proj` after an activation without a gate (Starcoder 2, Arcee, Apertus).
 
 **Rotations** (`rotate` with `r1`) need a residual stream that only RMS norms read and only linears add to. Others are
-refused, with what to set instead: layer norms with means, norms behind attention or the MLP, multipliers of what they
+refused, with what to set instead: layer norms with means, norms after attention or the MLP, multipliers of what they
 add.
 
 **GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Not run here but

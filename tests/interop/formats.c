@@ -64,7 +64,7 @@ static int put_packed(struct dump *d, const char *name, const struct qp_linear_s
 static int pack(struct dump *d, const char *name, const struct qp_scheme *scheme)
 {
     const struct qp_tensor *codes = part(d, name, "/codes"), *zero = part(d, name, "/zero");
-    struct qp_quantized q = {.grid = scheme->base.weights.grid,
+    struct qp_quantized q = {.format = scheme->base.weights.format,
                              .rows = codes->shape[0],
                              .cols = codes->shape[1],
                              .group = qp_spec_group(&scheme->base.weights, codes->shape[1]),
@@ -72,7 +72,7 @@ static int pack(struct dump *d, const char *name, const struct qp_scheme *scheme
                              .scale = part(d, name, "/scale")->data,
                              .zero = zero ? zero->data : NULL};
     if (part(d, name, "/global"))
-        q.grid.global = *(const float *)part(d, name, "/global")->data;
+        q.format.global = *(const float *)part(d, name, "/global")->data;
     return put_packed(d, name, &scheme->base, &q);
 }
 
@@ -150,7 +150,7 @@ static json_t *exact_mapping(const char *preset, const char *ending, struct qp_e
     return mapping;
 }
 
-/* Rounds `w` to the scheme's grid by the ranges of its groups and writes it as MODULE. */
+/* Rounds `w` to the scheme's number format by the ranges of its groups and writes it as MODULE. */
 static int quantize(struct dump *d, const char *module, const struct qp_linear_scheme *scheme,
                     const struct qp_tensor *w)
 {
@@ -162,15 +162,15 @@ static int quantize(struct dump *d, const char *module, const struct qp_linear_s
     qp_auto_free int8_t *zero = malloc((size_t)count);
     qp_auto_free uint8_t *codes = malloc((size_t)(rows * cols));
     const struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX, .shrink = 1, .steps = 1};
-    struct qp_grid grid = spec->grid;
+    struct qp_number_format format = spec->format;
     float absmax = 0;
     for (int64_t i = 0; i < w->elements; i++)
         absmax = fmaxf(absmax, fabsf(((const float *)w->data)[i]));
-    grid.global = grid.scale_dtype == QP_F8_E4M3 ? qp_global_scale(absmax, false) : 0;
-    if (qp_choose_scales(k, spec, &grid, rows, cols, w->data, &choice, scale, zero, &d->err) < 0)
+    format.global = format.scale_dtype == QP_F8_E4M3 ? qp_global_scale(absmax, false) : 0;
+    if (qp_choose_scales(k, spec, &format, rows, cols, w->data, &choice, scale, zero, &d->err) < 0)
         return d->err.code;
-    k->quantize(&grid, rows, cols, group, w->data, scale, grid.symmetric ? NULL : zero, codes);
-    struct qp_quantized q = {grid, rows, cols, group, codes, scale, grid.symmetric ? NULL : zero, NULL, NULL};
+    k->quantize(&format, rows, cols, group, w->data, scale, format.symmetric ? NULL : zero, codes);
+    struct qp_quantized q = {format, rows, cols, group, codes, scale, format.symmetric ? NULL : zero, NULL, NULL};
     return put_packed(d, module, scheme, &q);
 }
 

@@ -72,7 +72,7 @@ def check_estimates(quantpipe, stages):
     config = json.loads((ROOT / "examples/tiny/config.json").read_text())
     question = {"quantpipe": 1, "model": {"path": str(ROOT / "examples/tiny"), "config": config, "tokenizer": None,
                                           "scheme": "int4", "blocks": config["num_hidden_layers"] + 2},
-                "params": {}, "wants": ["second_moment"], "upstream": ["second_moment"],
+                "params": {}, "wants": ["hessian"], "upstream": ["hessian"],
                 "text": {"windows": 4, "length": 64}, "feedback": False}
     schema = json.loads((ROOT / "schemas/estimate.schema.json").read_text())
     jsonschema.Draft202012Validator(schema | {"$ref": "#/$defs/question"}).validate(question)

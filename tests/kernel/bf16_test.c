@@ -76,18 +76,18 @@ Test(linear_bf16, gives_a_row_the_same_whatever_comes_with_it)
     free(part);
 }
 
-static void second_moment(int64_t rows, int64_t n)
+static void hessian(int64_t rows, int64_t n)
 {
     uint16_t *x = random_bf16(rows * n, 1, 1);
     float *h = random_floats(n * n, 1, 2), *want = copy_of(h, n * n, 4), *first = NULL;
     double bound = 0x1p-22 * (sqrt((double)rows) + 1) * (double)(rows + 4); /* the diagonal sums squares */
 
-    reference()->second_moment_bf16(rows, n, x, want);
+    reference()->hessian_bf16(rows, n, x, want);
     reference()->mirror(n, want);
     EACH_RUN(run)
     {
         float *got = copy_of(h, n * n, 4);
-        run.k->second_moment_bf16(rows, n, x, got);
+        run.k->hessian_bf16(rows, n, x, got);
         run.k->mirror(n, got);
         EXPECT_NEAR(got, want, n * n, bound, "%s: %lld rows, %lld columns", run.name, (long long)rows, (long long)n);
         if (run.index % 2 == 1)
@@ -101,15 +101,15 @@ static void second_moment(int64_t rows, int64_t n)
     free(want);
 }
 
-Test(second_moment_bf16, agrees_with_the_reference_for_any_number_of_threads)
+Test(hessian_bf16, agrees_with_the_reference_for_any_number_of_threads)
 {
     static const int64_t columns[] = {1, 7, 47, 48, 49, 127, 300}, rows[] = {0, 1, 2, 5, 70, 701};
 
     for (int c = 0; c < COUNT(columns); c++)
         for (int r = 0; r < COUNT(rows); r++)
-            second_moment(rows[r], columns[c]);
-    second_moment(33, 1310); /* several tiles to a row */
-    second_moment(4130, 65); /* rows in two parts */
+            hessian(rows[r], columns[c]);
+    hessian(33, 1310); /* several tiles to a row */
+    hessian(4130, 65); /* rows in two parts */
 }
 
 static double largest_norm(int64_t rows, int64_t n, const float *x)

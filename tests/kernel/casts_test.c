@@ -249,7 +249,7 @@ Test(casts, of_f32_f64_and_i8)
     }
 }
 
-Test(casts, ragged_counts_write_nothing_behind_the_end)
+Test(casts, ragged_counts_write_nothing_after_the_end)
 {
     float *x = random_floats(100, 1, 1);
     uint16_t codes[101];

@@ -8,7 +8,7 @@
 
 enum { M = 70, N = 48, K = 64, RANK = 4, TOKENS = 40, HEADS = 4, DIM = 16, STEPS = 12 };
 
-static const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
+static const struct qp_number_format format = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
 
 /* Operands of every operation below; results go to out, what is changed in place is copied from its source first. */
 struct operands {
@@ -57,10 +57,10 @@ static void linear_bf16(struct operands *o)
     o->k->linear_bf16(M, N, K, o->halves, o->halves + M * K, false, o->out);
 }
 
-static void second_moment_bf16(struct operands *o)
+static void hessian_bf16(struct operands *o)
 {
     memset(o->out, 0, sizeof o->out);
-    o->k->second_moment_bf16(M, N, o->halves, o->out);
+    o->k->hessian_bf16(M, N, o->halves, o->out);
 }
 
 static void linear_int8(struct operands *o)
@@ -94,7 +94,7 @@ static void gptq_block(struct operands *o)
     static const int32_t group_of[N];
     float error[M * N];
     memcpy(o->out, o->w, M * N * sizeof *o->out);
-    o->k->gptq_block(&(struct qp_gptq_block){.grid = &grid,
+    o->k->gptq_block(&(struct qp_gptq_block){.format = &format,
                                              .rows = M,
                                              .count = N,
                                              .groups = 1,
@@ -111,7 +111,7 @@ static void gptq_block(struct operands *o)
 
 static void rtn(struct operands *o)
 {
-    o->k->rtn(&(struct qp_rtn){.grid = &grid,
+    o->k->rtn(&(struct qp_rtn){.format = &format,
                                .rows = M,
                                .cols = N,
                                .group = 16,
@@ -124,7 +124,7 @@ static void rtn(struct operands *o)
 
 static void scale_search_of(struct operands *o, int64_t group)
 {
-    o->k->scale_search(&(struct qp_scale_search){.grid = &grid,
+    o->k->scale_search(&(struct qp_scale_search){.format = &format,
                                                  .rows = M,
                                                  .cols = N,
                                                  .group = group,
@@ -146,19 +146,19 @@ static void scale_search_all(struct operands *o)
     scale_search_of(o, 0);
 }
 
-static void polish(struct operands *o)
+static void descent(struct operands *o)
 {
     memset(o->bytes, 0, sizeof o->bytes);
     memcpy(o->out, o->w, M * N * sizeof *o->out);
-    o->k->polish(&(struct qp_polish){.grid = &grid,
-                                     .rows = M,
-                                     .cols = N,
-                                     .group = N,
-                                     .h = o->h,
-                                     .scale = o->scale,
-                                     .codes = o->bytes,
-                                     .gradient = o->out,
-                                     .sweeps = 3});
+    o->k->descent(&(struct qp_descent){.format = &format,
+                                       .rows = M,
+                                       .cols = N,
+                                       .group = N,
+                                       .h = o->h,
+                                       .scale = o->scale,
+                                       .codes = o->bytes,
+                                       .gradient = o->out,
+                                       .sweeps = 3});
 }
 
 static const struct {
@@ -167,7 +167,7 @@ static const struct {
 } operations[] = {{"attention", attention},
                   {"attention_bf16", attention_bf16},
                   {"linear_bf16", linear_bf16},
-                  {"second_moment_bf16", second_moment_bf16},
+                  {"hessian_bf16", hessian_bf16},
                   {"linear_int8", linear_int8},
                   {"inverse_factor", inverse_factor},
                   {"low_rank", low_rank},
@@ -175,7 +175,7 @@ static const struct {
                   {"rtn", rtn},
                   {"scale_search", scale_search},
                   {"scale_search of a matrix", scale_search_all},
-                  {"polish", polish}};
+                  {"coordinate_descent", descent}};
 
 static void fill(struct operands *o)
 {
@@ -186,7 +186,7 @@ static void fill(struct operands *o)
                            .scale = fresh(M * K, sizeof(float)),
                            .codes = fresh(2 * M * K, 1),
                            .halves = fresh(2 * M * K, sizeof(uint16_t))};
-    reference()->second_moment(M, N, o->x, o->h);
+    reference()->hessian(M, N, o->x, o->h);
     reference()->mirror(N, o->h);
     for (int i = 0; i < N; i++)
         o->h[i * (N + 1)] += 10;

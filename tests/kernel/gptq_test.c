@@ -1,30 +1,31 @@
-#include "tests/kernel/grids.h"
+#include "tests/kernel/formats.h"
 #include "tests/kernel/harness.h"
 
 /* A block with scales from the weights themselves and u upper triangular with ones near the diagonal. */
 struct sample {
     struct qp_gptq_block b;
-    struct qp_grid grid;
+    struct qp_number_format format;
     float *w, *u, *scale;
     int8_t *zero;
     int32_t *group_of;
 };
 
-static struct sample make(struct qp_grid grid, int64_t rows, int64_t count, int64_t group, bool identity, uint64_t seed)
+static struct sample make(struct qp_number_format format, int64_t rows, int64_t count, int64_t group, bool identity,
+                          uint64_t seed)
 {
-    struct sample s = {.grid = grid};
+    struct sample s = {.format = format};
     int64_t groups = count == 0 ? 1 : qp_groups(count, group);
 
     s.w = random_floats(rows * count, 0.05f, seed);
     s.u = random_floats(count * (count + 3), identity ? 0 : 0.2f, seed + 1);
     s.scale = fresh(rows * groups, sizeof *s.scale);
-    s.zero = grid.symmetric ? NULL : fresh(rows * groups, 1);
+    s.zero = format.symmetric ? NULL : fresh(rows * groups, 1);
     s.group_of = fresh(count, sizeof *s.group_of);
     for (int64_t i = 0; i < count; i++) {
         s.group_of[i] = (int32_t)(i / group);
         s.u[i * (count + 3) + i] = identity ? 1 : 0.5f + 0.01f * (float)(i % 50);
     }
-    reference()->qparams(&grid, rows, count, group, s.w, s.scale, s.zero);
+    reference()->qparams(&format, rows, count, group, s.w, s.scale, s.zero);
     s.b = (struct qp_gptq_block){.rows = rows,
                                  .count = count,
                                  .groups = groups,
@@ -43,7 +44,7 @@ static struct qp_gptq_block run_on(const struct qp_kernels *k, const struct samp
 {
     struct qp_gptq_block b = s->b;
 
-    b.grid = &s->grid;
+    b.format = &s->format;
     b.w = fresh(b.rows * b.w_stride, sizeof(float));
     b.codes = fresh(b.rows * b.codes_stride, 1);
     b.error = fresh(b.rows * b.count, sizeof(float));
@@ -69,9 +70,9 @@ static void release(struct sample *s)
     free(s->group_of);
 }
 
-static void compare(struct qp_grid grid, int64_t rows, int64_t count, int64_t group, bool edges)
+static void compare(struct qp_number_format format, int64_t rows, int64_t count, int64_t group, bool edges)
 {
-    struct sample s = make(grid, rows, count, group, false, 7);
+    struct sample s = make(format, rows, count, group, false, 7);
     if (edges)
         sprinkle(rows * count, s.w, 3, 41);
     struct qp_gptq_block want = run_on(reference(), &s);
@@ -80,8 +81,8 @@ static void compare(struct qp_grid grid, int64_t rows, int64_t count, int64_t gr
     {
         struct qp_gptq_block got = run_on(run.k, &s);
         char label[128];
-        snprintf(label, sizeof label, "%s, %s %d bits, %lld x %lld by %lld", run.name, qp_dtype_name(grid.codes),
-                 grid.bits, (long long)rows, (long long)count, (long long)group);
+        snprintf(label, sizeof label, "%s, %s %d bits, %lld x %lld by %lld", run.name, qp_dtype_name(format.codes),
+                 format.bits, (long long)rows, (long long)count, (long long)group);
         EXPECT_SAME_FLOATS(got.w, want.w, rows * got.w_stride, "%s: weights", label);
         EXPECT_SAME_BYTES(got.codes, want.codes, rows * got.codes_stride, "%s: codes", label);
         EXPECT_SAME_FLOATS(got.error, want.error, rows * count, "%s: errors", label);
@@ -98,19 +99,19 @@ Test(gptq, every_backend_gives_the_reference_s_bits)
     } shapes[] = {{0, 8, 8},  {1, 1, 1},     {5, 0, 1},      {3, 7, 2},     {16, 8, 8},
                   {17, 9, 4}, {40, 128, 32}, {31, 127, 128}, {100, 100, 30}};
 
-    for (int g = 0; g < COUNT(grids); g++)
+    for (int g = 0; g < COUNT(formats); g++)
         for (int s = 0; s < COUNT(shapes); s++)
             for (int edges = 0; edges < 2; edges++)
-                compare(grids[g], shapes[s].rows, shapes[s].count, shapes[s].group, edges);
+                compare(formats[g], shapes[s].rows, shapes[s].count, shapes[s].group, edges);
 }
 
 Test(gptq, with_an_identity_is_rounding_to_nearest)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16};
-    struct sample s = make(grid, 37, 96, 32, true, 11);
+    const struct qp_number_format format = {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_BF16};
+    struct sample s = make(format, 37, 96, 32, true, 11);
     uint8_t *codes = fresh(37 * 96, 1);
 
-    reference()->quantize(&grid, 37, 96, 32, s.w, s.scale, s.zero, codes);
+    reference()->quantize(&format, 37, 96, 32, s.w, s.scale, s.zero, codes);
     EACH_RUN(run)
     {
         struct qp_gptq_block b = run_on(run.k, &s);
@@ -128,7 +129,7 @@ Test(gptq, with_an_identity_is_rounding_to_nearest)
  * second weight becomes 1 + 0.125 * 4 = 1.5 and its code 3. */
 Test(gptq, two_columns_by_hand)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
+    const struct qp_number_format format = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
     float u[] = {2, 4, 0, 1}, scale = 0.5f;
     int32_t group_of[] = {0, 0};
 
@@ -136,7 +137,7 @@ Test(gptq, two_columns_by_hand)
     {
         float w[] = {0.75f, 1}, error[2];
         uint8_t codes[2];
-        struct qp_gptq_block b = {&grid, 1, 2, 1, w, 2, u, 2, &scale, NULL, group_of, codes, 2, error};
+        struct qp_gptq_block b = {&format, 1, 2, 1, w, 2, u, 2, &scale, NULL, group_of, codes, 2, error};
         run.k->gptq_block(&b);
         EXPECT_SAME_BYTES(codes, ((uint8_t[]){2, 3}), 2, "%s", run.name);
         EXPECT_SAME_FLOATS(error, ((float[]){-0.125f, 0}), 2, "%s", run.name);
@@ -146,8 +147,9 @@ Test(gptq, two_columns_by_hand)
 
 Test(gptq, takes_groups_in_any_order)
 {
-    struct sample s = make((struct qp_grid){.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32}, 20,
-                           64, 16, false, 5);
+    struct sample s =
+        make((struct qp_number_format){.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32}, 20, 64,
+             16, false, 5);
     for (int i = 0; i < 64; i++)
         s.group_of[i] = i * 7 % 4;
     struct qp_gptq_block want = run_on(reference(), &s);

@@ -1,11 +1,11 @@
 #include "tests/kernel/harness.h"
 
-/* Symmetric positive definite: a second moment of few samples, damped. */
+/* Symmetric positive definite: a Hessian of few samples, damped. */
 static float *damped(int64_t n, float damping)
 {
     float *x = random_floats(2 * n * n, 1, 4), *h = fresh(n * n, 4);
 
-    reference()->second_moment(2 * n, n, x, h);
+    reference()->hessian(2 * n, n, x, h);
     reference()->mirror(n, h);
     for (int64_t i = 0; i < n; i++)
         h[i * n + i] += damping * (float)n;

@@ -53,13 +53,13 @@ static void orthonormal(const struct problem *p, const float *b, const char *who
         }
 }
 
-/* A second moment of `tokens` inputs; singular when they are fewer than the columns. */
-static float *moment(int64_t tokens, int64_t n)
+/* A Hessian of `tokens` inputs; singular when they are fewer than the columns. */
+static float *hessian(int64_t tokens, int64_t n)
 {
     float *x = random_floats(tokens * n, 1, 7), *h = fresh(n * n, 4);
     for (int64_t i = 0; i < tokens * n; i++)
         x[i] *= i % n == n / 2 ? 30.0f : 1.0f; /* a channel of outliers */
-    reference()->second_moment(tokens, n, x, h);
+    reference()->hessian(tokens, n, x, h);
     reference()->mirror(n, h);
     free(x);
     return h;
@@ -67,7 +67,7 @@ static float *moment(int64_t tokens, int64_t n)
 
 static void compare(int64_t rows, int64_t cols, int64_t rank, int64_t tokens)
 {
-    struct problem p = {rows, cols, rank, random_floats(rows * cols, 1, 5), tokens ? moment(tokens, cols) : NULL};
+    struct problem p = {rows, cols, rank, random_floats(rows * cols, 1, 5), tokens ? hessian(tokens, cols) : NULL};
     struct factors want = fit(reference(), &p);
     double whole = loss(&p, NULL), best = loss(&p, &want);
     orthonormal(&p, want.b, "ref");
@@ -127,7 +127,7 @@ static void planted(int64_t rows, int64_t cols)
 {
     enum { RANK = 2, ASKED = 4 };
     float *b = random_floats(rows * RANK, 1, 1), *a = random_floats(RANK * cols, 1, 2);
-    struct problem p = {rows, cols, ASKED, fresh(rows * cols, 4), moment(3 * cols, cols)};
+    struct problem p = {rows, cols, ASKED, fresh(rows * cols, 4), hessian(3 * cols, cols)};
     for (int64_t i = 0; i < rows * cols; i++)
         for (int64_t k = 0; k < RANK; k++)
             p.e[i] += b[i / cols * RANK + k] * a[k * cols + i % cols];

@@ -62,16 +62,16 @@ Test(gemm, is_the_same_for_any_number_of_threads)
     free(y);
 }
 
-static void second_moment(int64_t rows, int64_t n)
+static void hessian(int64_t rows, int64_t n)
 {
     float *x = random_floats(rows * n, 1, 1), *h = random_floats(n * n, 1, 2), *want = copy_of(h, n * n, 4);
 
-    reference()->second_moment(rows, n, x, want);
+    reference()->hessian(rows, n, x, want);
     reference()->mirror(n, want);
     EACH_RUN(run)
     {
         float *got = copy_of(h, n * n, 4);
-        run.k->second_moment(rows, n, x, got);
+        run.k->hessian(rows, n, x, got);
         run.k->mirror(n, got);
         EXPECT_NEAR(got, want, n * n, sum_bound(rows), "%s: %lld rows, %lld columns", run.name, (long long)rows,
                     (long long)n);
@@ -82,17 +82,17 @@ static void second_moment(int64_t rows, int64_t n)
     free(want);
 }
 
-Test(second_moment, agrees_with_the_reference)
+Test(hessian, agrees_with_the_reference)
 {
     static const int64_t columns[] = {1, 7, 64, 127, 128, 129, 300}, rows[] = {0, 1, 5, 70};
 
     for (int c = 0; c < COUNT(columns); c++)
         for (int r = 0; r < COUNT(rows); r++)
-            second_moment(rows[r], columns[c]);
-    second_moment(40, 1100);
+            hessian(rows[r], columns[c]);
+    hessian(40, 1100);
 }
 
-Test(second_moment, is_the_same_for_any_number_of_threads)
+Test(hessian, is_the_same_for_any_number_of_threads)
 {
     const int64_t rows = 700, n = 500;
     float *x = random_floats(rows * n, 1, 1), *first = fresh(n * n, 4);
@@ -101,7 +101,7 @@ Test(second_moment, is_the_same_for_any_number_of_threads)
     for (int threads = 1; threads < 6; threads++) {
         float *h = threads == 1 ? first : fresh(n * n, 4);
         qp_kernels_set_threads(threads);
-        k->second_moment(rows, n, x, h);
+        k->hessian(rows, n, x, h);
         k->mirror(n, h);
         EXPECT_SAME_FLOATS(h, first, n * n, "%d threads", threads);
         if (h != first)

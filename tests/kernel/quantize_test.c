@@ -1,4 +1,4 @@
-#include "tests/kernel/grids.h"
+#include "tests/kernel/formats.h"
 #include "tests/kernel/harness.h"
 
 static const struct {
@@ -13,16 +13,17 @@ struct quantized {
     float *back;
 };
 
-static struct quantized through(const struct qp_kernels *k, const struct qp_grid *grid, int s, const float *w)
+static struct quantized through(const struct qp_kernels *k, const struct qp_number_format *format, int s,
+                                const float *w)
 {
     int64_t rows = shapes[s].rows, cols = shapes[s].cols, group = shapes[s].group;
     int64_t scales = qp_scale_count(rows, cols, group);
-    struct quantized q = {fresh(scales, 4), grid->symmetric ? NULL : fresh(scales, 1), fresh(rows * cols, 1),
+    struct quantized q = {fresh(scales, 4), format->symmetric ? NULL : fresh(scales, 1), fresh(rows * cols, 1),
                           fresh(rows * cols, 4)};
 
-    k->qparams(grid, rows, cols, group, w, q.scale, q.zero);
-    k->quantize(grid, rows, cols, group, w, q.scale, q.zero, q.codes);
-    k->dequantize(grid, rows, cols, group, q.codes, q.scale, q.zero, q.back);
+    k->qparams(format, rows, cols, group, w, q.scale, q.zero);
+    k->quantize(format, rows, cols, group, w, q.scale, q.zero, q.codes);
+    k->dequantize(format, rows, cols, group, q.codes, q.scale, q.zero, q.back);
     return q;
 }
 
@@ -50,22 +51,22 @@ static float *data(int64_t count, int kind, uint64_t seed)
     return w;
 }
 
-static void compare(const struct qp_grid *grid, int s, int kind)
+static void compare(const struct qp_number_format *format, int s, int kind)
 {
     int64_t rows = shapes[s].rows, cols = shapes[s].cols, count = rows * cols;
     int64_t scales = qp_scale_count(rows, cols, shapes[s].group);
     float *w = data(count, kind, (uint64_t)(s + 1)), *fake = copy_of(w, count, 4);
-    struct quantized want = through(reference(), grid, s, w);
+    struct quantized want = through(reference(), format, s, w);
 
-    reference()->fake_quantize(grid, rows, cols, shapes[s].group, fake);
+    reference()->fake_quantize(format, rows, cols, shapes[s].group, fake);
     EACH_RUN(run)
     {
-        struct quantized got = through(run.k, grid, s, w);
+        struct quantized got = through(run.k, format, s, w);
         float *got_fake = copy_of(w, count, 4);
         char label[128];
-        snprintf(label, sizeof label, "%s, %s of %d bits, shape %d, data %d", run.name, qp_dtype_name(grid->codes),
-                 grid->bits, s, kind);
-        run.k->fake_quantize(grid, rows, cols, shapes[s].group, got_fake);
+        snprintf(label, sizeof label, "%s, %s of %d bits, shape %d, data %d", run.name, qp_dtype_name(format->codes),
+                 format->bits, s, kind);
+        run.k->fake_quantize(format, rows, cols, shapes[s].group, got_fake);
         EXPECT_SAME_FLOATS(got.scale, want.scale, scales, "%s: scale", label);
         EXPECT_SAME_BYTES(got.codes, want.codes, count, "%s: codes", label);
         EXPECT_SAME_FLOATS(got.back, want.back, count, "%s: values", label);
@@ -83,40 +84,40 @@ static void compare(const struct qp_grid *grid, int s, int kind)
 
 Test(quantize, every_backend_gives_the_reference_s_bits)
 {
-    for (int g = 0; g < COUNT(grids); g++)
+    for (int g = 0; g < COUNT(formats); g++)
         for (int s = 0; s < COUNT(shapes); s++)
             for (int kind = 0; kind < KINDS; kind++)
-                compare(&grids[g], s, kind);
+                compare(&formats[g], s, kind);
 }
 
 /* Values by hand from compressed-tensors' rule, absmax / 7.5 with half to even. */
 Test(quantize, int4_symmetric_by_hand)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
+    const struct qp_number_format format = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
     float w[] = {-7.5f, 7.5f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, NAN};
     const int8_t want[] = {-8, 7, 0, 2, 2, 0, -2, 0};
     struct quantized q = {.scale = (float[1]){0}, .codes = (uint8_t[8]){0}};
 
-    reference()->qparams(&grid, 1, 8, 8, w, q.scale, NULL);
+    reference()->qparams(&format, 1, 8, 8, w, q.scale, NULL);
     cr_assert_float_eq(q.scale[0], 1, 0);
-    reference()->quantize(&grid, 1, 8, 8, w, q.scale, NULL, q.codes);
+    reference()->quantize(&format, 1, 8, 8, w, q.scale, NULL, q.codes);
     EXPECT_SAME_BYTES((int8_t *)q.codes, want, 8, "codes");
 }
 
 Test(quantize, asymmetric_by_hand)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32};
+    const struct qp_number_format format = {.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32};
     float w[] = {-1, 2, 0.5f, 14}, scale, back[4];
     const int8_t want[] = {-8, -5, -6, 7};
     int8_t zero;
     uint8_t codes[4];
 
-    reference()->qparams(&grid, 1, 4, 4, w, &scale, &zero);
+    reference()->qparams(&format, 1, 4, 4, w, &scale, &zero);
     cr_assert_float_eq(scale, 1, 0);
     cr_assert_eq(zero, -7);
-    reference()->quantize(&grid, 1, 4, 4, w, &scale, &zero, codes);
+    reference()->quantize(&format, 1, 4, 4, w, &scale, &zero, codes);
     EXPECT_SAME_BYTES((int8_t *)codes, want, 4, "codes: 0.5 - 7 is -6.5, and even is -6");
-    reference()->dequantize(&grid, 1, 4, 4, codes, &scale, &zero, back);
+    reference()->dequantize(&format, 1, 4, 4, codes, &scale, &zero, back);
     EXPECT_SAME_FLOATS(back, ((float[]){-1, 2, 1, 14}), 4, "values");
 }
 
@@ -129,30 +130,30 @@ Test(quantize, the_scale_of_zeros_is_the_epsilon_of_its_dtype)
     float w[4] = {0, -0.0f, NAN, 0}, scale;
 
     for (int i = 0; i < COUNT(cases); i++) {
-        struct qp_grid grid = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = cases[i].dtype};
-        reference()->qparams(&grid, 1, 4, 4, w, &scale, NULL);
+        struct qp_number_format format = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = cases[i].dtype};
+        reference()->qparams(&format, 1, 4, 4, w, &scale, NULL);
         cr_assert_float_eq(scale, cases[i].epsilon, 0);
     }
 }
 
 Test(quantize, fp8_saturates_and_keeps_nan)
 {
-    const struct qp_grid grid = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
+    const struct qp_number_format format = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
     const float w[] = {INFINITY, -INFINITY, 1e30f, 464, -448, NAN, 17, 19, 0x1p-10f, 0x1.8p-9f}, scale = 1;
     const uint8_t want[] = {0x7e, 0xfe, 0x7e, 0x7e, 0xfe, 0x7f, 0x58, 0x5a, 0x00, 0x02};
     uint8_t codes[10];
 
     EACH_RUN(run)
     {
-        run.k->quantize(&grid, 1, 10, 10, w, &scale, NULL, codes);
+        run.k->quantize(&format, 1, 10, 10, w, &scale, NULL, codes);
         EXPECT_SAME_BYTES(codes, want, 10, "%s", run.name);
     }
 }
 
-Test(grid, limits)
+Test(format, limits)
 {
     static const struct {
-        struct qp_grid grid;
+        struct qp_number_format format;
         float min, max;
     } cases[] = {{{.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32}, -128, 127},
                  {{.codes = QP_I8, .bits = 4, .symmetric = false, .scale_dtype = QP_F32}, -8, 7},
@@ -164,7 +165,7 @@ Test(grid, limits)
                  {{.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E8M0}, -6, 6}};
 
     for (int i = 0; i < COUNT(cases); i++) {
-        cr_assert_float_eq(qp_grid_min(&cases[i].grid), cases[i].min, 0);
-        cr_assert_float_eq(qp_grid_max(&cases[i].grid), cases[i].max, 0);
+        cr_assert_float_eq(qp_format_min(&cases[i].format), cases[i].min, 0);
+        cr_assert_float_eq(qp_format_max(&cases[i].format), cases[i].max, 0);
     }
 }

@@ -37,7 +37,7 @@ Test(rope, every_backend_gives_the_reference_s_bits)
 }
 
 /* A quarter turn at position 1 takes (1, 0) to (0, 1) in each pair. */
-Test(rope, a_quarter_turn)
+Test(rope, a_quarter_step)
 {
     const float cos_table[] = {1, 1, 0, 0}, sin_table[] = {0, 0, 1, 1};
 

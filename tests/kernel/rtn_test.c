@@ -1,4 +1,4 @@
-#include "tests/kernel/grids.h"
+#include "tests/kernel/formats.h"
 #include "tests/kernel/harness.h"
 
 static const struct {
@@ -38,10 +38,10 @@ static void step_by_step(const struct qp_rtn *job)
     uint8_t *codes = fresh(count, 1);
 
     k->to_f32(job->dtype, count, job->w, w);
-    k->qparams(job->grid, job->rows, job->cols, job->group, w, job->scale, job->zero);
-    k->quantize(job->grid, job->rows, job->cols, job->group, w, job->scale, job->zero, codes);
+    k->qparams(job->format, job->rows, job->cols, job->group, w, job->scale, job->zero);
+    k->quantize(job->format, job->rows, job->cols, job->group, w, job->scale, job->zero, codes);
     if (job->packed)
-        k->pack(job->grid->bits, job->rows, job->cols, (const int8_t *)codes, job->codes);
+        k->pack(job->format->bits, job->rows, job->cols, (const int8_t *)codes, job->codes);
     else if (count > 0)
         memcpy(job->codes, codes, (size_t)count);
     free(w);
@@ -52,9 +52,9 @@ static void step_by_step(const struct qp_rtn *job)
 static struct qp_rtn with_results(struct qp_rtn job, int64_t *size)
 {
     int64_t scales = job.rows * qp_groups(job.cols, job.group);
-    *size = job.packed ? 4 * job.rows * qp_packed_words(job.grid->bits, job.cols) : job.rows * job.cols;
+    *size = job.packed ? 4 * job.rows * qp_packed_words(job.format->bits, job.cols) : job.rows * job.cols;
     job.scale = fresh(scales, sizeof *job.scale);
-    job.zero = job.grid->symmetric ? NULL : fresh(scales, 1);
+    job.zero = job.format->symmetric ? NULL : fresh(scales, 1);
     job.codes = fresh(*size, 1);
     memset(job.codes, 0xa5, (size_t)*size);
     return job;
@@ -80,18 +80,19 @@ static void expect_same(const struct qp_kernels *k, const char *name, const stru
     release(&got);
 }
 
-static void compare(const struct qp_grid *grid, int s, enum qp_dtype dtype, int kind, bool packed)
+static void compare(const struct qp_number_format *format, int s, enum qp_dtype dtype, int kind, bool packed)
 {
     int64_t size;
     char what[128];
-    struct qp_rtn want = {grid, shapes[s].rows, shapes[s].cols, shapes[s].group, dtype, NULL, packed, NULL, NULL, NULL};
+    struct qp_rtn want = {format, shapes[s].rows, shapes[s].cols, shapes[s].group, dtype, NULL, packed, NULL, NULL,
+                          NULL};
     void *w = stored(dtype, want.rows * want.cols, kind, (uint64_t)(s + 1));
 
     want.w = w;
     want = with_results(want, &size);
     step_by_step(&want);
-    snprintf(what, sizeof what, "%s of %d bits from %s, shape %d, data %d%s", qp_dtype_name(grid->codes), grid->bits,
-             qp_dtype_name(dtype), s, kind, packed ? ", packed" : "");
+    snprintf(what, sizeof what, "%s of %d bits from %s, shape %d, data %d%s", qp_dtype_name(format->codes),
+             format->bits, qp_dtype_name(dtype), s, kind, packed ? ", packed" : "");
     expect_same(reference(), "reference", &want, size, what);
     EACH_RUN(run)
     expect_same(run.k, run.name, &want, size, what);
@@ -101,12 +102,12 @@ static void compare(const struct qp_grid *grid, int s, enum qp_dtype dtype, int 
 
 Test(rtn, gives_the_bits_of_its_four_steps)
 {
-    for (int g = 0; g < COUNT(grids); g++)
+    for (int g = 0; g < COUNT(formats); g++)
         for (int s = 0; s < COUNT(shapes); s++)
             for (int d = 0; d < COUNT(dtypes); d++)
                 for (int kind = 0; kind < KINDS; kind++)
-                    for (int packed = 0; packed <= (grids[g].codes == QP_I8); packed++)
-                        compare(&grids[g], s, dtypes[d], kind, packed);
+                    for (int packed = 0; packed <= (formats[g].codes == QP_I8); packed++)
+                        compare(&formats[g], s, dtypes[d], kind, packed);
 }
 
 /* Every width of integers, both kinds of zero point, both dtypes that quotients are taken from registers with. */
@@ -114,12 +115,12 @@ Test(rtn, every_width)
 {
     for (int bits = 2; bits <= 8; bits++)
         for (int variant = 0; variant < 6; variant++) {
-            struct qp_grid grid = {QP_I8, bits, variant % 3 > 0, variant % 3 == 2, variant < 3 ? QP_BF16 : QP_F16,
-                                   0,     0};
+            struct qp_number_format format = {
+                QP_I8, bits, variant % 3 > 0, variant % 3 == 2, variant < 3 ? QP_BF16 : QP_F16, 0, 0};
             for (int kind = 0; kind < KINDS; kind++)
                 for (int packed = 0; packed < 2; packed++) {
-                    compare(&grid, 5, QP_BF16, kind, packed);
-                    compare(&grid, 7, QP_BF16, kind, packed);
+                    compare(&format, 5, QP_BF16, kind, packed);
+                    compare(&format, 7, QP_BF16, kind, packed);
                 }
         }
 }
@@ -129,14 +130,14 @@ Test(rtn, every_significand_over_every_scale)
 {
     enum { COLS = 128 * 4 };
     for (int bits = 4; bits <= 8; bits += 4) {
-        const struct qp_grid grid = {QP_I8, bits, true, false, QP_BF16, 0, 0};
+        const struct qp_number_format format = {QP_I8, bits, true, false, QP_BF16, 0, 0};
         uint16_t *w = fresh(128 * COLS, 2);
         int64_t size;
         for (int most = 0; most < 128; most++)
             for (int i = 0; i < COLS; i++) /* the first of a row is its largest, and makes the scale */
                 w[most * COLS + i] =
                     (uint16_t)(i == 0 ? 0x4080 + most : (i % 2 << 15) + 0x4080 + most - i * (bits == 4 ? 1 : 2));
-        struct qp_rtn want = {&grid, 128, COLS, COLS, QP_BF16, w, true, NULL, NULL, NULL};
+        struct qp_rtn want = {&format, 128, COLS, COLS, QP_BF16, w, true, NULL, NULL, NULL};
         want = with_results(want, &size);
         step_by_step(&want);
         EACH_RUN(run)

@@ -1,5 +1,5 @@
 #include "kernels/candidates.h"
-#include "tests/kernel/grids.h"
+#include "tests/kernel/formats.h"
 #include "tests/kernel/harness.h"
 
 static const struct {
@@ -12,11 +12,11 @@ enum { WEIGHTED = 1, POWERED = 2, QUADRATIC = 4, SWEPT = 8, MODES = 16 };
 
 struct sample {
     struct qp_scale_search s;
-    float *w, *importance, *moment;
+    float *w, *importance, *hessian;
 };
 
 /* H = XᵀX of a few random rows, so that it is symmetric and positive semidefinite. */
-static float *random_moment(int64_t cols, uint64_t seed)
+static float *random_hessian(int64_t cols, uint64_t seed)
 {
     float *x = random_floats(cols * 8, 1, seed), *h = fresh(cols * cols, sizeof *h);
 
@@ -28,7 +28,7 @@ static float *random_moment(int64_t cols, uint64_t seed)
     return h;
 }
 
-static struct sample make(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, int mode,
+static struct sample make(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group, int mode,
                           uint64_t seed)
 {
     struct sample t = {.w = random_floats(rows * cols, 0.05f, seed)};
@@ -36,14 +36,14 @@ static struct sample make(const struct qp_grid *grid, int64_t rows, int64_t cols
     t.importance = random_floats(cols, 1, seed + 1);
     for (int64_t j = 0; j < cols; j++)
         t.importance[j] = j % 13 == 5 ? 0 : fabsf(t.importance[j]);
-    t.moment = random_moment(cols, seed + 2);
-    t.s = (struct qp_scale_search){.grid = grid,
+    t.hessian = random_hessian(cols, seed + 2);
+    t.s = (struct qp_scale_search){.format = format,
                                    .rows = rows,
                                    .cols = cols,
                                    .group = group,
                                    .w = t.w,
                                    .importance = mode & WEIGHTED ? t.importance : NULL,
-                                   .moment = mode & QUADRATIC ? t.moment : NULL,
+                                   .hessian = mode & QUADRATIC ? t.hessian : NULL,
                                    .norm = mode & POWERED ? 2.4 : 2,
                                    .first = 1.1f,
                                    .last = 0.4f,
@@ -56,7 +56,7 @@ static void release(struct sample *t)
 {
     free(t->w);
     free(t->importance);
-    free(t->moment);
+    free(t->hessian);
 }
 
 struct chosen {
@@ -67,7 +67,7 @@ struct chosen {
 static struct chosen search(const struct qp_kernels *k, struct qp_scale_search s)
 {
     int64_t scales = qp_scale_count(s.rows, s.cols, s.group);
-    struct chosen c = {fresh(scales, sizeof(float)), s.grid->symmetric ? NULL : fresh(scales, 1)};
+    struct chosen c = {fresh(scales, sizeof(float)), s.format->symmetric ? NULL : fresh(scales, 1)};
 
     s.scale = c.scale;
     s.zero = c.zero;
@@ -101,12 +101,12 @@ static void compare_all(int mode)
 {
     char label[128];
 
-    for (int g = 0; g < COUNT(grids); g++)
+    for (int g = 0; g < COUNT(formats); g++)
         for (int i = 0; i < COUNT(shapes); i++) {
             if (mode & QUADRATIC && shapes[i].group == 0)
                 continue; /* not in the contract */
-            struct sample t = make(&grids[g], shapes[i].rows, shapes[i].cols, shapes[i].group, mode, (uint64_t)i + 1);
-            snprintf(label, sizeof label, "grid %d, shape %d, mode %d", g, i, mode);
+            struct sample t = make(&formats[g], shapes[i].rows, shapes[i].cols, shapes[i].group, mode, (uint64_t)i + 1);
+            snprintf(label, sizeof label, "format %d, shape %d, mode %d", g, i, mode);
             compare(&t.s, label);
             if (i % 2 == 1) { /* rows with NaN, infinities and extremes, and rows of zeros */
                 sprinkle(shapes[i].rows * shapes[i].cols, t.w, g, 7);
@@ -153,13 +153,13 @@ static double error_in_double(const struct qp_scale_search *s, int64_t r, int64_
     float *back = fresh(count, sizeof *back);
     double error = 0;
 
-    reference()->quantize(s->grid, 1, count, count, w, &scale, &zero, codes);
-    reference()->dequantize(s->grid, 1, count, count, codes, &scale, &zero, back);
+    reference()->quantize(s->format, 1, count, count, w, &scale, &zero, codes);
+    reference()->dequantize(s->format, 1, count, count, codes, &scale, &zero, back);
     for (int64_t i = 0; i < count; i++) {
         double d = (double)back[i] - (double)w[i];
-        for (int64_t j = 0; j < count && s->moment != NULL; j++)
-            error += d * (double)s->moment[(first + i) * s->cols + first + j] * ((double)back[j] - (double)w[j]);
-        if (s->moment == NULL)
+        for (int64_t j = 0; j < count && s->hessian != NULL; j++)
+            error += d * (double)s->hessian[(first + i) * s->cols + first + j] * ((double)back[j] - (double)w[j]);
+        if (s->hessian == NULL)
             error += (s->importance == NULL ? 1 : (double)s->importance[first + i]) * pow(fabs(d), s->norm);
     }
     free(codes);
@@ -181,8 +181,8 @@ static double least_in_double(const struct qp_scale_search *s, int64_t r, int64_
     }
     for (int k = -1; k < s->steps; k++) {
         float p = k < 0 ? 1 : s->first + (float)k * (s->last - s->first) / (float)(s->steps - 1);
-        reference()->qparams(s->grid, 1, 2, 2, (float[]){p * ends[0], p * ends[1]}, &scale, &zero);
-        double error = error_in_double(s, r, first, count, scale, s->grid->symmetric ? 0 : zero);
+        reference()->qparams(s->format, 1, 2, 2, (float[]){p * ends[0], p * ends[1]}, &scale, &zero);
+        double error = error_in_double(s, r, first, count, scale, s->format->symmetric ? 0 : zero);
         *ranged = k < 0 ? error : *ranged;
         least = fmin(error, least);
     }
@@ -209,11 +209,11 @@ Test(scale_search, finds_what_brute_force_finds)
 {
     char label[64];
 
-    for (int g = 0; g < COUNT(grids); g++)
+    for (int g = 0; g < COUNT(formats); g++)
         for (int mode = 0; mode < SWEPT; mode++) {
-            struct sample t = make(&grids[g], 4, 50, 16, mode, (uint64_t)(g + mode));
+            struct sample t = make(&formats[g], 4, 50, 16, mode, (uint64_t)(g + mode));
             struct chosen c = search(reference(), t.s);
-            snprintf(label, sizeof label, "grid %d, mode %d", g, mode);
+            snprintf(label, sizeof label, "format %d, mode %d", g, mode);
             expect_best(&t.s, &c, label);
             drop(&c);
             release(&t);
@@ -224,7 +224,7 @@ Test(scale_search, finds_what_brute_force_finds)
  * one of 4 or 3. Found by a sweep alone. */
 Test(scale_search, a_sweep_tries_every_scale_of_e4m3)
 {
-    const struct qp_grid grid = {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, 64};
+    const struct qp_number_format format = {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, 64};
     float w[126 * 16], scale[126];
     uint8_t code;
 
@@ -238,7 +238,7 @@ Test(scale_search, a_sweep_tries_every_scale_of_e4m3)
     EACH_RUN(run)
     for (int up = 0; up < 2; up++) {
         struct qp_scale_search s = {
-            .grid = &grid, .rows = 126, .cols = 16, .group = 16, .w = w, .norm = 2, .steps = 1, .scale = scale};
+            .format = &format, .rows = 126, .cols = 16, .group = 16, .w = w, .norm = 2, .steps = 1, .scale = scale};
         s.first = up ? 0 : 1e9f; /* the least code, and the largest */
         s.last = up ? 1e9f : 0;
         s.sweep = true;
@@ -253,13 +253,13 @@ Test(scale_search, a_sweep_tries_every_scale_of_e4m3)
 /* Both have exponent 0 by the floor rule, which clips them at 6. For the first the next exponent is better. */
 Test(scale_search, a_sweep_tries_the_neighbouring_exponents)
 {
-    const struct qp_grid grid = {QP_F4_E2M1, 4, true, false, QP_F8_E8M0, QP_SCALE_FLOOR, 0};
+    const struct qp_number_format format = {QP_F4_E2M1, 4, true, false, QP_F8_E8M0, QP_SCALE_FLOOR, 0};
     const float w[2][4] = {{7.9f, -7.6f, 4, -2}, {6.5f, 0.5f, 1.5f, -0.5f}};
     float scale[2];
 
     EACH_RUN(run)
     {
-        run.k->scale_search(&(struct qp_scale_search){.grid = &grid,
+        run.k->scale_search(&(struct qp_scale_search){.format = &format,
                                                       .rows = 2,
                                                       .cols = 4,
                                                       .group = 4,
@@ -275,18 +275,18 @@ Test(scale_search, a_sweep_tries_the_neighbouring_exponents)
 
 Test(scale_search, with_one_step_is_the_range)
 {
-    for (int g = 0; g < COUNT(grids); g++) {
-        struct sample t = make(&grids[g], 5, 70, 32, WEIGHTED, 3);
+    for (int g = 0; g < COUNT(formats); g++) {
+        struct sample t = make(&formats[g], 5, 70, 32, WEIGHTED, 3);
         float scale[15];
         int8_t zero[15];
         t.s.steps = 1;
-        reference()->qparams(&grids[g], 5, 70, 32, t.w, scale, zero);
+        reference()->qparams(&formats[g], 5, 70, 32, t.w, scale, zero);
         EACH_RUN(run)
         {
             struct chosen c = search(run.k, t.s);
-            EXPECT_SAME_FLOATS(c.scale, scale, 15, "%s, grid %d", run.name, g);
+            EXPECT_SAME_FLOATS(c.scale, scale, 15, "%s, format %d", run.name, g);
             if (c.zero != NULL)
-                EXPECT_SAME_BYTES(c.zero, zero, 15, "%s, grid %d", run.name, g);
+                EXPECT_SAME_BYTES(c.zero, zero, 15, "%s, format %d", run.name, g);
             drop(&c);
         }
         release(&t);
@@ -296,10 +296,11 @@ Test(scale_search, with_one_step_is_the_range)
 /* An outlier of no importance is clipped, one that matters is kept. */
 Test(scale_search, importance_decides_what_is_clipped)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 4, .symmetric = true, .narrow = true, .scale_dtype = QP_F32};
+    const struct qp_number_format format = {
+        .codes = QP_I8, .bits = 4, .symmetric = true, .narrow = true, .scale_dtype = QP_F32};
     const float w[8] = {1, -2, 3, 4, -5, 6, 7, 14}, light[8] = {1, 1, 1, 1, 1, 1, 1, 0}, heavy[8] = {[7] = 1};
     struct qp_scale_search s = {
-        .grid = &grid, .rows = 1, .cols = 8, .group = 8, .w = w, .norm = 2, .first = 1, .last = 0.5f, .steps = 11};
+        .format = &format, .rows = 1, .cols = 8, .group = 8, .w = w, .norm = 2, .first = 1, .last = 0.5f, .steps = 11};
     float scale;
 
     s.scale = &scale;

@@ -62,21 +62,21 @@ static int ranges(float *amax)
 
 static void expect_power(const struct element *t, enum qp_scale_rule rule, float amax)
 {
-    struct qp_grid grid = {.codes = t->codes,
-                           .bits = t->bits,
-                           .symmetric = true,
-                           .scale_dtype = QP_F8_E8M0,
-                           .rule = rule,
-                           .narrow = rule == QP_SCALE_EVEN};
+    struct qp_number_format format = {.codes = t->codes,
+                                      .bits = t->bits,
+                                      .symmetric = true,
+                                      .scale_dtype = QP_F8_E8M0,
+                                      .rule = rule,
+                                      .narrow = rule == QP_SCALE_EVEN};
     double unit = t->codes == QP_I8 ? 1 << (t->bits - 2) : 1;
     float w[] = {0, -amax}, scale;
     uint8_t code;
 
-    reference()->qparams(&grid, 1, 2, 2, w, &scale, NULL);
+    reference()->qparams(&format, 1, 2, 2, w, &scale, NULL);
     int got = floor_log2((double)scale * unit), want = exponent_by(rule, t, (double)amax);
     cr_assert(got == want && ldexp(1, got) == (double)scale * unit, "%s, rule %d, %a: 2^%d, not 2^%d",
               qp_dtype_name(t->codes), (int)rule, (double)amax, got, want);
-    float stored = qp_scale_stored(&grid, scale);
+    float stored = qp_scale_stored(&format, scale);
     reference()->from_f32(QP_F8_E8M0, 1, &stored, &code);
     cr_assert_eq(code, want + 127);
 }
@@ -99,12 +99,12 @@ Test(scales, ceil_never_clips_and_floor_clips_at_most_a_quarter)
     uint64_t seed = 2;
 
     for (int i = 0; i < 2000; i++) {
-        struct qp_grid grid = {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E8M0};
+        struct qp_number_format format = {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E8M0};
         float amax = fabsf(next_normal(&seed)) + 1e-6f, scale;
-        reference()->qparams(&grid, 1, 1, 1, &amax, &scale, NULL);
+        reference()->qparams(&format, 1, 1, 1, &amax, &scale, NULL);
         cr_assert(6 * scale >= 0.75f * amax && 4 * scale <= amax);
-        grid.rule = QP_SCALE_CEIL;
-        reference()->qparams(&grid, 1, 1, 1, &amax, &scale, NULL);
+        format.rule = QP_SCALE_CEIL;
+        reference()->qparams(&format, 1, 1, 1, &amax, &scale, NULL);
         cr_assert(6 * scale >= amax && 3 * scale < amax);
     }
 }
@@ -134,12 +134,12 @@ Test(scales, two_levels_are_e4m3_below_the_global_scale)
         float global = exp2f(20 * next_normal(&seed)), amax = fabsf(next_normal(&seed)) * 3000 / global, scale;
         if (i % 4 == 0)
             amax *= 0x1p-12f;
-        struct qp_grid grid = {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, global};
+        struct qp_number_format format = {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, global};
         uint8_t code, want = nearest_e4m3((double)(amax / 6 * global));
-        reference()->qparams(&grid, 1, 1, 1, &amax, &scale, NULL);
+        reference()->qparams(&format, 1, 1, 1, &amax, &scale, NULL);
         cr_assert_eq(scale, (float)e4m3_value(want) / global, "amax %a, global %a: %a", (double)amax, (double)global,
                      (double)scale);
-        float stored = qp_scale_stored(&grid, scale);
+        float stored = qp_scale_stored(&format, scale);
         reference()->from_f32(QP_F8_E4M3, 1, &stored, &code);
         cr_assert_eq(code, want, "a stored scale comes back");
     }
@@ -147,20 +147,22 @@ Test(scales, two_levels_are_e4m3_below_the_global_scale)
 
 Test(scales, two_levels_at_their_ends)
 {
-    const struct qp_grid grid = {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, 128};
+    const struct qp_number_format format = {QP_F4_E2M1, 4, true, false, QP_F8_E4M3, QP_SCALE_FLOOR, 128};
     const float w[] = {0, -0.0f, NAN, INFINITY, -INFINITY, 1e30f, 1e-30f};
     const float want[] = {0x1p-16f, 0x1p-16f, 0x1p-16f, 3.5f, 3.5f, 3.5f, 0x1p-16f};
     float scale[COUNT(w)];
 
-    reference()->qparams(&grid, COUNT(w), 1, 1, w, scale, NULL);
+    reference()->qparams(&format, COUNT(w), 1, 1, w, scale, NULL);
     EXPECT_SAME_FLOATS(scale, want, COUNT(w), "the least and the largest code");
 }
 
 /* modelopt: absmax / 7 and absmax / 127; the codes still reach qmin (section "INT fake quant" of its tensor_quant). */
-Test(scales, narrow_grids_map_the_absmax_to_the_largest_code)
+Test(scales, narrow_formats_map_the_absmax_to_the_largest_code)
 {
-    const struct qp_grid four = {.codes = QP_I8, .bits = 4, .symmetric = true, .narrow = true, .scale_dtype = QP_F32};
-    const struct qp_grid eight = {.codes = QP_I8, .bits = 8, .symmetric = true, .narrow = true, .scale_dtype = QP_F32};
+    const struct qp_number_format four = {
+        .codes = QP_I8, .bits = 4, .symmetric = true, .narrow = true, .scale_dtype = QP_F32};
+    const struct qp_number_format eight = {
+        .codes = QP_I8, .bits = 8, .symmetric = true, .narrow = true, .scale_dtype = QP_F32};
     const float w[] = {-3.5f, 3.5f, 1.25f, 1.75f, -0.25f, -0.75f};
     const int8_t want[] = {-7, 7, 2, 4, 0, -2};
     uint8_t codes[6];
@@ -182,14 +184,14 @@ Test(scales, narrow_grids_map_the_absmax_to_the_largest_code)
 /* MXINT8 by hand: absmax 1.5 has exponent 0, elements are 64ths. */
 Test(scales, mxint8_counts_in_64ths)
 {
-    const struct qp_grid grid = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F8_E8M0};
+    const struct qp_number_format format = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F8_E8M0};
     const float w[] = {1.5f, -1.5f, 0.0078125f, 0.0234375f, -1};
     const int8_t want[] = {96, -96, 0, 2, -64};
     uint8_t codes[5];
     float scale;
 
-    reference()->qparams(&grid, 1, 5, 5, w, &scale, NULL);
+    reference()->qparams(&format, 1, 5, 5, w, &scale, NULL);
     cr_assert_eq(scale, 1.0f / 64);
-    reference()->quantize(&grid, 1, 5, 5, w, &scale, NULL, codes);
+    reference()->quantize(&format, 1, 5, 5, w, &scale, NULL, codes);
     EXPECT_SAME_BYTES((int8_t *)codes, want, 5, "codes");
 }

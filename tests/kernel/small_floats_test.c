@@ -215,7 +215,7 @@ Test(small_floats, schemes_agree_with_compressed_tensors)
     float absmax, *w = golden_weights(&absmax), *scale = fresh(64 * 16, sizeof *scale);
     uint8_t *codes = fresh(64 * 256, 1);
     const struct {
-        struct qp_grid grid;
+        struct qp_number_format format;
         int group;
     } cases[] = {
         {{QP_F4_E2M1, 4, true, false, QP_F8_E4M3, 0, 448 * 6 / absmax}, 16},
@@ -227,8 +227,8 @@ Test(small_floats, schemes_agree_with_compressed_tensors)
     {
         for (int c = 0; c < COUNT(cases); c++) {
             int groups = 256 / cases[c].group;
-            run.k->qparams(&cases[c].grid, 64, 256, cases[c].group, w, scale, NULL);
-            run.k->quantize(&cases[c].grid, 64, 256, cases[c].group, w, scale, NULL, codes);
+            run.k->qparams(&cases[c].format, 64, 256, cases[c].group, w, scale, NULL);
+            run.k->quantize(&cases[c].format, 64, 256, cases[c].group, w, scale, NULL, codes);
             memset(scale + (ptrdiff_t)5 * groups, 0, (size_t)groups * sizeof *scale); /* of zeros: a rule of our own */
             cr_assert_eq(hash(scale, (int64_t)64 * groups * 4), scheme_hashes[c].scales, "%s: scales of %d", run.name,
                          c);

@@ -1,6 +1,6 @@
 #include "tests/kernel/harness.h"
 
-/* Behind the name a table holds function pointers alone. */
+/* After the name a table holds function pointers alone. */
 static void expect_full(const struct qp_kernels *k)
 {
     const char *first = (const char *)&k->to_f32, *end = (const char *)(k + 1);

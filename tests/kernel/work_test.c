@@ -20,8 +20,8 @@ Test(work, calls_of_the_cpus_table_are_counted)
     k->gemm(false, true, 2, 2, 3, 1, a, 3, a, 3, 0, c, 2);
     cr_expect_eq(counted(QP_WORK_GEMM), 24);
     cr_expect_float_eq(c[1], 1 * 4 + 2 * 5 + 3 * 6, 1e-6, "and done");
-    k->second_moment(2, 3, a, h);
-    cr_expect_eq(counted(QP_WORK_MOMENT), 24);
+    k->hessian(2, 3, a, h);
+    cr_expect_eq(counted(QP_WORK_HESSIAN), 24);
     cr_expect_float_eq(h[0], 1 + 16, 1e-6);
     cr_expect_eq(counted(QP_WORK_SOLVE), 0);
 }

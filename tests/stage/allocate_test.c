@@ -24,11 +24,11 @@ TestSuite(allocate, .init = scratch_make, .fini = scratch_drop);
 
 enum { SITES = TINY_LAYERS * QP_SITES };
 
-/* Gives a site's second moment the value of white noise: all channels count the same. */
+/* Gives a site's Hessian the value of white noise: all channels count the same. */
 static void whiten(struct qp_unit *unit, const char *site)
 {
     char name[128];
-    snprintf(name, sizeof name, "model.layers.%lld.%s.second_moment", (long long)unit->seq - 2, site);
+    snprintf(name, sizeof name, "model.layers.%lld.%s.hessian", (long long)unit->seq - 2, site);
     struct qp_tensor *h = qp_unit_find(unit, name);
     for (int64_t i = 0; i < h->elements; i++)
         ((float *)h->data)[i] = i % (h->shape[0] + 1) == 0 ? (float)(4 * h->shape[0]) : 0.0f;
@@ -89,7 +89,7 @@ static double counted_bits(const struct qp_model *model)
             double size = (double)(d->out * d->in);
             const struct qp_linear_scheme *s = qp_model_scheme(model, layer, l);
             /* a scale of 32 bits for each 32 weights, and the shape of the packed matrix, two of 64 */
-            bits += s ? size * (s->weights.grid.bits + 1) + 128.0 : size * 32.0;
+            bits += s ? size * (s->weights.format.bits + 1) + 128.0 : size * 32.0;
             weights += size;
         }
     return bits / weights;
@@ -122,7 +122,7 @@ Test(allocate, fused_linears_get_one_format)
         const struct qp_linear_scheme *s[QP_LINEARS];
         for (int l = 0; l < QP_LINEARS; l++)
             s[l] = qp_model_scheme(&r.model, layer, l);
-#define BITS(l) (s[l] ? s[l]->weights.grid.bits : 16)
+#define BITS(l) (s[l] ? s[l]->weights.format.bits : 16)
         cr_expect_eq(BITS(QP_Q), BITS(QP_K));
         cr_expect_eq(BITS(QP_Q), BITS(QP_V));
         cr_expect_eq(BITS(QP_GATE), BITS(QP_UP));
@@ -141,7 +141,7 @@ static double divergence_of(const char *scheme)
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
-    struct qp_stream streams[2];
+    struct qp_hidden_states states[2];
     struct qp_metrics metrics;
     struct qp_head head;
     qp_auto_json json_t *spec =
@@ -152,27 +152,27 @@ static double divergence_of(const char *scheme)
     cr_assert_eq(qp_windows_load(spec, NULL, TINY_VOCAB, &windows, &err), 0);
     cr_assert_eq(qp_text_open(&model.arch, &windows, &text, &err), 0);
     for (int n = 0; n < 2; n++) {
-        cr_assert_eq(qp_stream_open(&windows, TINY_HIDDEN, NULL, &streams[n], &err), 0);
+        cr_assert_eq(qp_hidden_open(&windows, TINY_HIDDEN, NULL, &states[n], &err), 0);
         for (int u = 1; u < TINY_UNITS - 2; u++) {
             struct qp_block block;
             struct qp_layer layer;
             cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("cpu"), units[u], &block, &err), 0);
             if (u == 1) {
-                cr_assert_eq(qp_text_embed(&text, &block, QP_ORIGINAL, &streams[n], &err), 0);
+                cr_assert_eq(qp_text_embed(&text, &block, QP_ORIGINAL, &states[n], &err), 0);
                 continue;
             }
             cr_assert_eq(qp_layer_load(&block, n ? QP_QUANTIZED : QP_ORIGINAL, model.scheme, &layer, &err), 0);
-            cr_assert_eq(qp_text_forward(&text, &layer, &streams[n], NULL, &err), 0);
+            cr_assert_eq(qp_text_forward(&text, &layer, &states[n], NULL, &err), 0);
             qp_layer_free(&layer);
         }
     }
     struct qp_block last;
     cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("cpu"), units[TINY_UNITS - 2], &last, &err), 0);
     cr_assert_eq(qp_head_load(&last, &head, &err), 0);
-    cr_assert_eq(qp_stream_score(&head, &streams[1], &streams[0], &metrics, &err), 0);
+    cr_assert_eq(qp_hidden_score(&head, &states[1], &states[0], &metrics, &err), 0);
     qp_head_free(&head);
-    qp_stream_close(&streams[0]);
-    qp_stream_close(&streams[1]);
+    qp_hidden_close(&states[0]);
+    qp_hidden_close(&states[1]);
     qp_text_close(&text);
     qp_windows_free(&windows);
     qp_model_close(&model);
@@ -294,7 +294,7 @@ Test(allocate, units_pass_with_all_they_held)
     drop(&r);
 
     r = allocate(SCHEME("5bits"), "{\"keep_statistics\": false}");
-    cr_expect_null(qp_unit_find(r.out[2], "model.layers.0.mlp_in.second_moment"));
+    cr_expect_null(qp_unit_find(r.out[2], "model.layers.0.mlp_in.hessian"));
     cr_expect_null(qp_unit_find(r.out[3], "model.layers.1.attn_in.absmax"));
     cr_expect_not_null(qp_unit_find(r.out[2], "model.layers.0.mlp.up_proj.weight"));
     drop(&r);

@@ -5,9 +5,9 @@
 
 /* q 64x64, k and v 32x64, o 64x64, gate and up 96x64, down 64x96: 30,720 weights. */
 #define LAYER_GEMM (2.0 * 128 * 30720)
-#define LAST (2.0 * 128 * 64 * 96) /* down of the last layer, behind which nobody wants to know anything */
+#define LAST (2.0 * 128 * 64 * 96) /* down of the last layer, after which nobody wants to know anything */
 #define LAYER_ATTENTION (2.0 * 8 * 4 * 16 * 17 * 16)
-#define LAYER_MOMENTS (128.0 * (3 * 64 * 65 + 96 * 97))
+#define LAYER_HESSIANS (128.0 * (3 * 64 * 65 + 96 * 97))
 
 static struct qp_estimate cost(json_t *params, json_t *wants)
 {
@@ -21,12 +21,12 @@ Test(calibrate_estimate, collects_nothing)
     cr_expect_eq(e.work.operations[QP_WORK_GEMM] + e.work.bytes_read, 0);
 }
 
-Test(calibrate_estimate, collects_moments)
+Test(calibrate_estimate, collects_hessians)
 {
-    struct qp_work work = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "second_moment")).work;
+    struct qp_work work = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian")).work;
     cr_expect_eq(work.operations[QP_WORK_GEMM], 2 * LAYER_GEMM - LAST, "two layers");
     cr_expect_eq(work.operations[QP_WORK_ATTENTION], 2 * LAYER_ATTENTION);
-    cr_expect_eq(work.operations[QP_WORK_MOMENT], 2 * LAYER_MOMENTS);
+    cr_expect_eq(work.operations[QP_WORK_HESSIAN], 2 * LAYER_HESSIANS);
     cr_expect_eq(work.operations[QP_WORK_GEMM_BF16], 0);
     cr_expect_eq(work.bytes_written, 2 * 4.0 * (3 * 64 * 64 + 96 * 96));
     cr_expect_eq(work.bytes_read, 2 * 4.0 * (30720 + 2 * 64) + 4.0 * 128 * 64, "layers with norms, rows of text");
@@ -34,18 +34,18 @@ Test(calibrate_estimate, collects_moments)
 
 Test(calibrate_estimate, in_bf16)
 {
-    struct qp_work work = cost(json_pack("{s:s}", "compute", "bf16"), json_pack("[s]", "second_moment")).work;
+    struct qp_work work = cost(json_pack("{s:s}", "compute", "bf16"), json_pack("[s]", "hessian")).work;
     cr_expect_eq(work.operations[QP_WORK_GEMM_BF16], 2 * LAYER_GEMM - LAST);
     cr_expect_eq(work.operations[QP_WORK_ATTENTION_BF16], 2 * LAYER_ATTENTION);
-    cr_expect_eq(work.operations[QP_WORK_MOMENT_BF16], 2 * LAYER_MOMENTS);
+    cr_expect_eq(work.operations[QP_WORK_HESSIAN_BF16], 2 * LAYER_HESSIANS);
     cr_expect_eq(work.operations[QP_WORK_GEMM], 0);
 }
 
 /* Four sites: of the layer's forwards the first sees no quantized linear, and each of the others one site's more. */
-Test(calibrate_estimate, a_forward_a_turn)
+Test(calibrate_estimate, a_forward_a_step)
 {
-    json_t *question = estimate_question(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "second_moment"),
-                                         json_pack("[s]", "turns"), 8);
+    json_t *question = estimate_question(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"),
+                                         json_pack("[s]", "steps"), 8);
     json_object_set_new(question, "feedback", json_true());
     struct qp_work work = estimate_of(question).work;
     cr_expect_eq(work.operations[QP_WORK_ATTENTION], (4 * 2 + 1) * LAYER_ATTENTION, "the last layer's goes on nowhere");

@@ -1,4 +1,4 @@
-/* calibrate with feedback: statistics are those behind the quantized layers, against sums made here. */
+/* calibrate with feedback: statistics are those after the quantized layers, against sums made here. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,10 +16,10 @@ extern const struct qp_stage_desc qp_stage_desc;
 #define SCHEME                                                               \
     "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"activations\": " \
     "{\"format\": \"int8\", \"granularity\": \"token\"}}"
-enum { LENGTH = 24, TOKENS = 100 * LENGTH, MOST = TINY_FFN, CALLS = 2 * TINY_TURNS };
+enum { LENGTH = 24, TOKENS = 100 * LENGTH, MOST = TINY_FFN, CALLS = 2 * TINY_STEPS };
 
-static const char *const both[] = {"second_moment", "drift", NULL};
-static const char *const moment[] = {"second_moment", "absmax", NULL};
+static const char *const both[] = {"hessian", "asymmetry", NULL};
+static const char *const hessian[] = {"hessian", "absmax", NULL};
 
 /* ---- the network, as the test runs it: all tokens at once, with the stage's kernels, as a rounding of activations
  * that falls the other way is no error of the statistics ---- */
@@ -28,7 +28,7 @@ struct walk {
     struct qp_model model;
     struct qp_windows windows;
     struct qp_text text;
-    struct qp_stream stream;
+    struct qp_hidden_states states;
     float *inputs[QP_SITES]; /* [TOKENS, in] of the layer that was seen last */
     int64_t rows[QP_SITES];
 };
@@ -42,7 +42,7 @@ static void open_walk(const struct qp_unit *model, struct walk *w)
     cr_assert_eq(qp_model_windows(&w->model, spec, &w->windows, &err), 0, "%s", err.message);
     cr_assert_eq(w->windows.count * w->windows.length, TOKENS);
     cr_assert_eq(qp_text_open(&w->model.arch, &w->windows, &w->text, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_stream_open(&w->windows, TINY_HIDDEN, NULL, &w->stream, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_hidden_open(&w->windows, TINY_HIDDEN, NULL, &w->states, &err), 0, "%s", err.message);
     for (int i = 0; i < QP_SITES; i++)
         w->inputs[i] = calloc(TOKENS * MOST, sizeof(float));
 }
@@ -51,7 +51,7 @@ static void close_walk(struct walk *w)
 {
     for (int i = 0; i < QP_SITES; i++)
         free(w->inputs[i]);
-    qp_stream_close(&w->stream);
+    qp_hidden_close(&w->states);
     qp_text_close(&w->text);
     qp_windows_free(&w->windows);
     qp_model_close(&w->model);
@@ -71,20 +71,20 @@ static void run_layer(struct walk *w, const struct qp_block *block, enum qp_vers
     struct qp_error err = {0};
     struct qp_layer layer;
     cr_assert_eq(qp_layer_load(block, version, w->model.scheme, &layer, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_text_forward(&w->text, &layer, &w->stream, taps, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_text_forward(&w->text, &layer, &w->states, taps, &err), 0, "%s", err.message);
     qp_layer_free(&layer);
 }
 
-/* What the layer's sites see behind the stream's hidden states, which stay as they are: linears that read a site before
+/* What the layer's sites see for the hidden states, which stay as they are: linears that read a site before
  * `site` are quantized, the others are not. */
 static void look(struct walk *w, const struct qp_block *original, const struct qp_block *quantized, int site)
 {
     struct qp_error err = {0};
     struct qp_layer layer, other;
-    float *before = malloc(w->stream.bytes);
+    float *before = malloc(w->states.bytes);
     struct qp_taps taps = {.site = keep, .context = w};
     memset(w->rows, 0, sizeof w->rows);
-    memcpy(before, w->stream.x, w->stream.bytes);
+    memcpy(before, w->states.x, w->states.bytes);
     cr_assert_eq(qp_layer_load(original, QP_ORIGINAL, NULL, &layer, &err), 0, "%s", err.message);
     cr_assert_eq(qp_layer_load(quantized, QP_QUANTIZED, w->model.scheme, &other, &err), 0, "%s", err.message);
     for (int l = 0; l < QP_LINEARS; l++)
@@ -92,10 +92,10 @@ static void look(struct walk *w, const struct qp_block *original, const struct q
             layer.weight[l] = other.weight[l];
     for (int s = 0; s < site; s++)
         layer.activations[s] = other.activations[s];
-    cr_assert_eq(qp_text_forward(&w->text, &layer, &w->stream, &taps, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_text_forward(&w->text, &layer, &w->states, &taps, &err), 0, "%s", err.message);
     qp_layer_free(&layer);
     qp_layer_free(&other);
-    memcpy(w->stream.x, before, w->stream.bytes);
+    memcpy(w->states.x, before, w->states.bytes);
     free(before);
 }
 
@@ -111,7 +111,7 @@ static void begin(struct walk *w, struct qp_unit *embedding, enum qp_version ver
 {
     struct qp_error err = {0};
     struct qp_block block = block_of(w, embedding);
-    cr_assert_eq(qp_text_embed(&w->text, &block, version, &w->stream, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_text_embed(&w->text, &block, version, &w->states, &err), 0, "%s", err.message);
 }
 
 /* ---- the stage, between both ---- */
@@ -152,29 +152,29 @@ static bool is_added(const char *name)
     return strstr(name, "weight_codes") || strstr(name, "weight_scale") || strstr(name, "weight_zero_point");
 }
 
-/* Takes what quantize added for other sites than the turn's out of the unit; the last turn has it all. */
-static void keep_turn(struct qp_unit *unit, int layer, int turn)
+/* Takes what quantize added for other sites than the step's out of the unit; the last step has it all. */
+static void keep_step(struct qp_unit *unit, int layer, int step)
 {
     static const char *const linears[][4] = {{"q_proj", "k_proj", "v_proj"}, {"o_proj"}, {"gate_proj", "up_proj"}};
-    for (size_t i = unit->count; i-- > 0 && turn < QP_SITES;) {
+    for (size_t i = unit->count; i-- > 0 && step < QP_SITES;) {
         bool stays = !is_added(unit->tensors[i]->name);
         for (int l = 0; l < 3; l++)
-            stays = stays || (linears[turn - 1][l] && strstr(unit->tensors[i]->name, linears[turn - 1][l]));
+            stays = stays || (linears[step - 1][l] && strstr(unit->tensors[i]->name, linears[step - 1][l]));
         if (!stays)
             qp_unit_remove(unit, unit->tensors[i]->name);
     }
     char codes[128];
     snprintf(codes, sizeof codes, "model.layers.%d.mlp.down_proj.weight_codes", layer);
-    cr_assert_eq(qp_unit_find(unit, codes) != NULL, turn == QP_SITES);
+    cr_assert_eq(qp_unit_find(unit, codes) != NULL, step == QP_SITES);
 }
 
-/* The turns as they come back; takes the units over. */
-static void take_turns_back(struct qp_unit **units, struct qp_unit *out[TINY_TURNS])
+/* The steps as they come back; takes the units over. */
+static void take_steps_back(struct qp_unit **units, struct qp_unit *out[TINY_STEPS])
 {
-    tiny_turns(units, out);
+    tiny_steps(units, out);
     for (int l = 0; l < TINY_LAYERS; l++)
-        for (int turn = 1; turn <= QP_SITES; turn++)
-            keep_turn(out[2 + l * QP_SITES + turn - 1], l, turn);
+        for (int step = 1; step <= QP_SITES; step++)
+            keep_step(out[2 + l * QP_SITES + step - 1], l, step);
 }
 
 static const float *find(const struct qp_unit *unit, int layer, const char *site, const char *what)
@@ -225,19 +225,19 @@ static double expect_product(enum part part, const float *found, const float *a,
 static const char *const sites[] = {"attn_in", "attn_out", "mlp_in", "mlp_out"};
 static const int64_t widths[] = {TINY_HIDDEN, TINY_HIDDEN, TINY_HIDDEN, TINY_FFN};
 
-/* The largest entry of the drift. */
+/* The largest entry of the asymmetry. */
 static double expect_site(const struct walk *x, const struct walk *xq, const struct qp_unit *unit, int layer, int site)
 {
     const float *now = xq->inputs[site], *original = x->inputs[site];
     const char *name = sites[site];
     int64_t in = widths[site];
-    expect_product(ALL, find(unit, layer, name, "second_moment"), now, NULL, now, in, name);
-    expect_product(HELD, find(unit, layer, name, "held_moment"), now, NULL, now, in, name);
-    expect_product(HELD, find(unit, layer, name, "held_drift"), original, now, now, in, name);
-    return expect_product(LEARNED, find(unit, layer, name, "drift"), original, now, now, in, name);
+    expect_product(ALL, find(unit, layer, name, "hessian"), now, NULL, now, in, name);
+    expect_product(HELD, find(unit, layer, name, "held_hessian"), now, NULL, now, in, name);
+    expect_product(HELD, find(unit, layer, name, "held_asymmetry"), original, now, now, in, name);
+    return expect_product(LEARNED, find(unit, layer, name, "asymmetry"), original, now, now, in, name);
 }
 
-Test(calibrate_feedback, statistics_are_those_behind_quantized_layers)
+Test(calibrate_feedback, statistics_are_those_after_quantized_layers)
 {
     struct qp_error err = {0};
     struct qp_unit *quantized[TINY_UNITS];
@@ -256,7 +256,7 @@ Test(calibrate_feedback, statistics_are_those_behind_quantized_layers)
         look(&xq, &original, &back, 0);
         for (int s = 0; s < 4; s++) {
             double most = expect_site(&x, &xq, out[2 + l], l, s);
-            cr_expect(l == 0 ? most == 0.0 : most > 0.0, "layer %d drifts by %g", l, most);
+            cr_expect(l == 0 ? most == 0.0 : most > 0.0, "layer %d deviates by %g", l, most);
         }
         run_layer(&x, &original, QP_ORIGINAL, NULL);
         run_layer(&xq, &back, QP_QUANTIZED, NULL);
@@ -268,14 +268,14 @@ Test(calibrate_feedback, statistics_are_those_behind_quantized_layers)
     free(out);
 }
 
-Test(calibrate_feedback, drift_is_made_when_it_is_wanted_only)
+Test(calibrate_feedback, asymmetry_is_made_when_it_is_wanted_only)
 {
     struct qp_error err = {0};
     size_t count;
-    struct qp_unit **out = calibrate(moment, &count, &err);
-    find(out[3], 1, "attn_in", "second_moment");
+    struct qp_unit **out = calibrate(hessian, &count, &err);
+    find(out[3], 1, "attn_in", "hessian");
     find(out[3], 1, "mlp_out", "absmax");
-    cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.drift"));
+    cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.asymmetry"));
     cr_expect_eq(json_integer_value(json_object_get(out[3]->attrs, "tokens")), TOKENS);
     tiny_free(out, count);
     free(out);
@@ -286,23 +286,23 @@ Test(calibrate_feedback, what_nobody_wants_is_not_read_of_what_comes_back)
     struct qp_error err = {0};
     size_t count;
     struct qp_unit **out = calibrate(NULL, &count, &err);
-    cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.second_moment"));
+    cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_in.hessian"));
     tiny_free(out, count);
     free(out);
 }
 
-/* ---- in turns ---- */
+/* ---- in steps ---- */
 
-static void calibrate_turns(struct qp_unit ***out)
+static void calibrate_sequential(struct qp_unit ***out)
 {
     struct qp_error err = {0};
-    struct qp_unit *whole[TINY_UNITS], *quantized[TINY_UNITS], *forth[TINY_TURNS], *back[TINY_TURNS];
+    struct qp_unit *whole[TINY_UNITS], *quantized[TINY_UNITS], *forth[TINY_STEPS], *back[TINY_STEPS];
     tiny_units(SCHEME, false, whole);
-    tiny_turns(whole, forth);
+    tiny_steps(whole, forth);
     tiny_units(SCHEME, true, quantized);
     tiny_quantize(quantized);
-    take_turns_back(quantized, back);
-    cr_assert_eq(feed(both, forth, back, TINY_TURNS, out, &err), 0, "%s", err.message);
+    take_steps_back(quantized, back);
+    cr_assert_eq(feed(both, forth, back, TINY_STEPS, out, &err), 0, "%s", err.message);
 }
 
 static bool has(const struct qp_unit *unit, int layer, const char *module, const char *what)
@@ -312,25 +312,25 @@ static bool has(const struct qp_unit *unit, int layer, const char *module, const
     return qp_unit_find(unit, name) != NULL;
 }
 
-/* A turn has statistics of its site, and what came back with the turns before it: codes, and absmax of all sites. */
-static void expect_content(const struct qp_unit *unit, int layer, int turn)
+/* A step has statistics of its site, and what came back with the step before it: codes, and absmax of all sites. */
+static void expect_content(const struct qp_unit *unit, int layer, int step)
 {
     static const char *const linears[] = {"self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"};
     for (int s = 0; s < QP_SITES; s++) {
-        cr_expect_eq(has(unit, layer, sites[s], "drift"), s == turn - 1, "turn %d, %s", turn, sites[s]);
-        cr_expect_eq(has(unit, layer, sites[s], "held_drift"), s == turn - 1, "turn %d, %s", turn, sites[s]);
-        cr_expect_eq(has(unit, layer, sites[s], "absmax"), turn > 1, "turn %d, %s", turn, sites[s]);
-        cr_expect_eq(has(unit, layer, linears[s], "weight_codes"), s < turn - 1, "turn %d, %s", turn, linears[s]);
+        cr_expect_eq(has(unit, layer, sites[s], "asymmetry"), s == step - 1, "step %d, %s", step, sites[s]);
+        cr_expect_eq(has(unit, layer, sites[s], "held_asymmetry"), s == step - 1, "step %d, %s", step, sites[s]);
+        cr_expect_eq(has(unit, layer, sites[s], "absmax"), step > 1, "step %d, %s", step, sites[s]);
+        cr_expect_eq(has(unit, layer, linears[s], "weight_codes"), s < step - 1, "step %d, %s", step, linears[s]);
         cr_expect(has(unit, layer, linears[s], "weight"));
     }
     cr_expect_eq(json_integer_value(json_object_get(unit->attrs, "tokens")), TOKENS);
 }
 
-Test(calibrate_feedback, statistics_of_a_turn_are_those_behind_the_layers_own_quantized_linears)
+Test(calibrate_feedback, statistics_of_a_step_are_those_after_the_layers_own_quantized_linears)
 {
     struct qp_unit *quantized[TINY_UNITS], **out;
     struct walk x, xq;
-    calibrate_turns(&out);
+    calibrate_sequential(&out);
     tiny_units(SCHEME, false, quantized);
     tiny_quantize(quantized);
     open_walk(quantized[0], &x);
@@ -341,12 +341,12 @@ Test(calibrate_feedback, statistics_of_a_turn_are_those_behind_the_layers_own_qu
         struct qp_block back = block_of(&x, quantized[2 + l]);
         for (int s = 0; s < QP_SITES; s++) {
             struct qp_block original = block_of(&x, out[2 + QP_SITES * l + s]);
-            cr_assert(original.layer == l && original.turn == s + 1);
+            cr_assert(original.layer == l && original.step == s + 1);
             expect_content(original.unit, l, s + 1);
             look(&x, &original, &back, 0);
             look(&xq, &original, &back, s);
             double most = expect_site(&x, &xq, original.unit, l, s);
-            cr_expect(l + s == 0 ? most == 0.0 : most > 0.0, "layer %d drifts by %g", l, most);
+            cr_expect(l + s == 0 ? most == 0.0 : most > 0.0, "layer %d deviates by %g", l, most);
         }
         run_layer(&x, &back, QP_ORIGINAL, NULL);
         run_layer(&xq, &back, QP_QUANTIZED, NULL);
@@ -354,29 +354,29 @@ Test(calibrate_feedback, statistics_of_a_turn_are_those_behind_the_layers_own_qu
     close_walk(&x);
     close_walk(&xq);
     tiny_free(quantized, TINY_UNITS);
-    tiny_free(out, TINY_TURNS);
+    tiny_free(out, TINY_STEPS);
     free(out);
 }
 
-Test(calibrate_feedback, turns_that_come_back_whole_are_refused)
+Test(calibrate_feedback, steps_that_come_back_whole_are_refused)
 {
     struct qp_error err = {0};
-    struct qp_unit *units[TINY_UNITS], *back[TINY_UNITS], *forth[TINY_TURNS], **out;
+    struct qp_unit *units[TINY_UNITS], *back[TINY_UNITS], *forth[TINY_STEPS], **out;
     tiny_units(SCHEME, false, units);
     tiny_units(SCHEME, false, back);
-    tiny_turns(units, forth);
+    tiny_steps(units, forth);
     cr_expect_eq(feed(both, forth, back, 1, &out, &err), QP_ERR_INPUT);
-    cr_expect(strstr(err.message, "feedback: {from: quantize.turns, delay: 1}"), "%s", err.message);
-    tiny_free(forth + 1, TINY_TURNS - 1);
+    cr_expect(strstr(err.message, "feedback: {from: quantize.steps, delay: 1}"), "%s", err.message);
+    tiny_free(forth + 1, TINY_STEPS - 1);
     tiny_free(back + 1, TINY_UNITS - 1);
 }
 
-Test(calibrate_feedback, turns_that_do_not_come_back_are_refused)
+Test(calibrate_feedback, steps_that_do_not_come_back_are_refused)
 {
-    struct qp_unit *units[TINY_UNITS], *forth[TINY_TURNS];
+    struct qp_unit *units[TINY_UNITS], *forth[TINY_STEPS];
     size_t count;
     tiny_units(SCHEME, false, units);
-    tiny_turns(units, forth);
-    tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", both, forth, TINY_TURNS, QP_ERR_INPUT, &count, NULL);
-    cr_expect(strstr(tiny_message, "feedback: {from: quantize.turns, delay: 1}"), "%s", tiny_message);
+    tiny_steps(units, forth);
+    tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", both, forth, TINY_STEPS, QP_ERR_INPUT, &count, NULL);
+    cr_expect(strstr(tiny_message, "feedback: {from: quantize.steps, delay: 1}"), "%s", tiny_message);
 }

@@ -9,7 +9,7 @@ extern const struct qp_stage_desc qp_stage_desc;
 
 Test(calibrate_stop, within_a_layer)
 {
-    static const char *const wants[] = {"second_moment", "absmax", NULL};
+    static const char *const wants[] = {"hessian", "absmax", NULL};
     stops_everywhere(&qp_stage_desc, "{\"compute\": \"fp32\"}", CONTEXT, wants,
                      "{\"weights\": {\"format\": \"int4\", \"group\": 32}}", false);
 }

@@ -13,8 +13,8 @@ extern const struct qp_stage_desc qp_stage_desc;
 
 #define DATA "{\"synthetic\": true, \"samples\": 5, \"length\": 24, \"seed\": 3}"
 static const char *const everything[] = {
-    "second_moment", "absmax",     "absmean",         "min",       "max", "samples", "histogram", "token_absmax",
-    "window_min",    "window_max", "block_histogram", "kv_absmax", NULL};
+    "hessian",    "absmax",     "absmean",         "min",       "max", "samples", "histogram", "token_absmax",
+    "window_min", "window_max", "block_histogram", "kv_absmax", NULL};
 
 static const float *find(const struct qp_unit *unit, const char *name)
 {
@@ -55,7 +55,7 @@ Test(calibrate, statistics_of_the_first_site_match_a_computation_by_hand)
     out = tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", everything, units, TINY_UNITS, 0, &count, NULL);
     cr_assert_eq(count, TINY_UNITS);
     int64_t tokens = first_inputs(out, &x);
-    const float *h = find(out[2], "model.layers.0.attn_in.second_moment");
+    const float *h = find(out[2], "model.layers.0.attn_in.hessian");
     const float *absmax = find(out[2], "model.layers.0.attn_in.absmax");
     const float *absmean = find(out[2], "model.layers.0.attn_in.absmean");
     for (int i = 0; i < TINY_HIDDEN; i++) {
@@ -264,7 +264,7 @@ Test(calibrate, every_site_of_every_layer_gets_what_was_asked_for)
             char name[128];
             snprintf(name, sizeof name, "model.layers.%d.%s.absmax", l, sites[s]);
             cr_expect_gt(find(out[2 + l], name)[0], 0.0f);
-            snprintf(name, sizeof name, "model.layers.%d.%s.second_moment", l, sites[s]);
+            snprintf(name, sizeof name, "model.layers.%d.%s.hessian", l, sites[s]);
             cr_expect_null(qp_unit_find(out[2 + l], name));
         }
     }

@@ -135,7 +135,7 @@ static float *dequantized(const struct fixture *f)
     cr_assert_eq(qp_block_of(&model.arch, k, f->units[3], &block, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_DOWN, qp_model_scheme(&model, 1, QP_DOWN), &q, &err), 1, "%s",
                  err.message);
-    k->dequantize(&q.grid, q.rows, q.cols, q.group, q.codes, q.scale, q.zero, w);
+    k->dequantize(&q.format, q.rows, q.cols, q.group, q.codes, q.scale, q.zero, w);
     qp_model_close(&model);
     return w;
 }

@@ -75,16 +75,16 @@ Test(load, names_a_model_that_is_not_there)
 }
 
 /* Four units a layer, which share its tensors. */
-Test(load, sends_layers_in_turns_when_asked_to)
+Test(load, sends_layers_in_steps_when_asked_to)
 {
     const char *folder = scratch("model");
-    struct qp_unit **out, *units[TINY_UNITS], *expected[TINY_TURNS];
+    struct qp_unit **out, *units[TINY_UNITS], *expected[TINY_STEPS];
     size_t count;
     tiny_write(folder);
     tiny_units("\"int8\"", false, units);
-    tiny_turns(units, expected);
+    tiny_steps(units, expected);
     out = load_with("{\"true_sequential\": true}", folder, "\"int8\"", 0, &count, NULL);
-    cr_assert_eq(count, TINY_TURNS);
+    cr_assert_eq(count, TINY_STEPS);
     for (size_t u = 0; u < count; u++) {
         cr_expect_eq(out[u]->kind, expected[u]->kind);
         cr_expect_eq(out[u]->seq, (int64_t)u);
@@ -93,10 +93,10 @@ Test(load, sends_layers_in_turns_when_asked_to)
         for (size_t t = 0; t < out[u]->count; t++)
             cr_expect_eq(out[u]->tensors[t]->storage->where, QP_WHERE_FILE);
     }
-    cr_expect_eq(json_integer_value(json_object_get(out[0]->attrs, "turns")), QP_SITES);
+    cr_expect_eq(json_integer_value(json_object_get(out[0]->attrs, "steps")), QP_SITES);
     cr_expect_eq(json_integer_value(json_object_get(out[5]->attrs, "block")), 2);
-    cr_expect_eq(json_integer_value(json_object_get(out[5]->attrs, "turn")), 4);
+    cr_expect_eq(json_integer_value(json_object_get(out[5]->attrs, "step")), 4);
     tiny_free(out, count);
-    tiny_free(expected, TINY_TURNS);
+    tiny_free(expected, TINY_STEPS);
     free(out);
 }

@@ -18,8 +18,9 @@ Test(quantize_estimate, gptq_of_a_model)
 {
     double factors = 2.0 / 3 * (3 * 64.0 * 64 * 64 + 96.0 * 96 * 96);
     double columns = 384.0 * 64 * 63 + 64.0 * (64 * 63 + 32 * 31);
-    json_t *params = json_pack("{s:s, s:s, s:i, s:i}", "method", "gptq", "scales", "minmax", "block", 64, "polish", 0);
-    struct qp_work work = estimate_of(estimate_question(params, NULL, json_pack("[s]", "second_moment"), 0)).work;
+    json_t *params =
+        json_pack("{s:s, s:s, s:i, s:i}", "method", "gptq", "scales", "minmax", "block", 64, "coordinate_descent", 0);
+    struct qp_work work = estimate_of(estimate_question(params, NULL, json_pack("[s]", "hessian"), 0)).work;
     cr_expect_float_eq(work.operations[QP_WORK_SOLVE], 2 * (factors + columns), 1e-6);
     cr_expect_eq(work.operations[QP_WORK_GEMM], 2 * (2.0 * 64 * 32 * 64));
     cr_expect_eq(work.operations[QP_WORK_SEARCH], 0);
@@ -28,7 +29,7 @@ Test(quantize_estimate, gptq_of_a_model)
 /* Scales that search chose are kept; without them they are searched where the inputs are known. */
 Test(quantize_estimate, scales_of_search_are_kept)
 {
-    json_t *known = json_pack("[s]", "second_moment"), *chosen = json_pack("[s, s]", "second_moment", "scales");
+    json_t *known = json_pack("[s]", "hessian"), *chosen = json_pack("[s, s]", "hessian", "scales");
     cr_expect_gt(estimate_of(estimate_question(NULL, NULL, known, 0)).work.operations[QP_WORK_SEARCH], 0);
     cr_expect_eq(estimate_of(estimate_question(NULL, NULL, chosen, 0)).work.operations[QP_WORK_SEARCH], 0);
 }

@@ -89,8 +89,8 @@ static float *stored(const struct qp_quantized *q)
     int64_t count = qp_scale_count(q->rows, q->cols, q->group);
     float *scale = malloc((size_t)count * sizeof *scale);
     for (int64_t i = 0; i < count; i++)
-        scale[i] = q->grid.scale_dtype == QP_F8_E4M3
-                       ? qp_e4m3_to_f32(qp_f32_to_e4m3(qp_scale_stored(&q->grid, q->scale[i])))
+        scale[i] = q->format.scale_dtype == QP_F8_E4M3
+                       ? qp_e4m3_to_f32(qp_f32_to_e4m3(qp_scale_stored(&q->format, q->scale[i])))
                        : q->scale[i];
     return scale;
 }
@@ -115,8 +115,8 @@ static void compare_linear(const char *preset, const struct qp_block *block, int
     cr_expect_eq(XXH3_64bits(scale, count * sizeof *scale), digest_of(entry, "scale"), "%s: scales of %s differ",
                  preset, d->module);
     if (json_object_get(entry, "scale_2"))
-        cr_expect(is_near(1.0 / q.grid.global, number_of(entry, "scale_2")), "%s: %s has the global scale 1 / %g",
-                  preset, d->module, 1.0 / q.grid.global);
+        cr_expect(is_near(1.0 / q.format.global, number_of(entry, "scale_2")), "%s: %s has the global scale 1 / %g",
+                  preset, d->module, 1.0 / q.format.global);
 }
 
 static void compare_input(const char *preset, const struct qp_block *block, int site, const json_t *entry)

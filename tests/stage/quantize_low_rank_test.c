@@ -24,8 +24,8 @@ static double loss_of_linear(const struct qp_model *model, const struct qp_block
     float *read = w + rows * in, *scratch = read + rows * in, *h = scratch + rows * in;
     cr_assert_eq(qp_block_quantized(block, linear, qp_model_scheme(model, block->layer, linear), &q, &err), 1);
     cr_assert_eq(qp_block_weight(block, linear, true, w, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_block_second_moment(block, d->site, h, &err), 0, "%s", err.message);
-    block->kernels->dequantize(&q.grid, rows, in, q.group, q.codes, q.scale, q.zero, read);
+    cr_assert_eq(qp_block_hessian(block, d->site, h, &err), 0, "%s", err.message);
+    block->kernels->dequantize(&q.format, rows, in, q.group, q.codes, q.scale, q.zero, read);
     cr_assert_eq(qp_block_add_low_rank(block, linear, read, &err), 0, "%s", err.message);
     qp_difference(rows * in, read, w, read);
     double loss = qp_site_loss(block->kernels, rows, in, read, h, scratch);
@@ -208,5 +208,5 @@ static void refused(const char *params, const char *word)
 Test(quantize_low_rank, refuses_what_makes_no_sense)
 {
     refused("{\"method\": \"gptq\", \"low_rank\": 33}", "low_rank: found 33, expected at most 32");
-    refused("{\"method\": \"gptq\", \"low_rank\": 4, \"pull\": 0.5}", "pull");
+    refused("{\"method\": \"gptq\", \"low_rank\": 4, \"asymmetric\": 0.5}", "asymmetric");
 }

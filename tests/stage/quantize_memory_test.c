@@ -17,7 +17,7 @@ static void fail_each(const char *params)
     for (int n = 0; n < 40; n += n < 8 ? 1 : 7) {
         tiny_units("\"int4\"", true, units);
         qp_scratch_fail_after(n);
-        out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, QP_ERR_ROOM, &count, NULL);
+        out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, QP_ERR_SPACE, &count, NULL);
         qp_scratch_fail_after(-1);
         cr_expect(strstr(tiny_message, "out of memory"), "allocation %d: %s", n, tiny_message);
         cr_assert_null(out);

@@ -12,11 +12,11 @@ extern const struct qp_stage_desc qp_stage_desc;
 #define INT4_G32 "{\"weights\": {\"format\": \"int4\", \"group\": 32}}"
 
 /* The layer's unit after quantization; `before` (may be NULL) edits the units. */
-static struct qp_unit **quantize(const char *scheme, bool moments, const char *params,
+static struct qp_unit **quantize(const char *scheme, bool hessians, const char *params,
                                  void (*before)(struct qp_unit **units), size_t *count)
 {
     struct qp_unit *units[TINY_UNITS];
-    tiny_units(scheme, moments, units);
+    tiny_units(scheme, hessians, units);
     if (before)
         before(units);
     return tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, count, NULL);
@@ -98,10 +98,10 @@ static double rounding_error(const char *scheme, const char *params)
     const struct qp_tensor *w = tensor(out, LAYER "mlp.up_proj.weight"),
                            *scale = tensor(out, LAYER "mlp.up_proj.weight_scale"),
                            *codes = tensor(out, LAYER "mlp.up_proj.weight_codes");
-    struct qp_grid grid = {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
-    grid.global = first(out, LAYER "mlp.up_proj.weight_global_scale");
+    struct qp_number_format format = {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
+    format.global = first(out, LAYER "mlp.up_proj.weight_global_scale");
     float *back = malloc((size_t)w->elements * sizeof *back);
-    k->dequantize(&grid, w->shape[0], w->shape[1], 16, codes->data, scale->data, NULL, back);
+    k->dequantize(&format, w->shape[0], w->shape[1], 16, codes->data, scale->data, NULL, back);
     double sum = 0.0;
     for (int64_t i = 0; i < w->elements; i++)
         sum += pow((double)back[i] - ((const float *)w->data)[i], 2);
@@ -194,11 +194,11 @@ Test(quantize_scales, a_scale_of_zero_is_refused)
     release(out, count);
 }
 
-static void same_scales(const char *a, bool moments_a, const char *b, bool moments_b, bool same)
+static void same_scales(const char *a, bool hessians_a, const char *b, bool hessians_b, bool same)
 {
     size_t count_a, count_b;
-    struct qp_unit **x = quantize(INT4_G32, moments_a, a, NULL, &count_a);
-    struct qp_unit **y = quantize(INT4_G32, moments_b, b, NULL, &count_b);
+    struct qp_unit **x = quantize(INT4_G32, hessians_a, a, NULL, &count_a);
+    struct qp_unit **y = quantize(INT4_G32, hessians_b, b, NULL, &count_b);
     const struct qp_tensor *s = tensor(x, LAYER "mlp.up_proj.weight_scale"),
                            *t = tensor(y, LAYER "mlp.up_proj.weight_scale");
     cr_expect_eq(memcmp(s->data, t->data, s->bytes) == 0, same, "%s and %s", a, b);
@@ -221,7 +221,7 @@ Test(quantize_scales, reestimate_and_refit_change_them)
     const char *natural = "{\"method\": \"gptq\", \"order\": \"natural\"}";
     same_scales(natural, true, "{\"method\": \"gptq\", \"order\": \"natural\", \"reestimate\": true}", true, false);
     same_scales(natural, true, "{\"method\": \"gptq\", \"order\": \"natural\", \"refit\": true}", true, false);
-    same_scales(natural, true, "{\"method\": \"gptq\", \"order\": \"natural\", \"polish\": 0}", true, true);
+    same_scales(natural, true, "{\"method\": \"gptq\", \"order\": \"natural\", \"coordinate_descent\": 0}", true, true);
 }
 
 static void refuse(const char *params, const char *word)
@@ -237,6 +237,6 @@ static void refuse(const char *params, const char *word)
 Test(quantize_scales, what_does_not_go_together_is_refused)
 {
     refuse("{\"method\": \"gptq\", \"reestimate\": true}", "order");
-    refuse("{\"method\": \"rtn\", \"pull\": 0.5}", "polish");
-    refuse("{\"method\": \"gptq\", \"pull\": 0.5}", "drift");
+    refuse("{\"method\": \"rtn\", \"asymmetric\": 0.5}", "coordinate_descent");
+    refuse("{\"method\": \"gptq\", \"asymmetric\": 0.5}", "asymmetry");
 }

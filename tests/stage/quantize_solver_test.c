@@ -7,20 +7,20 @@
 #include "libstage/solvers/gptq.h"
 #include "libstage/solvers/quality.h"
 #include "stages/quantize/hqq.h"
-#include "stages/quantize/polish.h"
+#include "stages/quantize/descent.h"
 #include "stages/quantize/refit.h"
 #include "stages/quantize/scales.h"
 #include "tests/support/tiny.h"
 
 enum { MOST_ROWS = 12, MOST_COLS = 32, MOST_TOKENS = 3 * MOST_COLS };
 
-static const struct qp_grid int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
-static const struct qp_grid int3_asymmetric = {.codes = QP_I8, .bits = 3, .scale_dtype = QP_F16};
-static const struct qp_grid fp8 = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16};
-static const struct qp_grid mxfp4 = {
+static const struct qp_number_format int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
+static const struct qp_number_format int3_asymmetric = {.codes = QP_I8, .bits = 3, .scale_dtype = QP_F16};
+static const struct qp_number_format fp8 = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16};
+static const struct qp_number_format mxfp4 = {
     .codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E8M0, .rule = QP_SCALE_EVEN};
 
-/* One linear W and the tokens that it saw: x behind quantized blocks, x0 of the original network. */
+/* One linear W and the tokens that it saw: x after quantized blocks, x0 of the original network. */
 struct problem {
     struct qp_block block;
     struct qp_quant_spec spec;
@@ -28,8 +28,9 @@ struct problem {
     struct qp_member *m;
     int64_t rows, cols, tokens;
     float w[MOST_ROWS * MOST_COLS], x[MOST_TOKENS * MOST_COLS], x0[MOST_TOKENS * MOST_COLS];
-    float h[MOST_COLS * MOST_COLS], drift[MOST_COLS * MOST_COLS], scale[MOST_ROWS * MOST_COLS];
-    float held_drift[MOST_COLS * MOST_COLS], held_moment[MOST_COLS * MOST_COLS]; /* those of all tokens, if not said */
+    float h[MOST_COLS * MOST_COLS], asymmetry[MOST_COLS * MOST_COLS], scale[MOST_ROWS * MOST_COLS];
+    float held_asymmetry[MOST_COLS * MOST_COLS],
+        held_hessian[MOST_COLS * MOST_COLS]; /* those of all tokens, if not said */
     int8_t zero[MOST_ROWS * MOST_COLS];
     uint8_t codes[MOST_ROWS * MOST_COLS];
 };
@@ -39,25 +40,26 @@ static void fill_statistics(struct problem *p)
     int64_t n = p->cols;
     const struct qp_kernels *k = p->block.kernels;
     memset(p->h, 0, sizeof p->h);
-    memset(p->drift, 0, sizeof p->drift);
-    k->second_moment(p->tokens, n, p->x, p->h);
+    memset(p->asymmetry, 0, sizeof p->asymmetry);
+    k->hessian(p->tokens, n, p->x, p->h);
     k->mirror(n, p->h);
     for (int64_t t = 0; t < p->tokens; t++)
         for (int64_t i = 0; i < n; i++)
             for (int64_t j = 0; j < n; j++)
-                p->drift[i * n + j] += (p->x0[t * n + i] - p->x[t * n + i]) * p->x[t * n + j];
-    memcpy(p->held_drift, p->drift, sizeof p->drift);
-    memcpy(p->held_moment, p->h, sizeof p->h);
+                p->asymmetry[i * n + j] += (p->x0[t * n + i] - p->x[t * n + i]) * p->x[t * n + j];
+    memcpy(p->held_asymmetry, p->asymmetry, sizeof p->asymmetry);
+    memcpy(p->held_hessian, p->h, sizeof p->h);
 }
 
 /* Static storage; group as in kernels/quant.h. */
-static struct problem *make(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, uint64_t seed)
+static struct problem *make(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
+                            uint64_t seed)
 {
     static struct problem p;
     p = (struct problem){.rows = rows, .cols = cols, .tokens = 3 * cols};
     p.block.kernels = qp_kernels_open("cpu");
     p.spec = (struct qp_quant_spec){
-        .enabled = true, .grid = *grid, .granularity = group == 0 ? QP_PER_TENSOR : QP_PER_GROUP, .group = group};
+        .enabled = true, .format = *format, .granularity = group == 0 ? QP_PER_TENSOR : QP_PER_GROUP, .group = group};
     tiny_random(seed, rows * cols, 0.05f, p.w);
     tiny_random(seed + 1, p.tokens * cols, 1.0f, p.x);
     tiny_random(seed + 2, p.tokens * cols, 0.1f, p.x0);
@@ -72,17 +74,17 @@ static struct problem *make(const struct qp_grid *grid, int64_t rows, int64_t co
     p.work.count = 1;
     p.work.h = p.h;
     *p.m = (struct qp_member){.spec = &p.spec, .w = p.w, .h = p.h, .scale = p.scale, .zero = p.zero, .codes = p.codes};
-    p.m->q =
-        (struct qp_quantized){*grid, rows, cols, group, p.codes, p.scale, grid->symmetric ? NULL : p.zero, NULL, NULL};
-    p.block.kernels->qparams(grid, rows, cols, group, p.w, p.scale, p.zero);
-    p.block.kernels->quantize(grid, rows, cols, group, p.w, p.scale, p.m->q.zero, p.codes);
+    p.m->q = (struct qp_quantized){*format, rows, cols, group, p.codes, p.scale, format->symmetric ? NULL : p.zero,
+                                   NULL,    NULL};
+    p.block.kernels->qparams(format, rows, cols, group, p.w, p.scale, p.zero);
+    p.block.kernels->quantize(format, rows, cols, group, p.w, p.scale, p.m->q.zero, p.codes);
     return &p;
 }
 
 static void values(const struct problem *p, float *q)
 {
     const struct qp_quantized *m = &p->m->q;
-    p->block.kernels->dequantize(&m->grid, m->rows, m->cols, m->group, m->codes, m->scale, m->zero, q);
+    p->block.kernels->dequantize(&m->format, m->rows, m->cols, m->group, m->codes, m->scale, m->zero, q);
 }
 
 /* Sum over the tokens of |W x0 - Q x|^2, in double; `own`: W x instead. */
@@ -122,15 +124,16 @@ static void solve(struct problem *p, enum qp_order order, qp_rescale_fn *rescale
     qp_gptq_close(solver);
 }
 
-static struct qp_polished polish(struct problem *p, int64_t sweeps, double pull, bool refit)
+static struct qp_descent_result descent(struct problem *p, int64_t sweeps, double asymmetric, bool refit)
 {
     struct qp_error err;
-    struct qp_polished out;
-    const struct qp_quantize_options o = {.method = "gptq", .polish = sweeps, .pull = pull, .refit = refit};
-    p->work.drift = pull > 0.0 ? p->drift : NULL;
-    p->work.held_drift = p->held_drift;
-    p->work.held_moment = p->held_moment;
-    cr_assert_eq(qp_polish_member(&o, &p->work, p->m, &out, &err), 0, "%s", err.message);
+    struct qp_descent_result out;
+    const struct qp_quantize_options o = {
+        .method = "gptq", .descent = sweeps, .asymmetric = asymmetric, .refit = refit};
+    p->work.asymmetry = asymmetric > 0.0 ? p->asymmetry : NULL;
+    p->work.held_asymmetry = p->held_asymmetry;
+    p->work.held_hessian = p->held_hessian;
+    cr_assert_eq(qp_descend_member(&o, &p->work, p->m, &out, &err), 0, "%s", err.message);
     return out;
 }
 
@@ -141,18 +144,18 @@ Test(solver, the_site_loss_is_the_error_of_the_outputs)
     cr_expect_float_eq(site_loss(p), expected, 1e-5 * expected);
 }
 
-static const struct qp_grid *const grids[] = {&int4, &int3_asymmetric, &fp8, &mxfp4};
+static const struct qp_number_format *const formats[] = {&int4, &int3_asymmetric, &fp8, &mxfp4};
 
-Test(solver, polish_never_loses_to_gptq_or_rounding)
+Test(solver, descent_never_loses_to_gptq_or_rounding)
 {
     int64_t steps = 0;
     for (uint64_t i = 0; i < 1000; i++) {
         int64_t rows = 1 + (int64_t)(i * 7 % MOST_ROWS), cols = 2 + (int64_t)(i * 13 % (MOST_COLS - 1));
-        struct problem *p = make(grids[i % 4], rows, cols, i % 5 == 0 ? 0 : 1 + (int64_t)(i % 16), 10 * i);
+        struct problem *p = make(formats[i % 4], rows, cols, i % 5 == 0 ? 0 : 1 + (int64_t)(i % 16), 10 * i);
         double nearest = explicit_loss(p, true);
         solve(p, (enum qp_order)(i % 3), NULL, NULL);
         double solved = explicit_loss(p, true);
-        steps += polish(p, 4, 0.0, i % 7 == 0).steps;
+        steps += descent(p, 4, 0.0, i % 7 == 0).steps;
         double best = explicit_loss(p, true), slack = 1e-5 * (nearest + solved);
         cr_assert_leq(best, nearest + slack, "problem %d: %g, by rounding %g", (int)i, best, nearest);
         cr_assert_leq(best, solved + slack, "problem %d: %g, by gptq %g", (int)i, best, solved);
@@ -160,33 +163,34 @@ Test(solver, polish_never_loses_to_gptq_or_rounding)
     cr_expect_gt(steps, 0, "the descent finds nothing in a thousand problems");
 }
 
-Test(solver, what_polish_tells_is_the_loss)
+Test(solver, what_descent_tells_is_the_loss)
 {
     struct problem *p = make(&int4, 12, 32, 8, 5);
     double before = explicit_loss(p, true);
-    struct qp_polished told = polish(p, 4, 0.0, true);
+    struct qp_descent_result told = descent(p, 4, 0.0, true);
     double after = explicit_loss(p, true);
     cr_expect_gt(told.steps, 0);
     cr_expect_float_eq(told.before, before, 1e-4 * before);
     cr_expect_float_eq(told.after, after, 1e-4 * before);
 }
 
-/* At a = 1 the pulled loss is that against the original network's outputs, but for a constant; it may not rise. */
+/* At a = 1 the loss of asymmetric calibration is that against the original network's outputs, but for a constant; it
+ * may not rise. */
 Test(solver, a_pull_of_one_aims_at_the_original_outputs)
 {
-    int pulled = 0;
+    int asymmetric = 0;
     for (uint64_t seed = 0; seed < 20; seed++) {
         struct problem *p = make(&int4, 12, 32, 8, 50 * seed);
         double before = explicit_loss(p, false);
-        struct qp_polished told = polish(p, 6, 1.0, seed % 2 == 1);
+        struct qp_descent_result told = descent(p, 6, 1.0, seed % 2 == 1);
         double after = explicit_loss(p, false);
-        if (!told.pulled)
+        if (!told.asymmetric)
             continue;
-        pulled++;
+        asymmetric++;
         cr_expect_leq(after, before * (1 + 1e-4));
         cr_expect_float_eq(told.before - told.after, before - after, 2e-4 * before);
     }
-    cr_expect_gt(pulled, 0);
+    cr_expect_gt(asymmetric, 0);
 }
 
 /* What the codes lose on the held-out tokens against the original outputs, less a constant. */
@@ -200,8 +204,8 @@ static double held_loss(const struct problem *p)
             for (int64_t j = 0; j < p->cols; j++) {
                 const float *w = p->w + r * p->cols, *to = q + r * p->cols;
                 double delta = (double)w[j] - to[j];
-                loss += ((double)w[i] - to[i]) * p->held_moment[i * p->cols + j] * delta +
-                        2.0 * w[i] * p->held_drift[i * p->cols + j] * delta;
+                loss += ((double)w[i] - to[i]) * p->held_hessian[i * p->cols + j] * delta +
+                        2.0 * w[i] * p->held_asymmetry[i * p->cols + j] * delta;
             }
     return loss;
 }
@@ -210,11 +214,11 @@ static struct problem *make_held(uint64_t seed, bool against)
 {
     struct problem *p = make(&int4, 12, 32, 8, 50 * seed);
     for (int64_t i = 0; i < p->cols * p->cols; i++)
-        p->held_drift[i] *= against ? -1.0f : 1.0f;
+        p->held_asymmetry[i] *= against ? -1.0f : 1.0f;
     return p;
 }
 
-/* Held-out text that drifts as the other does, or the opposite way. */
+/* Held-out text whose asymmetry is the other's, or the opposite way. */
 Test(solver, a_pull_that_hurts_where_it_was_not_learned_is_dropped)
 {
     int kept[2] = {0};
@@ -222,17 +226,17 @@ Test(solver, a_pull_that_hurts_where_it_was_not_learned_is_dropped)
         bool refit = seed % 2 == 1, against = seed % 4 < 2;
         float plain[MOST_ROWS * MOST_COLS], found[MOST_ROWS * MOST_COLS];
         struct problem *p = make_held(seed, against);
-        polish(p, 6, 0.0, refit);
+        descent(p, 6, 0.0, refit);
         double loss = held_loss(p);
         values(p, plain);
 
         p = make_held(seed, against);
-        bool pulled = polish(p, 6, 1.0, refit).pulled;
+        bool asymmetric = descent(p, 6, 1.0, refit).asymmetric;
         values(p, found);
         bool same = memcmp(plain, found, sizeof(float) * (size_t)(p->rows * p->cols)) == 0;
-        cr_expect_eq(same, !pulled, "seed %d", (int)seed);
-        cr_expect(pulled ? held_loss(p) < loss + 1e-4 * fabs(loss) : held_loss(p) == loss, "seed %d", (int)seed);
-        kept[against] += pulled;
+        cr_expect_eq(same, !asymmetric, "seed %d", (int)seed);
+        cr_expect(asymmetric ? held_loss(p) < loss + 1e-4 * fabs(loss) : held_loss(p) == loss, "seed %d", (int)seed);
+        kept[against] += asymmetric;
     }
     cr_expect(kept[0] > 0 && kept[1] < 20, "%d of 20 where it should help, %d where not", kept[0], kept[1]);
 }
@@ -240,7 +244,7 @@ Test(solver, a_pull_that_hurts_where_it_was_not_learned_is_dropped)
 Test(solver, refit_takes_scales_that_can_be_held_and_tells_its_gain)
 {
     for (int g = 0; g < 3; g++) {
-        struct problem *p = make(grids[g], 12, 30, 7, 70);
+        struct problem *p = make(formats[g], 12, 30, 7, 70);
         float q[MOST_ROWS * MOST_COLS], gradient[MOST_ROWS * MOST_COLS], old[MOST_ROWS * MOST_COLS];
         double before = explicit_loss(p, true);
         memcpy(old, p->scale, sizeof old);
@@ -253,7 +257,7 @@ Test(solver, refit_takes_scales_that_can_be_held_and_tells_its_gain)
         cr_expect_float_eq(before - after, gain, 1e-4 * before);
         cr_expect(memcmp(old, p->scale, (size_t)(12 * 5) * sizeof *old) != 0);
         for (int i = 0; i < 12 * 5; i++)
-            cr_expect_eq(p->scale[i], qp_held_scale(&p->m->q.grid, p->scale[i]));
+            cr_expect_eq(p->scale[i], qp_held_scale(&p->m->q.format, p->scale[i]));
     }
 }
 
@@ -334,11 +338,11 @@ static void textbook(struct problem *p, const int64_t *order, bool anew)
             for (int64_t i = 0; i < count; i++)
                 part[i] = (float)w[r * n + first + i];
             if (anew && c / group != before)
-                p->block.kernels->qparams(&p->m->q.grid, 1, count, count, part, scale, NULL);
+                p->block.kernels->qparams(&p->m->q.format, 1, count, count, part, scale, NULL);
             uint8_t *code = &p->codes[r * n + c];
             float target = (float)w[r * n + c];
-            p->block.kernels->quantize(&p->m->q.grid, 1, 1, 1, &target, scale, NULL, code);
-            p->block.kernels->dequantize(&p->m->q.grid, 1, 1, 1, code, scale, NULL, &x);
+            p->block.kernels->quantize(&p->m->q.format, 1, 1, 1, &target, scale, NULL, code);
+            p->block.kernels->dequantize(&p->m->q.format, 1, 1, 1, code, scale, NULL, &x);
             double error = (w[r * n + c] - x) / inverse[c * n + c];
             for (int64_t i = k + 1; i < n; i++) {
                 int64_t j = order ? order[i] : i;
@@ -409,21 +413,21 @@ Test(solver, hqq_never_raises_the_mean_error)
     int moved = 0;
     for (int g = 0; g < 3; g++) {
         struct qp_error err;
-        struct problem *p = make(grids[g], 12, 32, 16, 31);
+        struct problem *p = make(formats[g], 12, 32, 16, 31);
         for (int64_t i = 0; i < 12 * 32; i += 16)
             p->w[i] *= 4.0f;
         struct qp_quantized *q = &p->m->q;
-        p->block.kernels->qparams(&q->grid, 12, 32, 16, p->w, p->scale, p->zero);
-        p->block.kernels->quantize(&q->grid, 12, 32, 16, p->w, p->scale, q->zero, p->codes);
+        p->block.kernels->qparams(&q->format, 12, 32, 16, p->w, p->scale, p->zero);
+        p->block.kernels->quantize(&q->format, 12, 32, 16, p->w, p->scale, q->zero, p->codes);
         double before = mean_error(p);
         float scale[12 * 2];
         memcpy(scale, p->scale, sizeof scale);
         cr_assert_eq(qp_hqq(p->m, &err), 0);
-        p->block.kernels->quantize(&q->grid, 12, 32, 16, p->w, p->scale, q->zero, p->codes);
-        cr_expect_leq(mean_error(p), before * (1 + 1e-6), "grid %d", g);
+        p->block.kernels->quantize(&q->format, 12, 32, 16, p->w, p->scale, q->zero, p->codes);
+        cr_expect_leq(mean_error(p), before * (1 + 1e-6), "format %d", g);
         moved += memcmp(p->scale, scale, sizeof scale) != 0;
         for (int i = 0; i < 12 * 2; i++)
-            cr_expect_eq(p->scale[i], qp_held_scale(&q->grid, p->scale[i]));
+            cr_expect_eq(p->scale[i], qp_held_scale(&q->format, p->scale[i]));
     }
     cr_expect_gt(moved, 0, "no scale was fitted");
 }

@@ -34,8 +34,8 @@ static double total_loss(struct qp_unit **units, size_t count)
             cr_assert_eq(qp_block_quantized(&block, i, qp_model_scheme(&model, block.layer, i), &quantized, &err), 1,
                          "%s", err.message);
             cr_assert_eq(qp_block_weight(&block, i, true, w, &err), 0, "%s", err.message);
-            cr_assert_eq(qp_block_second_moment(&block, d->site, h, &err), 0, "%s", err.message);
-            block.kernels->dequantize(&quantized.grid, rows, in, quantized.group, quantized.codes, quantized.scale,
+            cr_assert_eq(qp_block_hessian(&block, d->site, h, &err), 0, "%s", err.message);
+            block.kernels->dequantize(&quantized.format, rows, in, quantized.group, quantized.codes, quantized.scale,
                                       quantized.zero, q);
             qp_difference(rows * in, q, w, q);
             sum += qp_site_loss(block.kernels, rows, in, q, h, scratch);
@@ -78,17 +78,22 @@ Test(quantize, descents_lose_no_more_than_what_they_start_from)
                              "{\"weights\": {\"format\": \"mxint8\"}}"};
     for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
         double rounding = loss_of("{\"method\": \"rtn\"}", schemes[i]);
-        double natural = loss_of("{\"method\": \"gptq\", \"order\": \"natural\", \"polish\": 0}", schemes[i]);
-        double ordered = loss_of("{\"method\": \"gptq\", \"order\": \"activation\", \"polish\": 0}", schemes[i]);
-        double polished = loss_of("{\"method\": \"gptq\"}", schemes[i]);
-        double alone = loss_of("{\"method\": \"rtn\", \"polish\": 4}", schemes[i]);
+        double natural =
+            loss_of("{\"method\": \"gptq\", \"order\": \"natural\", \"coordinate_descent\": 0}", schemes[i]);
+        double ordered =
+            loss_of("{\"method\": \"gptq\", \"order\": \"activation\", \"coordinate_descent\": 0}", schemes[i]);
+        double descended = loss_of("{\"method\": \"gptq\"}", schemes[i]);
+        double alone = loss_of("{\"method\": \"rtn\", \"coordinate_descent\": 4}", schemes[i]);
         cr_expect_gt(rounding, 0.0);
         cr_expect(natural != rounding && ordered != rounding && natural != ordered, "%s: %g, %g, %g", schemes[i],
                   natural, ordered, rounding);
-        cr_expect_leq(polished, ordered * SLACK, "%s: polished %g, gptq %g", schemes[i], polished, ordered);
-        cr_expect_leq(polished, rounding * SLACK, "%s: polished %g, rtn %g", schemes[i], polished, rounding);
-        cr_expect_leq(alone, rounding * SLACK, "%s: rtn and polish %g, rtn %g", schemes[i], alone, rounding);
-        cr_expect_neq(alone, rounding, "%s: polish does nothing", schemes[i]);
+        cr_expect_leq(descended, ordered * SLACK, "%s: with coordinate descent %g, gptq %g", schemes[i], descended,
+                      ordered);
+        cr_expect_leq(descended, rounding * SLACK, "%s: with coordinate descent %g, rtn %g", schemes[i], descended,
+                      rounding);
+        cr_expect_leq(alone, rounding * SLACK, "%s: rtn and coordinate descent %g, rtn %g", schemes[i], alone,
+                      rounding);
+        cr_expect_neq(alone, rounding, "%s: coordinate descent does nothing", schemes[i]);
     }
 }
 
@@ -98,7 +103,7 @@ static void make_diagonal(struct qp_unit **units)
     for (int u = 2; u < 2 + TINY_LAYERS; u++)
         for (size_t t = 0; t < units[u]->count; t++) {
             struct qp_tensor *h = units[u]->tensors[t];
-            if (!strstr(h->name, "second_moment"))
+            if (!strstr(h->name, "hessian"))
                 continue;
             for (int64_t i = 0; i < h->elements; i++)
                 if (i % (h->shape[0] + 1) != 0)
@@ -126,8 +131,8 @@ static struct qp_unit **quantized(const char *params, size_t *count)
 Test(quantize, the_block_size_is_a_matter_of_speed)
 {
     size_t count_a, count_b;
-    struct qp_unit **a = quantized("{\"method\": \"gptq\", \"polish\": 0, \"block\": 4096}", &count_a);
-    struct qp_unit **b = quantized("{\"method\": \"gptq\", \"polish\": 0, \"block\": 7}", &count_b);
+    struct qp_unit **a = quantized("{\"method\": \"gptq\", \"coordinate_descent\": 0, \"block\": 4096}", &count_a);
+    struct qp_unit **b = quantized("{\"method\": \"gptq\", \"coordinate_descent\": 0, \"block\": 7}", &count_b);
     int64_t rows = 0, same = 0;
     for (size_t u = 2; u < 2 + TINY_LAYERS; u++)
         for (size_t n = 0; n < QP_LINEARS; n++) {
@@ -144,7 +149,7 @@ Test(quantize, the_block_size_is_a_matter_of_speed)
     free(b);
 }
 
-Test(quantize, gptq_with_a_diagonal_moment_is_rounding)
+Test(quantize, gptq_with_a_diagonal_hessian_is_rounding)
 {
     struct qp_unit *a[TINY_UNITS], *b[TINY_UNITS], **out_a, **out_b;
     size_t count_a, count_b;
@@ -165,7 +170,7 @@ Test(quantize, gptq_with_a_diagonal_moment_is_rounding)
     free(out_b);
 }
 
-Test(quantize, a_singular_moment_raises_the_damping_and_says_so)
+Test(quantize, a_singular_hessian_raises_the_damping_and_says_so)
 {
     struct qp_unit *units[TINY_UNITS], **out;
     json_t *report = NULL;
@@ -173,8 +178,9 @@ Test(quantize, a_singular_moment_raises_the_damping_and_says_so)
     tiny_units(INT4_G32, true, units);
     for (size_t t = 0; t < units[2]->count; t++) {
         struct qp_tensor *h = units[2]->tensors[t];
-        if (strstr(h->name, "attn_in.second_moment"))
-            for (int64_t i = 0; i < h->elements; i++) /* not a moment of anything: off the diagonal larger than on it */
+        if (strstr(h->name, "attn_in.hessian"))
+            for (int64_t i = 0; i < h->elements;
+                 i++) /* not a Hessian of anything: off the diagonal larger than on it */
                 ((float *)h->data)[i] = i % (h->shape[0] + 1) == 0                ? 1.0f
                                         : (i / h->shape[0] + i % h->shape[0]) % 2 ? 0.0f
                                                                                   : 1.02f;
@@ -188,13 +194,13 @@ Test(quantize, a_singular_moment_raises_the_damping_and_says_so)
     free(out);
 }
 
-Test(quantize, a_moment_that_is_not_finite_is_an_error)
+Test(quantize, a_hessian_that_is_not_finite_is_an_error)
 {
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(INT4_G32, true, units);
     for (size_t t = 0; t < units[3]->count; t++)
-        if (strstr(units[3]->tensors[t]->name, "mlp_out.second_moment"))
+        if (strstr(units[3]->tensors[t]->name, "mlp_out.hessian"))
             *(float *)units[3]->tensors[t]->data = INFINITY;
     out =
         tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
@@ -203,14 +209,14 @@ Test(quantize, a_moment_that_is_not_finite_is_an_error)
     free(out);
 }
 
-Test(quantize, gptq_without_a_moment_is_an_error)
+Test(quantize, gptq_without_a_hessian_is_an_error)
 {
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(INT4_G32, false, units);
     out =
         tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
-    cr_expect(strstr(tiny_message, "second_moment"), "%s", tiny_message);
+    cr_expect(strstr(tiny_message, "hessian"), "%s", tiny_message);
     tiny_free(out, count);
     free(out);
 }
@@ -222,7 +228,7 @@ Test(quantize, a_column_never_seen_is_rounded_and_not_zeroed)
     tiny_units(INT4_G32, true, units);
     for (size_t t = 0; t < units[2]->count; t++) {
         struct qp_tensor *h = units[2]->tensors[t];
-        if (strstr(h->name, "attn_in.second_moment"))
+        if (strstr(h->name, "attn_in.hessian"))
             for (int64_t i = 0; i < h->shape[0]; i++)
                 ((float *)h->data)[5 * h->shape[0] + i] = ((float *)h->data)[i * h->shape[0] + 5] = 0.0f;
     }

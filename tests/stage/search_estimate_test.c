@@ -6,7 +6,7 @@
 static json_t *provides_of(json_t *params)
 {
     struct qp_error err = {0};
-    json_t *answer = NULL, *question = estimate_question(params, NULL, json_pack("[s]", "second_moment"), 8);
+    json_t *answer = NULL, *question = estimate_question(params, NULL, json_pack("[s]", "hessian"), 8);
     cr_assert_eq(qp_stage_estimate(&qp_stage_desc, question, &answer, &err), 0, "%s", err.message);
     json_t *provides = json_incref(json_object_get(answer, "provides"));
     json_decref(answer);

@@ -11,7 +11,7 @@
 
 extern const struct qp_stage_desc qp_stage_desc;
 
-/* Sites behind norms only: folds into rows would change the metric of the sites that own them. */
+/* Sites after norms only: folds into rows would change the metric of the sites that own them. */
 #define NORM_SITES \
     "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"ignore\": [\"lm_head\", \"*.o_proj\", \"*.down_proj\"]}"
 #define INT4_G32 "{\"weights\": {\"format\": \"int4\", \"group\": 32}}"
@@ -21,7 +21,7 @@ enum { OUTLIER = 11 };
 static void plant_outlier(struct qp_unit *unit, const char *site)
 {
     char name[128];
-    snprintf(name, sizeof name, "model.layers.0.%s.second_moment", site);
+    snprintf(name, sizeof name, "model.layers.0.%s.hessian", site);
     struct qp_tensor *h = qp_unit_find(unit, name);
     int64_t n = h->shape[0];
     for (int64_t i = 0; i < n; i++) {
@@ -94,8 +94,8 @@ static double loss_of(struct qp_unit *const *units, int site)
         int8_t *zero = calloc((size_t)(rows * in), 1);
         uint8_t *codes = malloc((size_t)(rows * in));
         cr_assert_eq(qp_block_weight(&block, i, true, w, &err), 0, "%s", err.message);
-        cr_assert_eq(qp_block_second_moment(&block, site, h, &err), 0, "%s", err.message);
-        struct qp_quantized given = {.grid = scheme->weights.grid};
+        cr_assert_eq(qp_block_hessian(&block, site, h, &err), 0, "%s", err.message);
+        struct qp_quantized given = {.format = scheme->weights.format};
         int chosen = qp_block_scales(&block, i, scheme, &given, &err);
         cr_assert_geq(chosen, 0, "%s", err.message);
         if (chosen) {
@@ -106,12 +106,13 @@ static double loss_of(struct qp_unit *const *units, int site)
             float largest = 0.0f;
             for (int64_t k = 0; k < rows * in; k++)
                 largest = fmaxf(largest, fabsf(w[k]));
-            if (given.grid.scale_dtype == QP_F8_E4M3)
-                given.grid.global = qp_global_scale(largest, false);
-            block.kernels->qparams(&given.grid, rows, in, group, w, scale, zero);
+            if (given.format.scale_dtype == QP_F8_E4M3)
+                given.format.global = qp_global_scale(largest, false);
+            block.kernels->qparams(&given.format, rows, in, group, w, scale, zero);
         }
-        block.kernels->quantize(&given.grid, rows, in, group, w, scale, given.grid.symmetric ? NULL : zero, codes);
-        block.kernels->dequantize(&given.grid, rows, in, group, codes, scale, given.grid.symmetric ? NULL : zero, q);
+        block.kernels->quantize(&given.format, rows, in, group, w, scale, given.format.symmetric ? NULL : zero, codes);
+        block.kernels->dequantize(&given.format, rows, in, group, codes, scale, given.format.symmetric ? NULL : zero,
+                                  q);
         qp_difference(rows * in, q, w, q);
         loss += qp_site_loss(block.kernels, rows, in, q, h, scratch);
         free(w);
@@ -125,14 +126,14 @@ static double loss_of(struct qp_unit *const *units, int site)
 /* Leaves of layer 0's H of mlp_in the blocks of `group` channels, so that what groups lose adds up. */
 static void keep_blocks(struct qp_unit *unit, int64_t group)
 {
-    struct qp_tensor *h = qp_unit_find(unit, "model.layers.0.mlp_in.second_moment");
+    struct qp_tensor *h = qp_unit_find(unit, "model.layers.0.mlp_in.hessian");
     int64_t n = h->shape[0];
     for (int64_t i = 0; i < n * n; i++)
         if (i / n / group != i % n / group)
             ((float *)h->data)[i] = 0.0f;
 }
 
-/* The loss of layer 0's mlp_in after a search with `params`; `group`: channels whose moments are kept, 0: all. */
+/* The loss of layer 0's mlp_in after a search with `params`; `group`: channels whose Hessians are kept, 0: all. */
 static double searched_blocks(const char *scheme, const char *params, bool outlier, int64_t group)
 {
     struct qp_unit *units[TINY_UNITS], **out;

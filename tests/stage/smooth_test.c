@@ -40,7 +40,7 @@ Test(smooth, scales_follow_the_formula)
     free(out);
 }
 
-Test(smooth, touches_only_sites_behind_norms)
+Test(smooth, touches_only_sites_after_norms)
 {
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
@@ -77,7 +77,7 @@ Test(smooth, log_equalization_follows_its_formula_at_every_site)
 
 enum { SAMPLES = 32 };
 
-/* Gives every site of layer 0 that stands behind a norm samples, channel j `loudness` ^ (j mod 5) loud, and the
+/* Gives every site of layer 0 that stands after a norm samples, channel j `loudness` ^ (j mod 5) loud, and the
  * maxima that belong to them. */
 static void plant_samples(struct qp_unit *unit, double loudness)
 {
@@ -191,7 +191,7 @@ Test(smooth, the_search_rounds_as_quantize_does)
     cr_expect(is_folded("\"format\": \"nvfp4\"", 8, values));
 }
 
-Test(smooth, a_grid_without_samples_is_refused)
+Test(smooth, a_search_without_samples_is_refused)
 {
     struct qp_unit *units[TINY_UNITS];
     size_t count;

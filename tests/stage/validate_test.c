@@ -11,12 +11,12 @@ extern const struct qp_stage_desc qp_stage_desc;
 
 #define CONTEXT "{\"data\": {\"synthetic\": true, \"samples\": 6, \"length\": 32, \"seed\": 5}}"
 
-static json_t *validate(const char *scheme, bool moments, const char *params, const char *context, int expected)
+static json_t *validate(const char *scheme, bool hessians, const char *params, const char *context, int expected)
 {
     struct qp_unit *units[TINY_UNITS], **out;
     json_t *report = NULL;
     size_t count;
-    tiny_units(scheme, moments, units);
+    tiny_units(scheme, hessians, units);
     tiny_quantize(units);
     out = tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, expected, &count, &report);
     cr_expect_eq(count, expected == 0 ? TINY_UNITS : 0);

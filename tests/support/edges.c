@@ -68,11 +68,11 @@ void edges_close(struct edges *edges)
     close(edges->wake);
 }
 
-static bool turn(struct edges *edges)
+static bool step(struct edges *edges)
 {
     struct qp_error err;
-    int sent = qp_out_turn(edges->out, &err);
-    int received = sent >= 0 && edges->in ? qp_in_turn(edges->in, &err) : 0;
+    int sent = qp_out_poll(edges->out, &err);
+    int received = sent >= 0 && edges->in ? qp_in_poll(edges->in, &err) : 0;
     if (sent < 0 || received < 0)
         edges->error = err;
     else if (!sent && !received)
@@ -87,19 +87,19 @@ static long now_ms(void)
     return t.tv_sec * 1000L + t.tv_nsec / 1000000L;
 }
 
-bool edges_turn(struct edges *edges, bool (*done)(const struct edges *))
+bool edges_poll(struct edges *edges, bool (*done)(const struct edges *))
 {
     long until = now_ms() + PATIENCE_MS;
     while (!done(edges) && now_ms() < until)
-        if (!turn(edges))
+        if (!step(edges))
             return false;
     return done(edges);
 }
 
-void edges_turn_for(struct edges *edges, int milliseconds)
+void edges_poll_for(struct edges *edges, int milliseconds)
 {
     for (long until = now_ms() + milliseconds; now_ms() < until;)
-        turn(edges);
+        step(edges);
 }
 
 static const char *awaited_key;
@@ -114,9 +114,9 @@ bool edges_stay_at(struct edges *edges, const char *key, long value)
 {
     awaited_key = key;
     awaited_value = value;
-    if (!edges_turn(edges, is_reached))
+    if (!edges_poll(edges, is_reached))
         return false;
-    edges_turn_for(edges, 50);
+    edges_poll_for(edges, 50);
     return edges_count(edges, true, key) == value;
 }
 
@@ -138,7 +138,7 @@ bool edges_all_acknowledged(const struct edges *edges)
 struct qp_unit *edges_take(struct edges *edges, int64_t seq)
 {
     struct qp_receipt *receipt;
-    cr_assert(edges_turn(edges, edges_has_unit), "unit %lld: %s", (long long)seq, edges->error.message);
+    cr_assert(edges_poll(edges, edges_has_unit), "unit %lld: %s", (long long)seq, edges->error.message);
     struct qp_unit *unit = qp_in_take(edges->in, &receipt);
     cr_assert_eq(unit->seq, seq, "unit %lld came, expected %lld", (long long)unit->seq, (long long)seq);
     qp_in_processed(edges->in, receipt);

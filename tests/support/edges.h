@@ -14,7 +14,7 @@ struct edges {
     struct qp_out *out;
     struct qp_in *in;
     struct qp_references *references;
-    struct qp_error error; /* of the last turn that failed */
+    struct qp_error error; /* of the last step that failed */
     int wake;
 };
 
@@ -27,10 +27,10 @@ void edges_dial(struct edges *edges, bool same_host, int64_t window_units, int64
 void edges_close(struct edges *edges);
 
 /* Turns both ends until `done(edges)`; false when an end failed or nothing of that kind happened in time. */
-bool edges_turn(struct edges *edges, bool (*done)(const struct edges *));
+bool edges_poll(struct edges *edges, bool (*done)(const struct edges *));
 /* The same until a number of the producer's record is `value`, and for a while after it: so that more would show. */
 bool edges_stay_at(struct edges *edges, const char *key, long value);
-void edges_turn_for(struct edges *edges, int milliseconds);
+void edges_poll_for(struct edges *edges, int milliseconds);
 
 bool edges_has_unit(const struct edges *edges);
 bool edges_all_sent(const struct edges *edges);

@@ -187,7 +187,7 @@ static void note(struct fake_run *run, struct fake_stage *stage, const struct qp
     stage->ready += strcmp(kind, "ready") == 0;
 }
 
-/* A round is bounded, so that stages that talk without pause cannot keep the hook from its turn. Returns how many
+/* A round is bounded, so that stages that talk without pause cannot keep the hook from its step. Returns how many
  * messages it took. */
 static int listen_to_stages(struct fake_run *run)
 {

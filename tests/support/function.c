@@ -14,7 +14,7 @@ enum { SEQUENCES = 2, LENGTH = 24, STATES = SEQUENCES * LENGTH * TINY_HIDDEN };
 /* Makes every 16th channel of a site 30 times as loud as it was, so that scales are worth their while. */
 static void plant_outliers(struct qp_unit *unit, int layer, const struct qp_site *site)
 {
-    static const char *const statistics[] = {"second_moment", "absmean", "absmax"};
+    static const char *const statistics[] = {"hessian", "absmean", "absmax"};
     for (int k = 0; k < 3; k++) {
         char name[128];
         snprintf(name, sizeof name, "model.layers.%d.%s.%s", layer, site->name, statistics[k]);
@@ -26,7 +26,7 @@ static void plant_outliers(struct qp_unit *unit, int layer, const struct qp_site
     }
 }
 
-/* The hidden states behind a layer for the same random ones before it. */
+/* The hidden states after a layer for the same random ones before it. */
 static void run_layer(const struct qp_block *block, enum qp_version version, float *x)
 {
     struct qp_error err;

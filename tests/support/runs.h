@@ -15,7 +15,7 @@
 /* An executable stage that dies, or waits to be stopped, at a unit (tests/e2e/stages/brake.c). */
 #define BRAKE BUILD_DIR "/tests/stages/brake"
 
-/* Fixture for .init: scratch_make, and sockets go to a folder of the test's own, so that what is left behind is seen.
+/* Fixture for .init: scratch_make, and sockets go to a folder of the test's own, so that what is left is seen.
  */
 void runs_make(void);
 

@@ -24,8 +24,8 @@ void scratch_drop(void)
 const char *scratch(const char *name)
 {
     static char paths[8][256];
-    static int turn;
-    char *path = paths[turn++ % 8];
+    static int step;
+    char *path = paths[step++ % 8];
     snprintf(path, sizeof paths[0], "%s%s%s", folder, *name ? "/" : "", name);
     return path;
 }

@@ -29,10 +29,10 @@ static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
     real.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-static void second_moment(int64_t rows, int64_t n, const float *x, float *h)
+static void hessian(int64_t rows, int64_t n, const float *x, float *h)
 {
     note();
-    real.second_moment(rows, n, x, h);
+    real.hessian(rows, n, x, h);
 }
 
 static void gptq_block(const struct qp_gptq_block *b)
@@ -41,10 +41,10 @@ static void gptq_block(const struct qp_gptq_block *b)
     real.gptq_block(b);
 }
 
-static int64_t polish(const struct qp_polish *p)
+static int64_t descent(const struct qp_descent *p)
 {
     note();
-    return real.polish(p);
+    return real.descent(p);
 }
 
 static void scale_search(const struct qp_scale_search *s)
@@ -65,22 +65,22 @@ static void watch_operations(void)
     struct qp_kernels *table = (struct qp_kernels *)qp_kernels_open("cpu"); /* not in memory that is read only */
     real = *table;
     table->gemm = gemm;
-    table->second_moment = second_moment;
+    table->hessian = hessian;
     table->gptq_block = gptq_block;
-    table->polish = polish;
+    table->descent = descent;
     table->scale_search = scale_search;
     table->to_f32 = to_f32;
 }
 
 static enum verdict run(const struct qp_stage_desc *desc, const char *params, const char *context,
-                        const char *const *wants, const char *scheme, bool moments)
+                        const char *const *wants, const char *scheme, bool hessians)
 {
     struct qp_unit *units[TINY_UNITS], **out = NULL;
     size_t count = 0;
     struct qp_error err = {0};
     qp_auto_json json_t *p = json_loads(params ? params : "{}", 0, NULL);
     qp_auto_json json_t *c = json_loads(context ? context : "{}", 0, NULL);
-    tiny_units(scheme, moments, units);
+    tiny_units(scheme, hessians, units);
     watch_operations();
     int r = qp_stage_call(desc, p, c, wants, units, TINY_UNITS, &out, &count, NULL, &err);
     if (calls < stop_at)
@@ -91,24 +91,24 @@ static enum verdict run(const struct qp_stage_desc *desc, const char *params, co
 }
 
 static enum verdict run_alone(const struct qp_stage_desc *desc, const char *params, const char *context,
-                              const char *const *wants, const char *scheme, bool moments)
+                              const char *const *wants, const char *scheme, bool hessians)
 {
     int status = 0;
     pid_t pid = fork();
     cr_assert_geq(pid, 0);
     if (pid == 0)
-        _exit(run(desc, params, context, wants, scheme, moments));
+        _exit(run(desc, params, context, wants, scheme, hessians));
     cr_assert_eq(waitpid(pid, &status, 0), pid);
     cr_assert(WIFEXITED(status), "stopped at operation %d it died of signal %d", stop_at, WTERMSIG(status));
     return (enum verdict)WEXITSTATUS(status);
 }
 
 void stops_everywhere(const struct qp_stage_desc *desc, const char *params, const char *context,
-                      const char *const *wants, const char *scheme, bool moments)
+                      const char *const *wants, const char *scheme, bool hessians)
 {
     int reached = 0;
     for (stop_at = 1;; stop_at *= 2) {
-        enum verdict v = run_alone(desc, params, context, wants, scheme, moments);
+        enum verdict v = run_alone(desc, params, context, wants, scheme, hessians);
         if (v == NOT_REACHED)
             break;
         cr_expect_neq(v, NOT_STOPPED, "stopped at operation %d it went on to its end", stop_at);

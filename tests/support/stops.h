@@ -8,6 +8,6 @@
  * of the stage's operations: it must return QP_ERR_INTERRUPTED, after hardly any further operation. params and context
  * are JSON text or NULL; the rest as in tiny_units. */
 void stops_everywhere(const struct qp_stage_desc *desc, const char *params, const char *context,
-                      const char *const *wants, const char *scheme, bool moments);
+                      const char *const *wants, const char *scheme, bool hessians);
 
 #endif

@@ -11,7 +11,7 @@
 #include "libstage/base/random.h"
 #include "libstage/formats/safetensors.h"
 #include "libstage/network/model_unit.h"
-#include "libstage/network/turns.h"
+#include "libstage/network/sequential.h"
 
 char tiny_message[QP_ERROR_SIZE];
 
@@ -68,9 +68,9 @@ static void put_statistics(struct qp_unit *unit, const char *prefix, const struc
     for (int64_t i = 0; i < rows * n; i++)
         x[i] += common[i / n] * (i % n % 5 == 0 ? 3.0f : 0.7f);
     const struct qp_kernels *k = qp_kernels_open("ref");
-    snprintf(name, sizeof name, "%s.%s.second_moment", prefix, site->name);
+    snprintf(name, sizeof name, "%s.%s.hessian", prefix, site->name);
     struct qp_tensor *h = random_tensor(name, 2, n, n, 0.0f, 0.0f, 0);
-    k->second_moment(rows, n, x, h->data);
+    k->hessian(rows, n, x, h->data);
     k->mirror(n, h->data);
     snprintf(name, sizeof name, "%s.%s.absmax", prefix, site->name);
     struct qp_tensor *absmax = random_tensor(name, 1, n, 0, 0.0f, 0.0f, 0);
@@ -87,7 +87,7 @@ static void put_statistics(struct qp_unit *unit, const char *prefix, const struc
     free(x);
 }
 
-static void fill_layer(struct qp_unit *unit, const struct qp_arch *arch, int layer, bool moments)
+static void fill_layer(struct qp_unit *unit, const struct qp_arch *arch, int layer, bool hessians)
 {
     char prefix[128], name[256];
     snprintf(prefix, sizeof prefix, arch->block, layer);
@@ -101,7 +101,7 @@ static void fill_layer(struct qp_unit *unit, const struct qp_arch *arch, int lay
         snprintf(name, sizeof name, "%s.%s.weight", prefix, arch->layer_types[0]->norms[i].module);
         put(unit, random_tensor(name, 1, arch->hidden, 0, 1.0f, 0.1f, (uint64_t)(100 * layer + 50 + i)));
     }
-    for (int i = 0; i < QP_SITES && moments; i++)
+    for (int i = 0; i < QP_SITES && hessians; i++)
         put_statistics(unit, prefix, &arch->layer_types[0]->sites[i], arch->layer_types[0]->sites[i].in,
                        (uint64_t)(1000 * layer + i));
 }
@@ -124,7 +124,7 @@ static void tiny_arch(struct qp_arch *arch)
     cr_assert_eq(qp_arch_parse(config, "tiny", arch, &err), 0, "%s", err.message);
 }
 
-void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNITS])
+void tiny_units(const char *scheme, bool hessians, struct qp_unit *units[TINY_UNITS])
 {
     struct qp_error err;
     struct qp_arch arch;
@@ -139,7 +139,7 @@ void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNI
     struct qp_tensor *embedding = random_tensor(name, 2, TINY_VOCAB, TINY_HIDDEN, 0.0f, 1.0f, 7);
     put(units[1], embedding);
     for (int l = 0; l < TINY_LAYERS; l++)
-        fill_layer(units[2 + l], &arch, l, moments);
+        fill_layer(units[2 + l], &arch, l, hessians);
     put(units[TINY_LAYERS + 2], qp_tensor_ref(embedding));
     snprintf(name, sizeof name, "%s.weight", arch.final_norm);
     put(units[TINY_LAYERS + 2], random_tensor(name, 1, TINY_HIDDEN, 0, 1.0f, 0.1f, 8));
@@ -167,14 +167,14 @@ static void quantize_linear(struct qp_block *block, int linear, const struct qp_
     float *w = malloc((size_t)(2 * rows * cols) * sizeof *w), *scale = w + rows * cols;
     int8_t *zero = malloc((size_t)(rows * cols));
     uint8_t *codes = malloc((size_t)(rows * cols));
-    struct qp_grid own = scheme->weights.grid, *grid = &own;
+    struct qp_number_format own = scheme->weights.format, *format = &own;
     int64_t group = qp_spec_group(&scheme->weights, cols);
-    own.global = grid->scale_dtype == QP_F8_E4M3 ? 1000.0f : 0.0f;
+    own.global = format->scale_dtype == QP_F8_E4M3 ? 1000.0f : 0.0f;
     cr_assert_eq(qp_block_weight(block, linear, true, w, &err), 0, "%s", err.message);
-    block->kernels->qparams(grid, rows, cols, group, w, scale, zero);
+    block->kernels->qparams(format, rows, cols, group, w, scale, zero);
     share_blocks(&scheme->weights, rows, qp_groups(cols, group), scale);
-    block->kernels->quantize(grid, rows, cols, group, w, scale, grid->symmetric ? NULL : zero, codes);
-    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, grid->symmetric ? NULL : zero, NULL, NULL};
+    block->kernels->quantize(format, rows, cols, group, w, scale, format->symmetric ? NULL : zero, codes);
+    struct qp_quantized q = {*format, rows, cols, group, codes, scale, format->symmetric ? NULL : zero, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(block, linear, &q, NULL, &err), 0, "%s", err.message);
     free(w);
     free(zero);
@@ -196,24 +196,24 @@ void tiny_quantize(struct qp_unit *units[TINY_UNITS])
     qp_model_close(&model);
 }
 
-void tiny_turns(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_TURNS])
+void tiny_steps(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_STEPS])
 {
     struct qp_error err;
     struct qp_arch arch;
     json_t *config = tiny_config();
     cr_assert_eq(qp_arch_parse(config, "tiny", &arch, &err), 0, "%s", err.message);
     json_decref(config);
-    cr_assert_eq(qp_turns_announce(&arch, units[0], &err), 0);
+    cr_assert_eq(qp_sequential_announce(&arch, units[0], &err), 0);
     int to = 0;
     for (int u = 0; u < TINY_UNITS; u++) {
-        int turns = units[u]->kind == QP_UNIT_BLOCK ? qp_turns_of(&arch, u - 1) : 1;
-        for (int turn = 1; turn <= turns; turn++, to++) {
+        int steps = units[u]->kind == QP_UNIT_BLOCK ? qp_sequential_steps(&arch, u - 1) : 1;
+        for (int step = 1; step <= steps; step++, to++) {
             cr_assert_eq(qp_unit_copy(units[u], &out[to], &err), 0);
-            cr_assert(u == 0 || qp_turns_label(&arch, turn, out[to], &err) == 0);
+            cr_assert(u == 0 || qp_sequential_label(&arch, step, out[to], &err) == 0);
             cr_assert_eq(out[to]->seq, to);
         }
     }
-    cr_assert_eq(to, TINY_TURNS);
+    cr_assert_eq(to, TINY_STEPS);
     tiny_free(units, TINY_UNITS);
 }
 

@@ -10,7 +10,7 @@
 
 /* hidden 64, ffn 96, 4 heads of 16, 2 key/value heads, 2 layers, vocabulary 128, F32, tied. */
 enum { TINY_HIDDEN = 64, TINY_FFN = 96, TINY_LAYERS = 2, TINY_VOCAB = 128, TINY_UNITS = TINY_LAYERS + 4 };
-enum { TINY_TURNS = TINY_UNITS + TINY_LAYERS * (QP_SITES - 1) }; /* units when layers come in turns */
+enum { TINY_STEPS = TINY_UNITS + TINY_LAYERS * (QP_SITES - 1) }; /* units when layers come in steps */
 
 /* config.json of the model as a new JSON object. */
 json_t *tiny_config(void);
@@ -18,15 +18,15 @@ json_t *tiny_config(void);
 /* Seeded normal numbers with standard deviation `deviation`. */
 void tiny_random(uint64_t seed, int64_t count, float deviation, float *out);
 
-/* All units of a run: model, embedding, layers, head, end. `scheme` is JSON text. With `moments` each site gets absmax,
- * absmean and a well-conditioned, strongly correlated second moment. The caller owns what units[] points to. */
-void tiny_units(const char *scheme, bool moments, struct qp_unit *units[TINY_UNITS]);
+/* All units of a run: model, embedding, layers, head, end. `scheme` is JSON text. With `hessians` each site gets
+ * absmax, absmean and a well-conditioned, strongly correlated Hessian. The caller owns what units[] points to. */
+void tiny_units(const char *scheme, bool hessians, struct qp_unit *units[TINY_UNITS]);
 
 /* Gives the layers' units the codes of rounding to nearest. */
 void tiny_quantize(struct qp_unit *units[TINY_UNITS]);
 
-/* All units in turns, as load sends them with true_sequential; takes them over. */
-void tiny_turns(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_TURNS]);
+/* All units in steps, as load sends them with true_sequential; takes them over. */
+void tiny_steps(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_STEPS]);
 
 /* Writes the model as a Hugging Face folder (made, with its parents). */
 void tiny_write(const char *folder);

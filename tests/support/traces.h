@@ -1,4 +1,4 @@
-/* What a run must not leave behind. */
+/* What a run must not leave over. */
 #ifndef QUANTPIPE_TESTS_TRACES_H
 #define QUANTPIPE_TESTS_TRACES_H
 

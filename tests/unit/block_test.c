@@ -157,10 +157,10 @@ Test(fold, statistics_follow)
     cr_assert(!qp_block_has_stat(&block, QP_SITE_ATTN_OUT, "min"));
     for (int site = 0; site < QP_SITES; site++) {
         int64_t n = site_size(&block, site);
-        cr_assert_eq(qp_block_second_moment(&block, site, h, &err), 0, "%s", err.message);
+        cr_assert_eq(qp_block_hessian(&block, site, h, &err), 0, "%s", err.message);
         cr_assert_eq(qp_block_stat(&block, site, "absmax", absmax, &err), 0);
         fold(&block, site, 30 + (uint64_t)site, s);
-        cr_assert_eq(qp_block_second_moment(&block, site, folded, &err), 0);
+        cr_assert_eq(qp_block_hessian(&block, site, folded, &err), 0);
         cr_assert_eq(qp_block_stat(&block, site, "absmax", folded_absmax, &err), 0);
         for (int64_t i = 0; i < n; i++) {
             cr_assert_float_eq(folded_absmax[i] * s[i], absmax[i], 1e-6f * absmax[i]);
@@ -257,7 +257,7 @@ static struct qp_linear_scheme grouped(bool symmetric)
 {
     struct qp_quant_spec weights = {
         .enabled = true,
-        .grid = {.codes = QP_I8, .bits = 4, .symmetric = symmetric, .scale_dtype = QP_F32},
+        .format = {.codes = QP_I8, .bits = 4, .symmetric = symmetric, .scale_dtype = QP_F32},
         .granularity = QP_PER_GROUP,
         .group = 8,
     };
@@ -279,7 +279,7 @@ Test(block, quantized_comes_back)
         scale[i] = 0.5f + (float)i;
         zero[i] = (int8_t)(i % 3);
     }
-    struct qp_quantized back, q = {scheme.weights.grid, FFN, HIDDEN, 8, codes, scale, zero, NULL, NULL};
+    struct qp_quantized back, q = {scheme.weights.format, FFN, HIDDEN, 8, codes, scale, zero, NULL, NULL};
     cr_assert_eq(qp_block_quantized(&block, QP_UP, &scheme, &back, &err), 0);
     cr_assert_eq(qp_block_set_quantized(&block, QP_UP, &q, NULL, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_UP, &scheme, &back, &err), 1, "%s", err.message);
@@ -317,9 +317,9 @@ Test(block, one_scale_for_all)
     struct qp_block block = golden_block(checkpoint, 1);
     struct qp_linear_scheme scheme = {
         .weights = {.enabled = true,
-                    .grid = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
+                    .format = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
                     .granularity = QP_PER_TENSOR}};
-    struct qp_quantized back, q = {scheme.weights.grid, HIDDEN, FFN, 0, codes, &scale, NULL, NULL, NULL};
+    struct qp_quantized back, q = {scheme.weights.format, HIDDEN, FFN, 0, codes, &scale, NULL, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(&block, QP_DOWN, &q, NULL, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_DOWN, &scheme, &back, &err), 1, "%s", err.message);
     cr_assert_eq(back.group, 0);

@@ -83,7 +83,7 @@ Test(branches, one_scheme_changes_nothing)
     qp_pipeline_free(p);
 }
 
-Test(branches, stages_behind_the_collector_are_copied)
+Test(branches, stages_after_the_collector_are_copied)
 {
     static const char *const names[] = {"source",    "before",   "collect", "method@int4",
                                         "sink@int4", "method@a", "sink@a"};
@@ -119,7 +119,7 @@ Test(branches, without_a_collector_the_source_is_shared)
     qp_pipeline_free(p);
 }
 
-/* A second collector behind a method learns from what one scheme made. */
+/* A second collector after a method learns from what one scheme made. */
 Test(branches, later_collectors_belong_to_branches)
 {
     struct qp_pipeline *p =

@@ -9,11 +9,11 @@
 #include "libstage/calibration/calibrator.h"
 #include "libstage/calibration/histogram.h"
 
-static const struct qp_grid int8 = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
-static const struct qp_grid int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
-static const struct qp_grid fp8 = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
+static const struct qp_number_format int8 = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
+static const struct qp_number_format int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
+static const struct qp_number_format fp8 = {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32};
 
-static const struct qp_grid *grid_of(const char *kind)
+static const struct qp_number_format *format_of(const char *kind)
 {
     return strcmp(kind, "int8") == 0 ? &int8 : strcmp(kind, "int4") == 0 ? &int4 : &fp8;
 }
@@ -111,9 +111,9 @@ static void check_case(const json_t *golden_case)
     json_array_foreach(json_object_get(golden_case, "sorted"), i, item) /* of the numbers themselves */
         near(qp_range_percentile(&h, number(item, 0)), number(item, 1), 0.045, "percentile of the numbers");
     json_object_foreach(object, kind, item)
-        near(qp_range_entropy(kernels, grid_of(kind), &h), json_number_value(item), 1e-6, kind);
+        near(qp_range_entropy(kernels, format_of(kind), &h), json_number_value(item), 1e-6, kind);
     json_array_foreach(json_object_get(golden_case, "mse"), i, item)
-        near(qp_range_mse(kernels, grid_of(json_string_value(json_array_get(item, 0))), number(item, 1), &h),
+        near(qp_range_mse(kernels, format_of(json_string_value(json_array_get(item, 0))), number(item, 1), &h),
              number(item, 2), 1e-6, json_string_value(json_array_get(item, 0)));
 }
 

@@ -60,9 +60,9 @@ static struct qp_quantized quantized_of(const char *name, const struct qp_scheme
 {
     const struct qp_tensor *codes = part(name, "/", "codes"), *zero = part(name, "/", "zero");
     const struct qp_tensor *global = part(name, "/", "global");
-    struct qp_grid grid = scheme->base.weights.grid;
-    grid.global = global ? *(const float *)global->data : 0;
-    return (struct qp_quantized){.grid = grid,
+    struct qp_number_format format = scheme->base.weights.format;
+    format.global = global ? *(const float *)global->data : 0;
+    return (struct qp_quantized){.format = format,
                                  .rows = codes->shape[0],
                                  .cols = codes->shape[1],
                                  .group = qp_spec_group(&scheme->base.weights, codes->shape[1]),
@@ -268,7 +268,7 @@ Test(config, rules_become_groups_that_exclude_each_other)
 
 static void same_spec(const struct qp_quant_spec *a, const struct qp_quant_spec *b, const char *where)
 {
-    const struct qp_grid *g = &a->grid, *h = &b->grid;
+    const struct qp_number_format *g = &a->format, *h = &b->format;
     cr_assert_eq(a->enabled, b->enabled, "%s", where);
     if (!a->enabled)
         return;
@@ -319,7 +319,7 @@ Test(config, modules_of_one_format_share_a_group)
     cr_assert_str_eq(target(config, "group_2"), "re:model\\.layers\\.1\\..*$");
     cr_assert_str_eq(target(config, "group_4"),
                      "re:(?!(?:model\\.layers\\.1\\..*)$)model\\.layers\\.1\\.mlp\\.up_proj$",
-                     "a rule that the one before it covers stays behind it");
+                     "a rule that the one before it covers stays after it");
     qp_scheme_free(scheme);
 }
 
@@ -469,7 +469,7 @@ Test(config, what_the_layout_cannot_hold_is_refused)
 
     static const uint8_t codes[65] = {0};
     static const float scale[3] = {1, 1, 1};
-    struct qp_quantized q = {ragged->base.weights.grid, 1, 65, 32, codes, scale, NULL, NULL, NULL};
+    struct qp_quantized q = {ragged->base.weights.format, 1, 65, 32, codes, scale, NULL, NULL, NULL};
     struct qp_tensor *out[QP_COMPRESSED_MAX];
     size_t count = 9;
     cr_assert_eq(qp_compressed_pack("a.b", &ragged->base, &q, out, &count, &err), QP_ERR_INPUT);

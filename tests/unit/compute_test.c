@@ -16,11 +16,11 @@ static void bf16_logits(struct qp_checkpoint *checkpoint, const char *backend, f
     static float x[GOLDEN_TOKENS * HIDDEN], scratch[GOLDEN_TOKENS * HIDDEN];
     const struct qp_kernels *kernels = qp_kernels_open(backend);
     const struct qp_windows *windows = golden_windows();
-    struct qp_stream stream;
+    struct qp_hidden_states states;
     struct qp_text text;
     struct qp_error err;
     cr_assert_eq(qp_text_open(&checkpoint->arch, windows, &text, &err), 0);
-    cr_assert_eq(qp_stream_open_as(windows, HIDDEN, QP_BF16, NULL, &stream, &err), 0);
+    cr_assert_eq(qp_hidden_open_as(windows, HIDDEN, QP_BF16, NULL, &states, &err), 0);
     for (int64_t b = 0; b < qp_arch_blocks(&checkpoint->arch); b++) {
         struct qp_block block = golden_block(checkpoint, b);
         struct qp_layer layer;
@@ -28,20 +28,20 @@ static void bf16_logits(struct qp_checkpoint *checkpoint, const char *backend, f
         block.kernels = kernels;
         block.compute = QP_BF16;
         if (block.layer < 0) {
-            cr_assert_eq(qp_text_embed(&text, &block, QP_ORIGINAL, &stream, &err), 0);
+            cr_assert_eq(qp_text_embed(&text, &block, QP_ORIGINAL, &states, &err), 0);
         } else if (qp_block_is_layer(&block)) {
             cr_assert_eq(qp_layer_load(&block, QP_ORIGINAL, NULL, &layer, &err), 0, "%s", err.message);
-            cr_assert_eq(qp_text_forward(&text, &layer, &stream, NULL, &err), 0);
+            cr_assert_eq(qp_text_forward(&text, &layer, &states, NULL, &err), 0);
             qp_layer_free(&layer);
         } else {
             cr_assert_eq(qp_head_load(&block, &head, &err), 0, "%s", err.message);
-            qp_stream_read(&stream, kernels, 0, GOLDEN_TOKENS, x);
+            qp_hidden_read(&states, kernels, 0, GOLDEN_TOKENS, x);
             qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, x, scratch, logits);
             qp_head_free(&head);
         }
         qp_unit_free(block.unit);
     }
-    qp_stream_close(&stream);
+    qp_hidden_close(&states);
     qp_text_close(&text);
 }
 

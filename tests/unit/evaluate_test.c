@@ -91,20 +91,20 @@ Test(evaluate, divergence_is_from_the_reference)
     static float p[GOLDEN_LOGITS], q[GOLDEN_LOGITS], noise[COUNT], normed[COUNT];
     struct qp_error err;
     struct qp_metrics m;
-    struct qp_stream reference, stream;
+    struct qp_hidden_states reference, states;
     struct qp_head head;
     struct qp_checkpoint *checkpoint = golden_open("plain");
     struct qp_block block = golden_block(checkpoint, 3);
     cr_assert_eq(qp_head_load(&block, &head, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_stream_open(windows(), HIDDEN, scratch(""), &reference, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_stream_open(windows(), HIDDEN, NULL, &stream, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_hidden_open(windows(), HIDDEN, scratch(""), &reference, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_hidden_open(windows(), HIDDEN, NULL, &states, &err), 0, "%s", err.message);
     tiny_random(1, COUNT, 1.0f, reference.x);
     tiny_random(2, COUNT, 0.3f, noise);
     for (int i = 0; i < COUNT; i++)
-        stream.x[i] = reference.x[i] + noise[i];
-    cr_assert_eq(qp_stream_score(&head, &stream, &reference, &m, &err), 0, "%s", err.message);
+        states.x[i] = reference.x[i] + noise[i];
+    cr_assert_eq(qp_hidden_score(&head, &states, &reference, &m, &err), 0, "%s", err.message);
     qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, reference.x, normed, p);
-    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, stream.x, normed, q);
+    qp_head_logits(&head, QP_ORIGINAL, GOLDEN_TOKENS, states.x, normed, q);
     struct qp_metrics expected = by_definition(p, q);
     cr_assert_eq(m.tokens, expected.tokens);
     cr_assert_float_eq(m.perplexity, expected.perplexity, 1e-4 * expected.perplexity);
@@ -113,8 +113,8 @@ Test(evaluate, divergence_is_from_the_reference)
     cr_assert_gt(m.kl_divergence, 1e-3);
     cr_assert_float_eq(m.top1_agreement, expected.top1_agreement, 1e-12);
     cr_assert_lt(m.top1_agreement, 1.0);
-    qp_stream_close(&reference);
-    qp_stream_close(&stream);
+    qp_hidden_close(&reference);
+    qp_hidden_close(&states);
     cr_assert_eq(rmdir(scratch("")), 0, "the scratch file is not hidden");
     qp_head_free(&head);
     qp_unit_free(block.unit);
@@ -125,7 +125,7 @@ Test(evaluate, what_cannot_be_scored_is_refused)
 {
     struct qp_error err;
     struct qp_metrics m;
-    struct qp_stream stream;
+    struct qp_hidden_states states;
     int32_t ids[300] = {0};
     struct qp_checkpoint *checkpoint = golden_open("plain");
     struct qp_windows w = {ids, 1, 1};
@@ -134,8 +134,8 @@ Test(evaluate, what_cannot_be_scored_is_refused)
     w.length = 300;
     cr_assert_eq(qp_evaluate(checkpoint, &w, qp_kernels_open("ref"), NULL, NULL, &m, &err), QP_ERR_INPUT);
     cr_assert_not_null(strstr(err.message, "sequences of 300 tokens; this model takes 1 to 256"), "%s", err.message);
-    cr_assert_lt(qp_stream_open(&w, 24, "/nonexistent", &stream, &err), 0);
+    cr_assert_lt(qp_hidden_open(&w, 24, "/nonexistent", &states, &err), 0);
     w.count = INT64_MAX / 16;
-    cr_assert_lt(qp_stream_open(&w, 24, NULL, &stream, &err), 0);
+    cr_assert_lt(qp_hidden_open(&w, 24, NULL, &states, &err), 0);
     qp_checkpoint_close(checkpoint);
 }

@@ -65,7 +65,7 @@ Test(file, a_write_replaces_all_or_nothing)
 
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){4, 4});
-    cr_assert_eq(qp_write_file(path, "newer text", 10, &err), QP_ERR_ROOM);
+    cr_assert_eq(qp_write_file(path, "newer text", 10, &err), QP_ERR_SPACE);
     says("raise the file size limit");
     qp_auto_free char *same = scratch_read(path, &size);
     cr_assert_str_eq(same, "new text");
@@ -77,7 +77,7 @@ Test(file, a_failed_write_leaves_no_temporary_file)
     qp_auto_free char *temporary = qp_format("%s.tmp%ld", scratch("a"), (long)getpid());
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){4, 4});
-    cr_assert_eq(qp_write_file(scratch("a"), "newer text", 10, &err), QP_ERR_ROOM);
+    cr_assert_eq(qp_write_file(scratch("a"), "newer text", 10, &err), QP_ERR_SPACE);
     cr_assert(!qp_exists(temporary) && !qp_exists(scratch("a")));
 }
 
@@ -119,12 +119,12 @@ Test(file, folders_are_made_and_removed_whole)
     cr_assert_eq(qp_remove_tree(scratch("a"), &err), 0, "a missing path is no error");
 }
 
-Test(file, a_full_device_is_no_room)
+Test(file, a_full_device_is_no_space)
 {
     int fd = open("/dev/full", O_WRONLY);
     if (fd < 0)
         cr_skip_test("there is no /dev/full");
-    cr_assert_eq(qp_write_all(fd, "x", 1, "/dev/full", &err), QP_ERR_ROOM);
+    cr_assert_eq(qp_write_all(fd, "x", 1, "/dev/full", &err), QP_ERR_SPACE);
     says("/dev/full: cannot write: No space left on device; free some space");
     close(fd);
 }
@@ -154,13 +154,13 @@ Test(error, codes_and_contexts)
     cr_assert_eq(qp_fail(&err, QP_ERR_STAGE, "again: %s", err.message), QP_ERR_STAGE);
     cr_assert_str_eq(err.message, "again: file:7: first");
     errno = EDQUOT;
-    cr_assert_eq(qp_fail_errno(&err, QP_ERR_STAGE, "x"), QP_ERR_ROOM);
+    cr_assert_eq(qp_fail_errno(&err, QP_ERR_STAGE, "x"), QP_ERR_SPACE);
     errno = ENOMEM;
-    cr_assert_eq(qp_fail_errno(&err, QP_ERR_STAGE, "x"), QP_ERR_ROOM);
+    cr_assert_eq(qp_fail_errno(&err, QP_ERR_STAGE, "x"), QP_ERR_SPACE);
     errno = EACCES;
     cr_assert_eq(qp_fail_errno(&err, QP_ERR_STAGE, "x"), QP_ERR_STAGE);
     cr_assert_str_eq(err.message, "x: Permission denied");
-    cr_assert_eq(qp_fail_memory(&err, 5, "a tensor"), QP_ERR_ROOM);
+    cr_assert_eq(qp_fail_memory(&err, 5, "a tensor"), QP_ERR_SPACE);
     cr_assert_eq(qp_fail(NULL, QP_ERR_USAGE, "nobody listens"), QP_ERR_USAGE);
 }
 

@@ -104,15 +104,15 @@ static void quantize(struct tiny *t, int linear)
     int64_t rows = d->out, cols = d->in;
     const struct qp_linear_scheme *s =
         qp_scheme_for(t->scheme, qp_module_name(&t->arch, t->block.layer, linear, module, sizeof module));
-    const struct qp_grid *grid = &s->weights.grid;
+    const struct qp_number_format *format = &s->weights.format;
     int64_t group = qp_spec_group(&s->weights, cols), count = qp_scale_count(rows, cols, group);
     float *w = malloc((size_t)(rows * cols) * sizeof *w), *scale = malloc((size_t)count * sizeof *scale);
     uint8_t *codes = malloc((size_t)(rows * cols));
-    int8_t *zero = grid->symmetric ? NULL : malloc((size_t)count);
+    int8_t *zero = format->symmetric ? NULL : malloc((size_t)count);
     cr_assert_eq(qp_block_weight(&t->block, linear, true, w, &err), 0);
-    t->block.kernels->qparams(grid, rows, cols, group, w, scale, zero);
-    t->block.kernels->quantize(grid, rows, cols, group, w, scale, zero, codes);
-    struct qp_quantized q = {*grid, rows, cols, group, codes, scale, zero, NULL, NULL};
+    t->block.kernels->qparams(format, rows, cols, group, w, scale, zero);
+    t->block.kernels->quantize(format, rows, cols, group, w, scale, zero, codes);
+    struct qp_quantized q = {*format, rows, cols, group, codes, scale, zero, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(&t->block, linear, &q, NULL, &err), 0);
     free(w);
     free(scale);
@@ -388,7 +388,7 @@ static int refuse(void *context, int site, const float *x, int64_t rows, int64_t
     (void)x;
     (void)rows;
     (void)in;
-    return site == QP_SITE_MLP_IN ? qp_fail(err, QP_ERR_ROOM, "full") : 0;
+    return site == QP_SITE_MLP_IN ? qp_fail(err, QP_ERR_SPACE, "full") : 0;
 }
 
 Test(forward, what_a_site_callback_returns_ends_it)
@@ -400,7 +400,7 @@ Test(forward, what_a_site_callback_returns_ends_it)
     tiny_open(&t, "\"int8\"", 8);
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
     cr_assert_eq(qp_layer_forward(&layer, 1, 8, &t.rotations, x, t.workspace, &(struct qp_taps){.site = refuse}, &err),
-                 QP_ERR_ROOM);
+                 QP_ERR_SPACE);
     cr_assert_str_eq(err.message, "full");
     qp_layer_free(&layer);
     tiny_close(&t);

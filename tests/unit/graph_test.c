@@ -17,10 +17,10 @@ static const struct {
 } kinds[] = {
     {"source", "{'name': 'source', 'outputs': [{'name': 'out', 'provides': ['weights']}]}"},
     {"collect", "{'name': 'collect', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': [{'name': 'out', "
-                "'provides': ['statistics']}], 'collects': ['moment', 'peak'], 'data': 'calibration'}"},
+                "'provides': ['statistics']}], 'collects': ['hessian', 'peak'], 'data': 'calibration'}"},
     {"method", "{'name': 'method', 'inputs': [{'name': 'in', 'needs': ['weights', 'statistics']}], 'outputs': "
                "[{'name': 'out', 'provides': ['quantized']}], 'params': [{'name': 'method', 'type': 'string', "
-               "'default': 'gptq'}], 'needs': [{'what': 'moment', 'param': 'method', 'value': 'gptq'}, {'what': "
+               "'default': 'gptq'}], 'needs': [{'what': 'hessian', 'param': 'method', 'value': 'gptq'}, {'what': "
                "'peak', 'param': 'method', 'value': 'smooth'}]}"},
     {"pass", "{'name': 'pass', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}]}"},
     {"reader", "{'name': 'reader', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}], 'data': 'evaluation'}"},
@@ -28,17 +28,17 @@ static const struct {
               "'data_optional': true}"},
     {"always", "{'name': 'always', 'inputs': [{'name': 'in'}], 'outputs': null, 'needs': [{'what': 'peak', 'param': "
                "null, 'value': null}]}"},
-    {"tuned", "{'name': 'tuned', 'inputs': [{'name': 'in'}], 'outputs': null, 'params': [{'name': 'pull', 'type': "
-              "'percent', 'default': '0%'}], 'needs': [{'what': 'peak', 'param': 'pull', 'value': null}]}"},
+    {"tuned",
+     "{'name': 'tuned', 'inputs': [{'name': 'in'}], 'outputs': null, 'params': [{'name': 'asymmetric', 'type': "
+     "'percent', 'default': '0%'}], 'needs': [{'what': 'peak', 'param': 'asymmetric', 'value': null}]}"},
     {"fixed", "{'name': 'fixed', 'inputs': [{'name': 'in'}], 'outputs': null, 'params': [{'name': 'by', 'type': "
-              "'string', 'default': 'peak'}], 'needs': [{'what': 'peak', 'scheme': 'static'}, {'what': 'moment', "
-              "'param': 'by', 'value': 'moment', 'scheme': 'static'}, {'what': 'peak', 'scheme': 'kv_cache'}]}"},
+              "'string', 'default': 'peak'}], 'needs': [{'what': 'peak', 'scheme': 'static'}, {'what': 'hessian', "
+              "'param': 'by', 'value': 'hessian', 'scheme': 'static'}, {'what': 'peak', 'scheme': 'kv_cache'}]}"},
     {"open", "{'name': 'open', 'inputs': [{'name': 'in'}, {'name': 'more', 'optional': true}], 'outputs': [{'name': "
              "'out', 'optional': true}]}"},
-    {"circle",
-     "{'name': 'circle', 'inputs': [{'name': 'in'}, {'name': 'back', 'needs': ['quantized'], 'optional': true, "
-     "'feedback': true, 'collects': ['peak']}], 'outputs': [{'name': 'out', 'provides': ['statistics']}], "
-     "'data': 'calibration', 'collects': ['moment']}"},
+    {"cycle", "{'name': 'cycle', 'inputs': [{'name': 'in'}, {'name': 'back', 'needs': ['quantized'], 'optional': true, "
+              "'feedback': true, 'collects': ['peak']}], 'outputs': [{'name': 'out', 'provides': ['statistics']}], "
+              "'data': 'calibration', 'collects': ['hessian']}"},
     {"sink", "{'name': 'sink', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': null}"},
     {"strict", "{'name': 'strict', 'inputs': [{'name': 'in', 'needs': ['quantized']}], 'outputs': []}"},
     {"two", "{'name': 'two', 'inputs': [{'name': 'a'}, {'name': 'b'}], 'outputs': [{'name': 'x'}, {'name': 'y'}]}"},
@@ -146,7 +146,8 @@ Test(graph, a_need_without_a_value_is_active_when_the_parameter_is_set)
     char yaml[512];
     for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
         snprintf(yaml, sizeof yaml,
-                 HEAD "  source: {}\n  collect: {from: source}\n  tuned: {from: collect, with: {pull: %s}}\n" DATA,
+                 HEAD
+                 "  source: {}\n  collect: {from: source}\n  tuned: {from: collect, with: {asymmetric: %s}}\n" DATA,
                  set[i]);
         struct qp_pipeline *p = built(yaml);
         cr_expect_eq(json_array_size(qp_pipeline_find(p, "collect")->wants), 1, "%s", set[i]);
@@ -154,14 +155,14 @@ Test(graph, a_need_without_a_value_is_active_when_the_parameter_is_set)
     }
     for (size_t i = 0; i < sizeof unset / sizeof *unset; i++) {
         snprintf(yaml, sizeof yaml,
-                 HEAD "  source: {}\n  collect: {from: source}\n  tuned: {from: collect, with: {pull: %s}}\n",
+                 HEAD "  source: {}\n  collect: {from: source}\n  tuned: {from: collect, with: {asymmetric: %s}}\n",
                  unset[i]);
         struct qp_pipeline *p = built(yaml);
         cr_expect_eq(json_array_size(qp_pipeline_find(p, "collect")->wants), 0, "%s", unset[i]);
         qp_pipeline_free(p);
     }
-    expect_failure(HEAD "  source: {}\n  tuned: {from: source, with: {pull: 3}}\n", ":7:3",
-                   "`pull: 3` of stage `tuned` needs `peak`, and no stage upstream collects it");
+    expect_failure(HEAD "  source: {}\n  tuned: {from: source, with: {asymmetric: 3}}\n", ":7:3",
+                   "`asymmetric: 3` of stage `tuned` needs `peak`, and no stage upstream collects it");
 }
 
 Test(graph, needs_can_ask_for_what_the_scheme_has)
@@ -172,7 +173,7 @@ Test(graph, needs_can_ask_for_what_the_scheme_has)
     } runs[] = {{"int8", "", 0},
                 {"int8", ", with: {by: peak}", 0},
                 {"fp8", "", 1},
-                {"fp8", ", with: {by: moment}", 2},
+                {"fp8", ", with: {by: hessian}", 2},
                 {"nvfp4", "", 1},
                 {"{weights: {format: int4}, kv_cache: {format: int8}}", "", 1},
                 {"{weights: {format: int8}, rules: [{match: a, activations: {format: int8, dynamic: false}}]}", "", 1},
@@ -196,17 +197,17 @@ Test(graph, a_cycle_is_printed)
 {
     expect_failure(HEAD "  end: {use: sink, from: c}\n  a: {use: pass, from: c}\n  b: {use: pass, from: a}\n"
                         "  c: {use: pass, from: b}\n",
-                   ":9:24", "the stages go round in a circle: c -> a -> b -> c");
+                   ":9:24", "the stages form a cycle: c -> a -> b -> c");
     expect_failure(HEAD "  a: {use: pass, from: a}\n", ":6:24", "a -> a;");
 }
 
-#define CIRCLE HEAD "  source: {}\n  circle: {from: {in: source, back: {from: method, delay: 1}}}\n"
-#define METHOD "  method: {from: circle}\n"
+#define CYCLE HEAD "  source: {}\n  cycle: {from: {in: source, back: {from: method, delay: 1}}}\n"
+#define METHOD "  method: {from: cycle}\n"
 
-Test(graph, a_delayed_edge_closes_a_circle)
+Test(graph, a_delayed_edge_closes_a_cycle)
 {
-    struct qp_pipeline *p = built(CIRCLE METHOD "  strict: {from: method}\n" DATA);
-    static const char *const expected[] = {"source", "circle", "method", "strict"};
+    struct qp_pipeline *p = built(CYCLE METHOD "  strict: {from: method}\n" DATA);
+    static const char *const expected[] = {"source", "cycle", "method", "strict"};
     for (size_t i = 0; i < 4; i++)
         cr_expect_str_eq(p->instances[p->order[i]].name, expected[i]);
     cr_assert_eq(p->edge_count, 4);
@@ -217,35 +218,35 @@ Test(graph, a_delayed_edge_closes_a_circle)
     cr_expect_eq(p->edges[1].delay, 1);
     cr_expect_str_eq(p->edges[1].input, "back");
     qp_pipeline_free(p);
-    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: method}}\n" METHOD, ":7:37",
-                   "the stages go round in a circle: circle -> method -> circle; take one `from` out of it, or let "
+    expect_failure(HEAD "  source: {}\n  cycle: {from: {in: source, back: method}}\n" METHOD, ":7:36",
+                   "the stages form a cycle: cycle -> method -> cycle; take one `from` out of it, or let "
                    "blocks come back later at a stage that has an input for that: from: {in: STAGE, feedback: {from: "
                    "STAGE, delay: 1}}");
 }
 
 Test(graph, a_delay_has_its_place)
 {
-    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: source}}\n  sink: {from: circle}\n", ":7:37",
-                   "input `back` of stage `circle` takes blocks that come back: write {from: source, delay: 1}");
-    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: {from: source, delay: 1}}}\n"
-                        "  sink: {from: circle}\n",
-                   ":7:37", "nothing comes back from stage `source`, which gets nothing of what `circle` puts out");
+    expect_failure(HEAD "  source: {}\n  cycle: {from: {in: source, back: source}}\n  sink: {from: cycle}\n", ":7:36",
+                   "input `back` of stage `cycle` takes blocks that come back: write {from: source, delay: 1}");
+    expect_failure(HEAD "  source: {}\n  cycle: {from: {in: source, back: {from: source, delay: 1}}}\n"
+                        "  sink: {from: cycle}\n",
+                   ":7:36", "nothing comes back from stage `source`, which gets nothing of what `cycle` puts out");
     expect_failure(HEAD "  a: {use: pass, from: {in: {from: b, delay: 1}}}\n  b: {use: pass, from: a}\n", ":6:29",
                    "input `in` of stage `a` takes no blocks that come back; remove `delay`");
-    expect_failure(HEAD "  source: {}\n  circle: {from: {in: source, back: {from: pass, delay: 1}}}\n"
-                        "  pass: {from: circle}\n  sink: {from: pass}\n",
-                   ":7:37", "circle.back needs [quantized], but pass.out provides [weights, statistics]");
+    expect_failure(HEAD "  source: {}\n  cycle: {from: {in: source, back: {from: pass, delay: 1}}}\n"
+                        "  pass: {from: cycle}\n  sink: {from: pass}\n",
+                   ":7:36", "cycle.back needs [quantized], but pass.out provides [weights, statistics]");
 }
 
 Test(graph, what_comes_back_does_not_go_on)
 {
-    expect_failure(CIRCLE METHOD "  strict: {from: circle}\n  sink: {from: method}\n" DATA, ":9:18",
-                   "strict.in needs [quantized], but circle.out provides [weights, statistics]");
+    expect_failure(CYCLE METHOD "  strict: {from: cycle}\n  sink: {from: method}\n" DATA, ":9:18",
+                   "strict.in needs [quantized], but cycle.out provides [weights, statistics]");
 }
 
 Test(graph, without_feedback_the_other_input_is_the_only_one)
 {
-    struct qp_pipeline *p = built(HEAD "  source: {}\n  circle: {from: source}\n  sink: {from: circle}\n");
+    struct qp_pipeline *p = built(HEAD "  source: {}\n  cycle: {from: source}\n  sink: {from: cycle}\n");
     cr_assert_eq(p->edge_count, 2);
     cr_expect_str_eq(p->edges[0].input, "in");
     qp_pipeline_free(p);
@@ -254,15 +255,15 @@ Test(graph, without_feedback_the_other_input_is_the_only_one)
 Test(graph, some_statistics_need_feedback)
 {
     struct qp_pipeline *p =
-        built(CIRCLE "  method: {from: circle, with: {method: smooth}}\n  sink: {from: method}\n" DATA);
-    const json_t *wants = qp_pipeline_find(p, "circle")->wants;
+        built(CYCLE "  method: {from: cycle, with: {method: smooth}}\n  sink: {from: method}\n" DATA);
+    const json_t *wants = qp_pipeline_find(p, "cycle")->wants;
     cr_assert_eq(json_array_size(wants), 1);
     cr_expect_str_eq(json_string_value(json_array_get(wants, 0)), "peak");
     qp_pipeline_free(p);
-    expect_failure(HEAD "  source: {}\n  circle: {from: source}\n"
-                        "  method: {from: circle, with: {method: smooth}}\n  sink: {from: method}\n" DATA,
+    expect_failure(HEAD "  source: {}\n  cycle: {from: source}\n"
+                        "  method: {from: cycle, with: {method: smooth}}\n  sink: {from: method}\n" DATA,
                    ":7:3",
-                   "`method: smooth` of stage `method` needs `peak`, which stage `circle` collects only with something "
+                   "`method: smooth` of stage `method` needs `peak`, which stage `cycle` collects only with something "
                    "at its input `back`: write from: {in: STAGE, back: {from: method, delay: 1}}");
 }
 
@@ -286,7 +287,7 @@ Test(graph, needs_travel_to_the_nearest_collector)
     cr_expect_eq(json_array_size(qp_pipeline_find(p, "far")->wants), 0);
     const json_t *wants = qp_pipeline_find(p, "near")->wants;
     cr_assert_eq(json_array_size(wants), 1, "asked for once, however many need it");
-    cr_expect_str_eq(json_string_value(json_array_get(wants, 0)), "moment");
+    cr_expect_str_eq(json_string_value(json_array_get(wants, 0)), "hessian");
     qp_pipeline_free(p);
     p = built(HEAD "  source: {}\n  collect: {from: source}\n  method: {from: collect, with: {method: rtn}}\n"
                    "  sink: {from: method}\n");

@@ -32,7 +32,7 @@ static json_t *descriptor_of(const char *use)
     return NULL;
 }
 
-/* Builds the graph of these stages behind the source `s`; `message` NULL: it must be accepted. */
+/* Builds the graph of these stages after the source `s`; `message` NULL: it must be accepted. */
 static void expect(const char *stages, const char *message)
 {
     char yaml[1024];

@@ -129,7 +129,7 @@ Test(json, numbers_that_are_not_finite_are_null_and_counted)
 static void expect_failure(void)
 {
     struct qp_error err = {0};
-    cr_expect_eq(qp_json_check(0, &err), QP_ERR_ROOM);
+    cr_expect_eq(qp_json_check(0, &err), QP_ERR_SPACE);
     cr_expect(strstr(err.message, "no memory for JSON in "), "%s", err.message);
     cr_expect_eq(qp_json_check(0, &err), 0, "it was told once");
 }
@@ -157,7 +157,7 @@ Test(json, no_failure_is_forgotten)
     json_object_set_new(object, "a", NULL);
     cr_expect_eq(qp_json_check(QP_ERR_INPUT, &err), QP_ERR_INPUT, "the first error stays");
     json_object_set_new(object, "a", NULL);
-    cr_expect_eq(qp_write_json(scratch("x.json"), object, &err), QP_ERR_ROOM, "half of a file is none");
+    cr_expect_eq(qp_write_json(scratch("x.json"), object, &err), QP_ERR_SPACE, "half of a file is none");
     cr_expect_not(qp_exists(scratch("x.json")));
 }
 

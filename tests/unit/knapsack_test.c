@@ -1,4 +1,4 @@
-/* The knapsack solver against brute force, on problems with ties, planted answers and too little room. */
+/* The knapsack solver against brute force, on problems with ties, planted answers and too little space. */
 #include <math.h>
 #include <stdlib.h>
 #include <criterion/criterion.h>
@@ -76,7 +76,7 @@ Test(knapsack, equals_brute_force_on_1000_problems)
     }
 }
 
-Test(knapsack, with_too_little_room_the_bound_stays_true)
+Test(knapsack, with_too_little_space_the_bound_stays_true)
 {
     uint64_t seed = 11;
     int gaps = 0;

@@ -65,7 +65,7 @@ static void forward(const struct fixture *f, float *x, struct seen *seen)
     qp_rotations_close(&rotations);
 }
 
-/* Gives a linear random factors; a, b: room for them. */
+/* Gives a linear random factors; a, b: space for them. */
 static void correct(struct fixture *f, int linear, float *a, float *b)
 {
     struct qp_error err;
@@ -128,7 +128,7 @@ Test(low_rank, is_the_same_as_a_weight_with_the_product_added)
         cr_assert_eq(qp_block_quantized(&f.block, l, qp_scheme_for(f.scheme, name), &q, &err), 1);
         snprintf(name, sizeof name, "model.layers.0.%s.weight", d->module);
         cr_assert_eq(qp_tensor_new(name, QP_F32, 2, (int64_t[]){out, in}, &t, &err), 0);
-        f.block.kernels->dequantize(&q.grid, out, in, q.group, q.codes, q.scale, q.zero, t->data);
+        f.block.kernels->dequantize(&q.format, out, in, q.group, q.codes, q.scale, q.zero, t->data);
         correct(&f, l, a, b);
         cr_assert_eq(qp_block_add_low_rank(&f.block, l, t->data, &err), 0, "%s", err.message);
         cr_assert_eq(qp_unit_put(merged.block.unit, t, &err), 0);

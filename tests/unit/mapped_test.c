@@ -72,7 +72,7 @@ Test(mapped, a_read_beyond_the_end_is_an_error_and_no_signal)
     qp_storage_unref(whole);
 }
 
-/* What is behind the end in its page reads as zeros without any signal. */
+/* What is after the end in its page reads as zeros without any signal. */
 Test(mapped, a_loss_within_a_page_is_found)
 {
     const char *path = new_file("model");

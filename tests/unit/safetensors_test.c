@@ -415,17 +415,17 @@ static int fill(const char *folder, struct qp_error *err)
     return r;
 }
 
-Test(write, a_file_size_limit_is_no_room)
+Test(write, a_file_size_limit_is_no_space)
 {
     struct qp_error err = {0};
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){3 << 20, 3 << 20});
-    cr_assert_eq(fill(scratch("out"), &err), QP_ERR_ROOM, "%s", err.message);
+    cr_assert_eq(fill(scratch("out"), &err), QP_ERR_SPACE, "%s", err.message);
     cr_assert_not_null(strstr(err.message, scratch("out/shard-00001.partial")), "%s", err.message);
     cr_assert(!qp_exists(scratch("out/model.safetensors")));
 }
 
-Test(write, a_full_disk_is_no_room)
+Test(write, a_full_disk_is_no_space)
 {
     struct qp_error err = {0};
     const char *disk = scratch("disk");
@@ -435,7 +435,7 @@ Test(write, a_full_disk_is_no_room)
     int r = fill(scratch("disk/out"), &err);
     bool partial_only = !qp_exists(scratch("disk/out/model.safetensors"));
     cr_assert_eq(umount(disk), 0);
-    cr_assert_eq(r, QP_ERR_ROOM, "%s", err.message);
+    cr_assert_eq(r, QP_ERR_SPACE, "%s", err.message);
     cr_assert_not_null(strstr(err.message, "free some space"), "%s", err.message);
     cr_assert(partial_only);
 }

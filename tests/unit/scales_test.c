@@ -24,7 +24,7 @@ static const struct qp_kernels *fill(void)
         x[i] = (x[i] + x[i / COLS * COLS]) * (float)(1 + i % 5);
     for (int i = 0; i < COLS * COLS; i++)
         h[i] = 0.0f;
-    k->second_moment(TOKENS, COLS, x, h);
+    k->hessian(TOKENS, COLS, x, h);
     k->mirror(COLS, h);
     return k;
 }
@@ -32,7 +32,7 @@ static const struct qp_kernels *fill(void)
 static struct qp_quant_spec spec_of(enum qp_granularity granularity, bool symmetric)
 {
     return (struct qp_quant_spec){.enabled = true,
-                                  .grid = {.codes = QP_I8, .bits = 4, .symmetric = symmetric, .scale_dtype = QP_BF16},
+                                  .format = {.codes = QP_I8, .bits = 4, .symmetric = symmetric, .scale_dtype = QP_BF16},
                                   .granularity = granularity,
                                   .group = GROUP,
                                   .block_rows = 10};
@@ -43,11 +43,11 @@ static void choose(const struct qp_kernels *k, const struct qp_quant_spec *spec,
     struct qp_error err;
     const struct qp_scale_choice choice = {.method = method, .h = h, .shrink = 0.4f, .steps = 40};
     int64_t group = qp_spec_group(spec, COLS);
-    cr_assert_eq(qp_choose_scales(k, spec, &spec->grid, ROWS, COLS, w, &choice, scale, zero, &err), 0, "%s",
+    cr_assert_eq(qp_choose_scales(k, spec, &spec->format, ROWS, COLS, w, &choice, scale, zero, &err), 0, "%s",
                  err.message);
-    const int8_t *z = spec->grid.symmetric ? NULL : zero;
-    k->quantize(&spec->grid, ROWS, COLS, group, w, scale, z, codes);
-    k->dequantize(&spec->grid, ROWS, COLS, group, codes, scale, z, back);
+    const int8_t *z = spec->format.symmetric ? NULL : zero;
+    k->quantize(&spec->format, ROWS, COLS, group, w, scale, z, codes);
+    k->dequantize(&spec->format, ROWS, COLS, group, codes, scale, z, back);
 }
 
 /* The error that a method lowers, over the whole matrix. */
@@ -103,7 +103,7 @@ Test(scales, a_block_has_one_scale_that_of_its_range)
                         tile[count++] = w[i * COLS + j];
                         absmax = fmaxf(absmax, fabsf(w[i * COLS + j]));
                     }
-                k->qparams(&spec.grid, 1, count, count, tile, &expected, NULL);
+                k->qparams(&spec.format, 1, count, count, tile, &expected, NULL);
                 if (m == QP_SCALES_MINMAX)
                     cr_assert_eq(mine, expected);
                 cr_assert_leq(mine, expected * 7.6f / 7.0f);
@@ -160,8 +160,9 @@ Test(scales, four_over_six_keeps_the_better_of_two)
     for (int b = 0; b < 2; b++) {
         struct qp_quant_spec spec = {.enabled = true, .granularity = QP_PER_GROUP, .group = GROUP};
         spec.four_over_six = true;
-        spec.grid = (struct qp_grid){.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
-        spec.grid.global = 256.0f * 6.0f / absmax;
+        spec.format =
+            (struct qp_number_format){.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
+        spec.format.global = 256.0f * 6.0f / absmax;
         choose(qp_kernels_open(backends[b]), &spec, QP_SCALES_MINMAX);
         int fours = 0;
         for (int g = 0; g < ROWS * COLS / GROUP; g++) {
@@ -169,7 +170,7 @@ Test(scales, four_over_six_keeps_the_better_of_two)
             float largest = 0.0f;
             for (int j = 0; j < GROUP; j++)
                 largest = fmaxf(largest, fabsf(x[j]));
-            float six = qp_held_scale(&spec.grid, largest / 6.0f), four = qp_held_scale(&spec.grid, largest / 4.0f);
+            float six = qp_held_scale(&spec.format, largest / 6.0f), four = qp_held_scale(&spec.format, largest / 4.0f);
             bool better = e2m1_error(x, four) < e2m1_error(x, six);
             cr_expect_eq(scale[g], better ? four : six, "%s, group %d: %g of 6 %g, 4 %g", backends[b], g, scale[g], six,
                          four);
@@ -181,10 +182,10 @@ Test(scales, four_over_six_keeps_the_better_of_two)
 
 Test(scales, a_held_scale_is_one_of_its_dtype)
 {
-    const struct qp_grid grid = {
+    const struct qp_number_format format = {
         .codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3, .global = 8};
-    const struct qp_grid bf16 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
-    cr_expect_eq(qp_held_scale(&grid, 0.13f), 0.125f); /* 1.04 is 1 in E4M3 */
+    const struct qp_number_format bf16 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
+    cr_expect_eq(qp_held_scale(&format, 0.13f), 0.125f); /* 1.04 is 1 in E4M3 */
     cr_expect_eq(qp_held_scale(&bf16, 1.0f + 0x1p-9f), 1.0f);
     cr_expect_eq(qp_held_scale(&bf16, 1.0f + 0x1p-7f), 1.0f + 0x1p-7f);
 }

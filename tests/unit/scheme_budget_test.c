@@ -53,7 +53,7 @@ Test(scheme_budget, a_budget_is_a_scheme_that_quantizes_nothing_yet)
     cr_expect_eq(b->candidates[0].scheme.weights.group, 128);
     cr_expect(b->candidates[1].scheme.activations.enabled, "the preset int8 has activations");
     cr_expect_not(b->candidates[2].scheme.weights.enabled);
-    cr_expect_eq(b->candidates[3].scheme.weights.grid.scale_dtype, QP_BF16, "bound to the model's dtype");
+    cr_expect_eq(b->candidates[3].scheme.weights.format.scale_dtype, QP_BF16, "bound to the model's dtype");
     cr_expect(json_object_get(b->candidates[1].linear, "activations"));
     qp_scheme_free(s);
 }
@@ -114,11 +114,11 @@ static struct qp_stored packed(const struct qp_linear_scheme *scheme, int64_t ro
     float *scale = malloc((size_t)(rows * cols) * sizeof *scale);
     uint8_t *codes = calloc((size_t)(rows * cols), 1);
     int8_t *zero = calloc((size_t)(rows * cols), 1);
-    struct qp_quantized q = {scheme->weights.grid, rows, cols, group, codes, scale, NULL, NULL, NULL};
-    q.grid.global = 1.0f;
+    struct qp_quantized q = {scheme->weights.format, rows, cols, group, codes, scale, NULL, NULL, NULL};
+    q.format.global = 1.0f;
     for (int64_t i = 0; i < rows * cols; i++)
         scale[i] = 0.5f;
-    q.zero = scheme->weights.grid.symmetric ? NULL : zero;
+    q.zero = scheme->weights.format.symmetric ? NULL : zero;
     cr_assert_eq(qp_compressed_pack("m", scheme, &q, tensors, &count, &err), 0, "%s", err.message);
     struct qp_stored s = {.tensors = (int)count};
     for (size_t i = 0; i < count; i++) {

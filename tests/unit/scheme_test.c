@@ -27,28 +27,28 @@ Test(scheme, presets_are_what_they_say)
     struct qp_scheme *s = parsed("\"int4\"");
     cr_assert_str_eq(s->name, "int4");
     cr_assert(s->base.weights.enabled && !s->base.activations.enabled);
-    cr_assert_eq(s->base.weights.grid.codes, QP_I8);
-    cr_assert_eq(s->base.weights.grid.bits, 4);
-    cr_assert(s->base.weights.grid.symmetric);
+    cr_assert_eq(s->base.weights.format.codes, QP_I8);
+    cr_assert_eq(s->base.weights.format.bits, 4);
+    cr_assert(s->base.weights.format.symmetric);
     cr_assert_eq(s->base.weights.granularity, QP_PER_GROUP);
     cr_assert_eq(s->base.weights.group, 128);
     qp_scheme_free(s);
 
     s = parsed("\"int4-asym\"");
-    cr_assert(!s->base.weights.grid.symmetric);
+    cr_assert(!s->base.weights.format.symmetric);
     qp_scheme_free(s);
 
     s = parsed("\"int8\"");
     cr_assert_eq(s->base.weights.granularity, QP_PER_CHANNEL);
-    cr_assert_eq(s->base.weights.grid.bits, 8);
+    cr_assert_eq(s->base.weights.format.bits, 8);
     cr_assert(s->base.activations.enabled && s->base.activations.dynamic);
     cr_assert_eq(s->base.activations.granularity, QP_PER_TOKEN);
     qp_scheme_free(s);
 
     s = parsed("\"fp8-dynamic\"");
-    cr_assert_eq(s->base.weights.grid.codes, QP_F8_E4M3);
-    cr_assert_eq(s->base.activations.grid.codes, QP_F8_E4M3);
-    cr_assert(s->base.activations.grid.symmetric);
+    cr_assert_eq(s->base.weights.format.codes, QP_F8_E4M3);
+    cr_assert_eq(s->base.activations.format.codes, QP_F8_E4M3);
+    cr_assert(s->base.activations.format.symmetric);
     qp_scheme_free(s);
 }
 
@@ -106,7 +106,7 @@ Test(scheme, presets_without_an_equivalent_say_why)
 }
 
 /* A format, what it has to become as weights, and how E8M0 exponents follow. */
-Test(scheme, formats_are_the_grids_that_they_name)
+Test(scheme, formats_are_the_number_formats_that_they_name)
 {
     static const struct {
         const char *format;
@@ -127,10 +127,10 @@ Test(scheme, formats_are_the_grids_that_they_name)
         struct qp_scheme *s = parsed(text);
         const struct qp_quant_spec *w = &s->base.weights;
         qp_scheme_bind(s, QP_BF16);
-        cr_expect(w->enabled && w->grid.symmetric && !w->grid.narrow, "%s", text);
-        cr_expect(w->grid.codes == cases[i].codes && w->grid.bits == cases[i].bits, "%s", text);
-        cr_expect_eq(w->grid.scale_dtype, cases[i].scale, "%s", text);
-        cr_expect_eq(w->grid.rule, QP_SCALE_FLOOR, "%s", text);
+        cr_expect(w->enabled && w->format.symmetric && !w->format.narrow, "%s", text);
+        cr_expect(w->format.codes == cases[i].codes && w->format.bits == cases[i].bits, "%s", text);
+        cr_expect_eq(w->format.scale_dtype, cases[i].scale, "%s", text);
+        cr_expect_eq(w->format.rule, QP_SCALE_FLOOR, "%s", text);
         cr_expect_eq(w->granularity, cases[i].group ? QP_PER_GROUP : QP_PER_CHANNEL, "%s", text);
         cr_expect_eq(w->group, cases[i].group, "%s", text);
         qp_scheme_free(s);
@@ -168,15 +168,15 @@ Test(scheme, blocks_and_grouped_or_fixed_activations_are_read)
                " \"kv_cache\": {\"format\": \"int8\"}}");
     qp_scheme_bind(s, QP_F16);
     cr_expect(s->base.activations.granularity == QP_PER_TENSOR && !s->base.activations.dynamic);
-    cr_expect_eq(s->base.activations.grid.scale_dtype, QP_F16, "a fixed scale is stored");
+    cr_expect_eq(s->base.activations.format.scale_dtype, QP_F16, "a fixed scale is stored");
     cr_expect(s->kv_cache.enabled && !s->kv_cache.dynamic && s->kv_cache.granularity == QP_PER_TENSOR);
-    cr_expect(s->kv_cache.grid.codes == QP_I8 && s->kv_cache.grid.scale_dtype == QP_F16);
+    cr_expect(s->kv_cache.format.codes == QP_I8 && s->kv_cache.format.scale_dtype == QP_F16);
     qp_scheme_free(s);
 
     s = parsed("\"nvfp4\"");
     qp_scheme_bind(s, QP_F16);
     cr_expect(s->base.activations.granularity == QP_PER_GROUP && s->base.activations.group == 16);
-    cr_expect(s->base.activations.dynamic && s->base.activations.grid.scale_dtype == QP_F8_E4M3);
+    cr_expect(s->base.activations.dynamic && s->base.activations.format.scale_dtype == QP_F8_E4M3);
     cr_expect_not(s->kv_cache.enabled || s->base.weights.four_over_six);
     qp_scheme_free(s);
     s = parsed("\"nvfp4_four_over_six\"");
@@ -207,13 +207,13 @@ Test(scheme, exact_follows_a_peer_s_arithmetic)
             snprintf(text, sizeof text, EXACT("%s %s"), cases[i].exact, rules);
             struct qp_scheme *s = parsed(text);
             qp_scheme_bind(s, QP_BF16);
-            cr_expect_eq(s->base.weights.grid.narrow, cases[i].narrow, "%s", text);
-            cr_expect_eq(s->base.activations.grid.narrow, cases[i].narrow, "%s", text);
-            cr_expect_eq(s->base.weights.grid.scale_dtype, cases[i].scale, "%s", text);
+            cr_expect_eq(s->base.weights.format.narrow, cases[i].narrow, "%s", text);
+            cr_expect_eq(s->base.activations.format.narrow, cases[i].narrow, "%s", text);
+            cr_expect_eq(s->base.weights.format.scale_dtype, cases[i].scale, "%s", text);
             const struct qp_linear_scheme *mx = qp_scheme_for(s, "m");
-            cr_expect_eq(mx->weights.grid.rule, own ? QP_SCALE_CEIL : cases[i].weights, "%s", text);
-            cr_expect_eq(mx->activations.grid.rule, cases[i].activations, "%s", text);
-            cr_expect_eq(mx->weights.grid.scale_dtype, QP_F8_E8M0);
+            cr_expect_eq(mx->weights.format.rule, own ? QP_SCALE_CEIL : cases[i].weights, "%s", text);
+            cr_expect_eq(mx->activations.format.rule, cases[i].activations, "%s", text);
+            cr_expect_eq(mx->weights.format.scale_dtype, QP_F8_E8M0);
             qp_scheme_free(s);
         }
 }
@@ -243,8 +243,8 @@ Test(scheme, weights_default_to_symmetric_channels)
     struct qp_scheme *s = parsed("{\"weights\": {\"format\": \"int5\"}}");
     cr_assert_str_eq(s->name, "custom");
     cr_assert_eq(s->base.weights.granularity, QP_PER_CHANNEL);
-    cr_assert(s->base.weights.grid.symmetric);
-    cr_assert_eq(s->base.weights.grid.bits, 5);
+    cr_assert(s->base.weights.format.symmetric);
+    cr_assert_eq(s->base.weights.format.bits, 5);
     cr_assert_not_null(qp_scheme_for(s, "model.layers.0.mlp.up_proj"));
     cr_assert_null(qp_scheme_for(s, "lm_head"));
     qp_scheme_free(s);
@@ -259,7 +259,7 @@ Test(scheme, first_matching_rule_wins_and_inherits_what_it_does_not_name)
                "{\"match\": \"*.layers.1.*\", \"weights\": {\"format\": \"bf16\"}},"
                "{\"match\": \"*.layers.2.*\", \"activations\": {\"format\": \"bf16\"}}]}");
     const struct qp_linear_scheme *down = qp_scheme_for(s, "model.layers.1.mlp.down_proj");
-    cr_assert_eq(down->weights.grid.bits, 8);
+    cr_assert_eq(down->weights.format.bits, 8);
     cr_assert_eq(down->weights.granularity, QP_PER_CHANNEL);
     cr_assert(down->activations.enabled);
     cr_assert_null(qp_scheme_for(s, "model.layers.1.mlp.up_proj"));
@@ -276,8 +276,8 @@ Test(scheme, binding_sets_the_dtype_of_weight_scales_everywhere)
     struct qp_scheme *s = parsed("{\"weights\": {\"format\": \"int4\"}, \"rules\": ["
                                  "{\"match\": \"a\", \"weights\": {\"format\": \"int8\"}}]}");
     qp_scheme_bind(s, QP_BF16);
-    cr_assert_eq(s->base.weights.grid.scale_dtype, QP_BF16);
-    cr_assert_eq(s->rules[0].scheme.weights.grid.scale_dtype, QP_BF16);
+    cr_assert_eq(s->base.weights.format.scale_dtype, QP_BF16);
+    cr_assert_eq(s->rules[0].scheme.weights.format.scale_dtype, QP_BF16);
     qp_scheme_free(s);
 }
 

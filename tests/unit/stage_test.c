@@ -17,7 +17,7 @@ static int opened, closed;
 static const char *const methods[] = {"rtn", "gptq", NULL};
 static const char *const needs_weights[] = {"weights", NULL};
 static const char *const provides[] = {"quantized", "anything", NULL};
-static const char *const collects[] = {"second_moment", NULL};
+static const char *const collects[] = {"hessian", NULL};
 static const struct qp_param params[] = {
     {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq to fail at", offsetof(struct state, fail_at)},
     {"method", QP_PARAM_STRING, "rtn", 0, 0, methods, "how", offsetof(struct state, method)},
@@ -26,7 +26,7 @@ static const struct qp_param params[] = {
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs_weights, .help = "blocks"}, {.name = NULL}};
 static const struct qp_port outputs[] = {
     {.name = "out", .provides = provides, .help = "the same blocks", .optional = true}, {.name = NULL}};
-static const struct qp_need needs[] = {{.what = "second_moment", .param = "method", .value = "gptq"}, {.what = NULL}};
+static const struct qp_need needs[] = {{.what = "hessian", .param = "method", .value = "gptq"}, {.what = NULL}};
 
 static int open_stage(struct qp_stage *stage, void *state, struct qp_error *err)
 {
@@ -44,8 +44,8 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     s->seen++;
     qp_stage_report(stage, "metrics", json_pack("[I]", (json_int_t)unit->seq));
     qp_stage_report(stage, "model", json_integer(s->seen));
-    if (qp_stage_wants(stage, "second_moment"))
-        qp_stage_warn(stage, "wanted", "here", "%s is wanted", "second_moment");
+    if (qp_stage_wants(stage, "hessian"))
+        qp_stage_warn(stage, "wanted", "here", "%s is wanted", "hessian");
     return qp_stage_pass(stage, unit, r, err);
 }
 
@@ -84,7 +84,7 @@ static int call(json_t *params_taken, const char *const *wants, size_t count, st
 
 Test(stage_call, units_go_through_in_order)
 {
-    static const char *const wants[] = {"second_moment", NULL};
+    static const char *const wants[] = {"hessian", NULL};
     struct qp_error err = {0};
     struct qp_unit **out;
     size_t count;
@@ -135,8 +135,8 @@ Test(stage_describe, says_all_that_the_tables_hold)
         "\"params\": [{\"name\": \"fail_at\", \"type\": \"int\", \"default\": null, \"min\": null, \"max\": null,"
         "\"choices\": null, \"help\": \"seq to fail at\"}, {\"name\": \"method\", \"type\": \"string\", \"default\": "
         "\"rtn\", \"min\": null, \"max\": null, \"choices\": [\"rtn\", \"gptq\"], \"help\": \"how\"}],"
-        "\"needs\": [{\"what\": \"second_moment\", \"param\": \"method\", \"value\": \"gptq\", \"scheme\": null}],"
-        "\"collects\": [\"second_moment\"], \"forms\": [], \"data\": \"calibration\", \"data_optional\": true, "
+        "\"needs\": [{\"what\": \"hessian\", \"param\": \"method\", \"value\": \"gptq\", \"scheme\": null}],"
+        "\"collects\": [\"hessian\"], \"forms\": [], \"data\": \"calibration\", \"data_optional\": true, "
         "\"stateful\": true, \"holds\": 0, \"copies\": false, \"estimates\": false}";
     qp_auto_json json_t *wanted = json_loads(text, 0, NULL);
     qp_auto_json json_t *description = qp_stage_describe(&desc);

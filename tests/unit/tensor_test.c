@@ -54,7 +54,7 @@ Test(tensor, memory_is_aligned_and_refused_when_there_is_too_little)
     struct qp_tensor *t = made("t", QP_U8, 3, 1), *none = NULL;
     cr_assert_eq((uintptr_t)t->data % 64, 0);
     qp_tensor_unref(t);
-    cr_assert_eq(qp_tensor_new("big", QP_U8, 1, (int64_t[]){INT64_MAX / 16}, &none, &err), QP_ERR_ROOM);
+    cr_assert_eq(qp_tensor_new("big", QP_U8, 1, (int64_t[]){INT64_MAX / 16}, &none, &err), QP_ERR_SPACE);
     says("big: no memory for a tensor");
     cr_assert_null(none);
 }
@@ -137,14 +137,14 @@ Test(storage, shared_memory_reaches_an_opener_and_ends_with_its_creator)
     cr_assert_eq(qp_storage_open_shm(name, &here, &err), QP_ERR_INPUT);
 }
 
-Test(storage, shared_memory_without_room_is_refused)
+Test(storage, shared_memory_without_space_is_refused)
 {
     struct qp_storage *s = NULL;
     char name[64];
     snprintf(name, sizeof name, "/quantpipe-test-big-%ld", (long)getpid());
-    cr_assert_eq(qp_storage_create_shm(name, (size_t)1 << 60, &s, &err), QP_ERR_ROOM, "%s", err.message);
+    cr_assert_eq(qp_storage_create_shm(name, (size_t)1 << 60, &s, &err), QP_ERR_SPACE, "%s", err.message);
     says("enlarge /dev/shm");
-    cr_assert_eq(qp_storage_open_shm(name, &s, &err), QP_ERR_INPUT, "nothing is left behind");
+    cr_assert_eq(qp_storage_open_shm(name, &s, &err), QP_ERR_INPUT, "nothing is left");
 }
 
 Test(unit, tensors_are_put_found_replaced_and_removed)

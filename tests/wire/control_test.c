@@ -61,7 +61,7 @@ static json_t *expect(const char *kind)
     return message.body;
 }
 
-Test(control, both_sides_hear_each_other)
+Test(control, both_sides_receive_each_other)
 {
     say("hello", hello(QP_PROTOCOL_VERSION));
     qp_auto_json json_t *body = expect("hello");

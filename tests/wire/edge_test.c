@@ -41,7 +41,7 @@ static void expect_end(int64_t seq)
 {
     qp_unit_free(edges_take(&edges, seq));
     cr_expect(qp_in_ended(edges.in));
-    cr_expect(edges_turn(&edges, edges_all_acknowledged));
+    cr_expect(edges_poll(&edges, edges_all_acknowledged));
 }
 
 Test(edge, inline_units_arrive_whole)
@@ -76,10 +76,10 @@ Test(edge, shared_memory_is_not_copied_and_acknowledged_when_let_go)
     cr_expect(edges_intact(unit, SOME));
     ((unsigned char *)storage->base)[7] = 99; /* seen on the other side: it is the same memory */
     cr_expect_eq(((unsigned char *)qp_unit_find(unit, "t")->data)[7], 99);
-    edges_turn_for(&edges, 50);
+    edges_poll_for(&edges, 50);
     cr_expect_not(edges_all_acknowledged(&edges), "acknowledged while its memory is in use");
     qp_unit_free(unit);
-    cr_expect(edges_turn(&edges, edges_all_acknowledged));
+    cr_expect(edges_poll(&edges, edges_all_acknowledged));
     cr_expect_eq(edges_count(&edges, true, "bytes_by_reference"), (long)SOME);
     qp_storage_unref(storage);
 }
@@ -93,7 +93,7 @@ Test(edge, small_tensors_travel_inline)
     qp_unit_free(edges_take(&edges, 1));
     cr_expect_eq(edges_count(&edges, true, "bytes_inline"), 100);
     qp_storage_unref(storage);
-    edges_turn(&edges, edges_all_acknowledged);
+    edges_poll(&edges, edges_all_acknowledged);
 }
 
 static struct qp_storage *file_of(const char *path, size_t size)
@@ -113,11 +113,11 @@ Test(edge, files_below_a_root_are_referenced_and_cost_nothing)
     edges_dial(&edges, true, 3, 1);
     push(edges_unit(QP_UNIT_BLOCK, 1, SOME, storage));
     push(edges_unit(QP_UNIT_BLOCK, 2, SOME, storage));
-    cr_expect(edges_turn(&edges, edges_all_sent));
+    cr_expect(edges_poll(&edges, edges_all_sent));
     struct qp_unit *first = edges_take(&edges, 1), *second = edges_take(&edges, 2);
     cr_expect(edges_intact(first, SOME));
     cr_expect_eq(qp_unit_find(first, "t")->data, qp_unit_find(second, "t")->data, "a file is mapped once");
-    cr_expect(edges_turn(&edges, edges_all_acknowledged), "a file's memory needs no release");
+    cr_expect(edges_poll(&edges, edges_all_acknowledged), "a file's memory needs no release");
     qp_unit_free(first);
     qp_unit_free(second);
     qp_storage_unref(storage);
@@ -125,7 +125,7 @@ Test(edge, files_below_a_root_are_referenced_and_cost_nothing)
 
 static void expect_failure(const char *why)
 {
-    cr_assert_not(edges_turn(&edges, edges_has_unit));
+    cr_assert_not(edges_poll(&edges, edges_has_unit));
     cr_expect(strstr(edges.error.message, why), "expected '%s' in '%s'", why, edges.error.message);
     cr_expect_eq(edges.error.code, QP_ERR_STAGE);
 }
@@ -182,7 +182,7 @@ Test(edge, credit_bounds_what_is_on_the_way)
     cr_expect(edges_stay_at(&edges, "sent", 3));
     for (int64_t seq = 1; seq < 6; seq++)
         qp_unit_free(edges_take(&edges, seq));
-    cr_expect(edges_turn(&edges, edges_all_acknowledged));
+    cr_expect(edges_poll(&edges, edges_all_acknowledged));
 }
 
 Test(edge, units_are_credit_as_well)
@@ -204,7 +204,7 @@ Test(edge, a_unit_larger_than_the_window_passes_alone)
     cr_expect(edges_stay_at(&edges, "sent", 2));
     qp_unit_free(edges_take(&edges, 1));
     qp_unit_free(edges_take(&edges, 2));
-    cr_expect(edges_turn(&edges, edges_all_acknowledged));
+    cr_expect(edges_poll(&edges, edges_all_acknowledged));
 }
 
 Test(edge, a_new_consumer_gets_what_is_not_acknowledged)

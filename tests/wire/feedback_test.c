@@ -1,4 +1,4 @@
-/* A circle of stages: units come back, one at a time, in order, whatever their number and size; and it ends. */
+/* A cycle of stages: units come back, one at a time, in order, whatever their number and size; and it ends. */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stddef.h>
@@ -60,7 +60,7 @@ static int come_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
     qp_auto_unit struct qp_unit *owned = unit;
     const struct qp_tensor *tensor = qp_unit_find(unit, "t");
     if (unit->seq != s->back++ || s->back != s->forth)
-        return qp_fail(err, QP_ERR_STAGE, "unit %lld came back out of turn", (long long)unit->seq);
+        return qp_fail(err, QP_ERR_STAGE, "unit %lld came back out of order", (long long)unit->seq);
     if (unit->kind == QP_UNIT_BLOCK && (!tensor || ((unsigned char *)tensor->data)[s->bytes - 1] != (unit->seq & 0xff)))
         return qp_fail(err, QP_ERR_STAGE, "unit %lld came back as another", (long long)unit->seq);
     qp_stage_progress(stage, unit->seq, unit->seq + 1);
@@ -69,7 +69,7 @@ static int come_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
     return 0;
 }
 
-/* Where the circle begins: unit n is there before n - 1 has come back only when nothing comes back at all. */
+/* Where the cycle begins: unit n is there before n - 1 has come back only when nothing comes back at all. */
 static int enter(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
@@ -120,7 +120,7 @@ TestSuite(feedback, .init = scratch_make, .fini = scratch_drop, .timeout = 120);
 enum { MAKE, ENTER, FIRST, SECOND, SINK, STAGES };
 
 /* make -> enter -> first -> second -> sink, and second -> enter. */
-static struct fake_run circle(struct fake_stage *stages, const char *make_params, const char *enter_params)
+static struct fake_run cycle(struct fake_stage *stages, const char *make_params, const char *enter_params)
 {
     stages[MAKE] = (struct fake_stage){.desc = &make_desc, .name = "make", .from = -1, .params = make_params};
     stages[ENTER] =
@@ -167,7 +167,7 @@ static void expect_round(struct fake_run *run, long units)
 Test(feedback, thousands_of_units_go_round)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 3000}", "{\"bytes\": 1000}");
+    struct fake_run run = cycle(stages, "{\"blocks\": 3000}", "{\"bytes\": 1000}");
     run_all(&run);
     expect_round(&run, 3002);
     fake_drop(&run);
@@ -177,7 +177,7 @@ Test(feedback, thousands_of_units_go_round)
 Test(feedback, blocks_larger_than_the_budgets_go_round)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 40}", "{\"bytes\": 6000000}");
+    struct fake_run run = cycle(stages, "{\"blocks\": 40}", "{\"bytes\": 6000000}");
     for (int i = 0; i < STAGES; i++)
         stages[i].memory = 8 << 20;
     run_all(&run);
@@ -189,7 +189,7 @@ Test(feedback, blocks_larger_than_the_budgets_go_round)
 Test(feedback, bytes_go_round_over_tcp)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 30}", "{\"bytes\": 300000}");
+    struct fake_run run = cycle(stages, "{\"blocks\": 30}", "{\"bytes\": 300000}");
     run.tcp = true;
     run_all(&run);
     expect_round(&run, 32);
@@ -199,7 +199,7 @@ Test(feedback, bytes_go_round_over_tcp)
 Test(feedback, an_input_that_may_be_fed_back_need_not_be)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 30}", NULL);
+    struct fake_run run = cycle(stages, "{\"blocks\": 30}", NULL);
     stages[ENTER].back = 0;
     run_all(&run);
     for (int i = ENTER; i < STAGES; i++)
@@ -216,18 +216,18 @@ static void expect_stop(struct fake_run *run, int culprit, int code)
     fake_drop(run);
 }
 
-Test(feedback, a_failure_in_the_circle_stops_all)
+Test(feedback, a_failure_in_the_cycle_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 1000000000}", NULL);
+    struct fake_run run = cycle(stages, "{\"blocks\": 1000000000}", NULL);
     stages[SECOND].params = "{\"fail_at\": 5}";
     expect_stop(&run, SECOND, 3);
 }
 
-Test(feedback, a_failure_behind_the_circle_stops_all)
+Test(feedback, a_failure_after_the_cycle_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 1000000000}", NULL);
+    struct fake_run run = cycle(stages, "{\"blocks\": 1000000000}", NULL);
     stages[SINK].params = "{\"fail_at\": 5}";
     expect_stop(&run, SINK, 3);
 }
@@ -241,7 +241,7 @@ static void terminate(struct fake_run *run)
 Test(feedback, a_signal_to_a_member_stops_all)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, "{\"blocks\": 1000000000}", NULL);
+    struct fake_run run = cycle(stages, "{\"blocks\": 1000000000}", NULL);
     run.hook = terminate;
     expect_stop(&run, FIRST, 130);
 }
@@ -249,7 +249,7 @@ Test(feedback, a_signal_to_a_member_stops_all)
 Test(feedback, a_delay_at_a_port_without_feedback_is_refused)
 {
     struct fake_stage stages[STAGES];
-    struct fake_run run = circle(stages, NULL, NULL);
+    struct fake_run run = cycle(stages, NULL, NULL);
     stages[ENTER].desc = &wrong_desc;
     run_all(&run);
     cr_expect_eq(stages[ENTER].exit_code, 4);

@@ -103,7 +103,7 @@ static void expect_rejected(long count, const char *reason)
 {
     const char *why;
     wanted_rejections = count;
-    cr_assert(edges_turn(&edges, enough_rejected), "%s was not refused", reason);
+    cr_assert(edges_poll(&edges, enough_rejected), "%s was not refused", reason);
     cr_expect_eq(qp_out_rejected(edges.out, &why), count);
     cr_expect(strstr(why, reason), "expected '%s' in '%s'", reason, why);
 }
@@ -145,7 +145,7 @@ Test(strange_consumer, does_not_keep_a_good_one_out)
     edges_dial(&edges, false, 3, 1000);
     cr_assert_eq(qp_out_push(edges.out, edges_unit(QP_UNIT_MODEL, 0, 10, NULL), NULL, NULL), 0);
     qp_unit_free(edges_take(&edges, 0));
-    cr_expect(edges_turn(&edges, edges_all_acknowledged));
+    cr_expect(edges_poll(&edges, edges_all_acknowledged));
     cr_assert_eq(qp_socket_new(edges.context, ZMQ_DEALER, "x", &raw, NULL), 0);
 }
 
@@ -202,7 +202,7 @@ static void greet(void)
 
 static void expect_failure(const char *why)
 {
-    cr_assert_not(edges_turn(&edges, edges_has_unit), "'%s' did not happen", why);
+    cr_assert_not(edges_poll(&edges, edges_has_unit), "'%s' did not happen", why);
     cr_expect(strstr(edges.error.message, why), "expected '%s' in '%s'", why, edges.error.message);
     cr_expect_eq(edges.error.code, QP_ERR_STAGE);
 }
@@ -225,12 +225,12 @@ Test(strange_producer, duplicates_are_dropped_and_acknowledged_again)
     tell(CHUNK(0, 0, 2), "cd");
     qp_auto_unit struct qp_unit *unit = edges_take(&edges, 0);
     cr_expect_eq(memcmp(qp_unit_find(unit, "t")->data, "abcd", 4), 0);
-    edges_turn_for(&edges, 20);
+    edges_poll_for(&edges, 20);
     expect_heard("ack {\"seq\":0}");
     expect_heard("credit {\"bytes\":4,\"units\":1}");
     tell(UNIT("model", 0, 1, FOUR_BYTES), NULL);
     tell(CHUNK(0, 0, 0), "abcd");
-    edges_turn_for(&edges, 50);
+    edges_poll_for(&edges, 50);
     cr_expect_not(edges_has_unit(&edges));
     cr_expect_eq(edges_count(&edges, false, "duplicates"), 1);
     expect_heard("ack {\"seq\":0}");
@@ -283,8 +283,8 @@ Test(strange_producer, credit_is_kept)
     tell(UNIT("model", 0, 0, FOUR_BYTES), NULL);
     tell(CHUNK(0, 0, 0), "abcd");
     tell(UNIT("block", 1, 1, TENSOR("t", "F64", "[1000]", "inline", "null", 8000)), NULL);
-    cr_assert(edges_turn(&edges, edges_has_unit) || edges.error.code);
-    edges_turn_for(&edges, 50);
+    cr_assert(edges_poll(&edges, edges_has_unit) || edges.error.code);
+    edges_poll_for(&edges, 50);
     cr_expect(strstr(edges.error.message, "without credit"), "%s", edges.error.message);
 }
 
@@ -325,7 +325,7 @@ Test(strange_producer, headers)
 /* What became of a unit whose bytes have been sent, and garbage after them: it came, or the consumer has failed. */
 static bool is_accepted(void)
 {
-    bool accepted = edges_turn(&edges, edges_has_unit) || edges_has_unit(&edges);
+    bool accepted = edges_poll(&edges, edges_has_unit) || edges_has_unit(&edges);
     cr_assert(accepted || edges.error.code, "nothing was read");
     if (!accepted) {
         cr_expect_eq(edges.error.code, QP_ERR_STAGE);

@@ -1,4 +1,4 @@
-/* Stages as processes: what a chain of them carries, holds, survives and leaves behind. */
+/* Stages as processes: what a chain of them carries, holds, survives and leaves. */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdatomic.h>

@@ -4,11 +4,11 @@ void qp_kernels_fill_bf16(struct qp_kernels *table)
 {
     table->bf16 = true;
     table->linear_bf16 = qp_linear_bf16_cpu;
-    table->second_moment_bf16 = qp_second_moment_bf16_pairs;
+    table->hessian_bf16 = qp_hessian_bf16_pairs;
     table->attention_bf16 = qp_attention_bf16_pairs;
 }
 
 void qp_kernels_fill_amx(struct qp_kernels *table)
 {
-    table->second_moment_bf16 = qp_second_moment_bf16_tiles;
+    table->hessian_bf16 = qp_hessian_bf16_tiles;
 }

@@ -1,11 +1,11 @@
 #include <stdlib.h>
 
 #include "kernels/cpu/vector/vector.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "kernels/scratch.h"
 
 /* LANES rows at a time, transposed, so that a column is one vector. Columns are quantized in steps of DEPTH; what a
- * step owes to the columns behind it is then paid at once, each column loaded and stored once for DEPTH subtractions.
+ * step owes to the columns after it is then paid at once, each column loaded and stored once for DEPTH subtractions.
  * Every element still sees the same subtractions in the same order. */
 enum { DEPTH = 8 };
 
@@ -23,13 +23,13 @@ static void load_scales(const struct qp_gptq_block *b, int64_t row, int64_t rows
     }
 }
 
-static void quantize_column(const struct qp_grid *grid, const float *w, const struct lanes *s, uint8_t *codes,
-                            float *value)
+static void quantize_column(const struct qp_number_format *format, const float *w, const struct lanes *s,
+                            uint8_t *codes, float *value)
 {
-    const struct qp_small_float f = *qp_code_format(grid->codes);
-    float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid);
+    const struct qp_small_float f = *qp_code_format(format->codes);
+    float qmin = qp_format_min(format), qmax = qp_format_max(format);
 
-    if (grid->codes != QP_I8)
+    if (format->codes != QP_I8)
         for (int l = 0; l < LANES; l++) {
             codes[l] = (uint8_t)qp_small_float_encode(f, w[l] / s->scale[l]);
             value[l] = qp_small_float_decode(f, codes[l]) * s->scale[l];
@@ -42,7 +42,7 @@ static void quantize_column(const struct qp_grid *grid, const float *w, const st
         }
 }
 
-/* w[j] -= the errors of columns [first, first + DEPTH) in turn, for every j behind them. */
+/* w[j] -= the errors of columns [first, first + DEPTH) in turn, for every j after them. */
 static void pay(const struct qp_gptq_block *b, int64_t first, const float *error, float *w)
 {
     vf e[DEPTH];
@@ -75,7 +75,7 @@ static void quantize_tile(const struct qp_gptq_block *b, int64_t row, int64_t ro
 
         if (b->group_of[i] != group)
             load_scales(b, row, rows, group = b->group_of[i], &scales);
-        quantize_column(b->grid, t->w + i * LANES, &scales, t->codes + i * LANES, value);
+        quantize_column(b->format, t->w + i * LANES, &scales, t->codes + i * LANES, value);
         vf e = (v_load(t->w + i * LANES) - v_load(value)) / v_set(u[i]);
         v_store(t->error + i * LANES, e);
         for (int64_t j = i + 1; j < end; j++)

@@ -3,7 +3,7 @@
 #include "kernels/cpu/vector/vector.h"
 
 /* All in float64: a mean far from 0 would take most digits of float32 with it. */
-struct moments {
+struct norm_stats {
     double mean, factor;
 };
 
@@ -29,13 +29,13 @@ static inline double sum_of_powers(int power, int64_t n, const float *x, double 
     return sum + v_sum_double(low + high);
 }
 
-static struct moments moments_of(int64_t n, const float *x, float eps)
+static struct norm_stats norm_stats_of(int64_t n, const float *x, float eps)
 {
     double mean = sum_of_powers(1, n, x, 0) / (double)n;
-    return (struct moments){mean, 1 / sqrt(sum_of_powers(2, n, x, mean) / (double)n + (double)eps)};
+    return (struct norm_stats){mean, 1 / sqrt(sum_of_powers(2, n, x, mean) / (double)n + (double)eps)};
 }
 
-static inline float normed_at(int64_t i, const float *x, struct moments m, const float *gain, const float *bias)
+static inline float normed_at(int64_t i, const float *x, struct norm_stats m, const float *gain, const float *bias)
 {
     return (float)(((double)x[i] - m.mean) * m.factor * (double)gain[i] + (bias == NULL ? 0 : (double)bias[i]));
 }
@@ -45,7 +45,7 @@ void QP_NAME(qp_layer_norm)(int64_t rows, int64_t n, const float *x, const float
 {
 #pragma omp parallel for if (rows * n >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
-        struct moments m = moments_of(n, x + r * n, eps);
+        struct norm_stats m = norm_stats_of(n, x + r * n, eps);
         for (int64_t i = 0; i < n; i++)
             y[r * n + i] = normed_at(i, x + r * n, m, gain, bias);
     }
@@ -56,7 +56,7 @@ void QP_NAME(qp_layer_norm_bf16)(int64_t rows, int64_t n, const float *x, const 
 {
 #pragma omp parallel for if (rows * n >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
-        struct moments m = moments_of(n, x + r * n, eps);
+        struct norm_stats m = norm_stats_of(n, x + r * n, eps);
         for (int64_t i = 0; i < n; i++)
             y[r * n + i] = qp_f32_to_bf16(normed_at(i, x + r * n, m, gain, bias));
     }

@@ -1,17 +1,17 @@
 #include "kernels/cpu/vector/vector.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 
 /* The compiler vectorises these loops, and for a count that it knows without a scalar remainder. */
 #define SOME static inline __attribute__((always_inline)) void
 enum { SHORT = 16 };
 
-SOME quantize_some(const struct qp_grid *grid, int64_t count, const float *restrict w, float scale, int8_t zero,
-                   uint8_t *restrict codes)
+SOME quantize_some(const struct qp_number_format *format, int64_t count, const float *restrict w, float scale,
+                   int8_t zero, uint8_t *restrict codes)
 {
-    const struct qp_small_float f = *qp_code_format(grid->codes);
-    float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = zero;
+    const struct qp_small_float f = *qp_code_format(format->codes);
+    float qmin = qp_format_min(format), qmax = qp_format_max(format), z = zero;
 
-    if (grid->codes != QP_I8)
+    if (format->codes != QP_I8)
         for (int64_t i = 0; i < count; i++)
             codes[i] = (uint8_t)qp_small_float_encode(f, w[i] / scale);
     else
@@ -19,12 +19,12 @@ SOME quantize_some(const struct qp_grid *grid, int64_t count, const float *restr
             codes[i] = (uint8_t)qp_integer_code(w[i], scale, z, qmin, qmax);
 }
 
-SOME dequantize_some(const struct qp_grid *grid, int64_t count, const uint8_t *restrict codes, float scale, int8_t zero,
-                     float *restrict w)
+SOME dequantize_some(const struct qp_number_format *format, int64_t count, const uint8_t *restrict codes, float scale,
+                     int8_t zero, float *restrict w)
 {
-    const struct qp_small_float f = *qp_code_format(grid->codes);
+    const struct qp_small_float f = *qp_code_format(format->codes);
 
-    if (grid->codes != QP_I8)
+    if (format->codes != QP_I8)
         for (int64_t i = 0; i < count; i++)
             w[i] = qp_small_float_decode(f, codes[i]) * scale;
     else
@@ -32,12 +32,12 @@ SOME dequantize_some(const struct qp_grid *grid, int64_t count, const uint8_t *r
             w[i] = (float)((int8_t)codes[i] - zero) * scale;
 }
 
-SOME fake_some(const struct qp_grid *grid, int64_t count, float *x, float scale, int8_t zero)
+SOME fake_some(const struct qp_number_format *format, int64_t count, float *x, float scale, int8_t zero)
 {
-    const struct qp_small_float f = *qp_code_format(grid->codes);
-    float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid), z = zero;
+    const struct qp_small_float f = *qp_code_format(format->codes);
+    float qmin = qp_format_min(format), qmax = qp_format_max(format), z = zero;
 
-    if (grid->codes != QP_I8)
+    if (format->codes != QP_I8)
         for (int64_t i = 0; i < count; i++)
             x[i] = qp_small_float_decode(f, qp_small_float_encode(f, x[i] / scale)) * scale;
     else
@@ -46,27 +46,27 @@ SOME fake_some(const struct qp_grid *grid, int64_t count, float *x, float scale,
 }
 
 /* Runs of elements that share a scale; those of a group of 16 or 32 are as fast as long ones. */
-static void quantize_run(const struct qp_grid *grid, int64_t count, const float *w, float scale, int8_t zero,
+static void quantize_run(const struct qp_number_format *format, int64_t count, const float *w, float scale, int8_t zero,
                          uint8_t *codes)
 {
     for (; count % (4 * SHORT) >= SHORT; count -= SHORT, w += SHORT, codes += SHORT)
-        quantize_some(grid, SHORT, w, scale, zero, codes);
-    quantize_some(grid, count, w, scale, zero, codes);
+        quantize_some(format, SHORT, w, scale, zero, codes);
+    quantize_some(format, count, w, scale, zero, codes);
 }
 
-static void dequantize_run(const struct qp_grid *grid, int64_t count, const uint8_t *codes, float scale, int8_t zero,
-                           float *w)
+static void dequantize_run(const struct qp_number_format *format, int64_t count, const uint8_t *codes, float scale,
+                           int8_t zero, float *w)
 {
     for (; count % (4 * SHORT) >= SHORT; count -= SHORT, w += SHORT, codes += SHORT)
-        dequantize_some(grid, SHORT, codes, scale, zero, w);
-    dequantize_some(grid, count, codes, scale, zero, w);
+        dequantize_some(format, SHORT, codes, scale, zero, w);
+    dequantize_some(format, count, codes, scale, zero, w);
 }
 
-static void fake_run(const struct qp_grid *grid, int64_t count, float *x, float scale, int8_t zero)
+static void fake_run(const struct qp_number_format *format, int64_t count, float *x, float scale, int8_t zero)
 {
     for (; count % (4 * SHORT) >= SHORT; count -= SHORT, x += SHORT)
-        fake_some(grid, SHORT, x, scale, zero);
-    fake_some(grid, count, x, scale, zero);
+        fake_some(format, SHORT, x, scale, zero);
+    fake_some(format, count, x, scale, zero);
 }
 
 /* Widens [*min, *max] by count elements; NaN is passed over. */
@@ -121,15 +121,15 @@ static void range_of_all(int64_t rows, int64_t cols, const float *w, float *min,
     *max = most;
 }
 
-void QP_NAME(qp_qparams)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w,
-                         float *scale, int8_t *zero)
+void QP_NAME(qp_qparams)(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
+                         const float *w, float *scale, int8_t *zero)
 {
     struct shape s = shape_of(rows, cols, group);
     float min, max;
 
     if (group == 0) {
         range_of_all(rows, cols, w, &min, &max);
-        qp_range_params(grid, min, max, scale, zero);
+        qp_range_params(format, min, max, scale, zero);
         return;
     }
 #pragma omp parallel for private(min, max) if (rows * cols >= QP_PARALLEL_ELEMENTS)
@@ -138,35 +138,36 @@ void QP_NAME(qp_qparams)(const struct qp_grid *grid, int64_t rows, int64_t cols,
             int64_t at = r * s.groups + g;
             min = max = 0;
             widen(run_length(&s, g * group), w + r * cols + g * group, &min, &max);
-            qp_range_params(grid, min, max, scale + at, zero == NULL ? NULL : zero + at);
+            qp_range_params(format, min, max, scale + at, zero == NULL ? NULL : zero + at);
         }
 }
 
-void QP_NAME(qp_quantize)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const float *w,
-                          const float *scale, const int8_t *zero, uint8_t *codes)
+void QP_NAME(qp_quantize)(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
+                          const float *w, const float *scale, const int8_t *zero, uint8_t *codes)
 {
     struct shape s = shape_of(rows, cols, group);
 
 #pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0, at = r * s.groups; i < cols; i += s.group, at++)
-            quantize_run(grid, run_length(&s, i), w + r * cols + i, scale[at], zero == NULL ? 0 : zero[at],
+            quantize_run(format, run_length(&s, i), w + r * cols + i, scale[at], zero == NULL ? 0 : zero[at],
                          codes + r * cols + i);
 }
 
-void QP_NAME(qp_dequantize)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, const uint8_t *codes,
-                            const float *scale, const int8_t *zero, float *w)
+void QP_NAME(qp_dequantize)(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
+                            const uint8_t *codes, const float *scale, const int8_t *zero, float *w)
 {
     struct shape s = shape_of(rows, cols, group);
 
 #pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0, at = r * s.groups; i < cols; i += s.group, at++)
-            dequantize_run(grid, run_length(&s, i), codes + r * cols + i, scale[at], zero == NULL ? 0 : zero[at],
+            dequantize_run(format, run_length(&s, i), codes + r * cols + i, scale[at], zero == NULL ? 0 : zero[at],
                            w + r * cols + i);
 }
 
-void QP_NAME(qp_fake_quantize)(const struct qp_grid *grid, int64_t rows, int64_t cols, int64_t group, float *x)
+void QP_NAME(qp_fake_quantize)(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
+                               float *x)
 {
     struct shape s = shape_of(rows, cols, group);
     float min = 0, max = 0, scale;
@@ -182,7 +183,7 @@ void QP_NAME(qp_fake_quantize)(const struct qp_grid *grid, int64_t rows, int64_t
                 min = max = 0;
                 widen(run_length(&s, i), run, &min, &max);
             }
-            qp_range_params(grid, min, max, &scale, &zero);
-            fake_run(grid, run_length(&s, i), run, scale, zero);
+            qp_range_params(format, min, max, &scale, &zero);
+            fake_run(format, run_length(&s, i), run, scale, zero);
         }
 }

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "kernels/cpu/vector/vector.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "kernels/scratch.h"
 
 /* Integers from BF16 with scales of BF16 or F16 are rounded in registers, a group at a time. Everything else, and rows
@@ -163,7 +163,7 @@ ALWAYS void round_group(struct rounding g, int64_t count, const uint16_t *w, vf 
     }
 }
 
-/* False when some group of the row is none for the fast way; `scratch` has room for four numbers a group. */
+/* False when some group of the row is none for the fast way; `scratch` has space for four numbers a group. */
 ALWAYS bool round_groups(const struct qp_rtn *job, struct rounding g, int64_t group, int64_t r, float *scratch,
                          uint8_t *out)
 {
@@ -182,27 +182,27 @@ ALWAYS bool round_groups(const struct qp_rtn *job, struct rounding g, int64_t gr
 
 static bool is_fast(const struct qp_rtn *job)
 {
-    const struct qp_grid *grid = job->grid;
-    return job->dtype == QP_BF16 && grid->codes == QP_I8 && job->group % UNIT == 0 && job->cols % job->group == 0 &&
-           (grid->scale_dtype == QP_BF16 || grid->scale_dtype == QP_F16);
+    const struct qp_number_format *format = job->format;
+    return job->dtype == QP_BF16 && format->codes == QP_I8 && job->group % UNIT == 0 && job->cols % job->group == 0 &&
+           (format->scale_dtype == QP_BF16 || format->scale_dtype == QP_F16);
 }
 
 static enum form form_of(const struct qp_rtn *job)
 {
-    int bits = job->packed ? job->grid->bits : 0;
+    int bits = job->packed ? job->format->bits : 0;
     return bits == 4 ? NIBBLES : bits == 8 ? BIASED_BYTES : BYTES;
 }
 
 /* Where row r's codes go. */
 static uint8_t *row_of(const struct qp_rtn *job, int64_t r)
 {
-    int64_t width = job->packed ? 4 * qp_packed_words(job->grid->bits, job->cols) : job->cols;
+    int64_t width = job->packed ? 4 * qp_packed_words(job->format->bits, job->cols) : job->cols;
     return (uint8_t *)job->codes + r * width;
 }
 
 static void pack_rows(const struct qp_rtn *job, int64_t first, int64_t rows, const uint8_t *codes)
 {
-    QP_NAME(qp_pack)(job->grid->bits, rows, job->cols, (const int8_t *)codes, (int32_t *)row_of(job, first));
+    QP_NAME(qp_pack)(job->format->bits, rows, job->cols, (const int8_t *)codes, (int32_t *)row_of(job, first));
 }
 
 /* Rows first to first + rows - 1 by the other kernels; here and below w[rows, cols] and codes[rows, cols] are scratch.
@@ -216,8 +216,8 @@ static void round_slowly(const struct qp_rtn *job, int64_t first, int64_t rows, 
     if (!job->packed)
         codes = row_of(job, first);
     QP_NAME(qp_to_f32)(job->dtype, rows * cols, stored, w);
-    QP_NAME(qp_qparams)(job->grid, rows, cols, job->group, w, job->scale + at, zero);
-    QP_NAME(qp_quantize)(job->grid, rows, cols, job->group, w, job->scale + at, zero, codes);
+    QP_NAME(qp_qparams)(job->format, rows, cols, job->group, w, job->scale + at, zero);
+    QP_NAME(qp_quantize)(job->format, rows, cols, job->group, w, job->scale + at, zero, codes);
     if (job->packed)
         pack_rows(job, first, rows, codes);
 }
@@ -247,7 +247,8 @@ static bool round_row(const struct qp_rtn *job, struct rounding g, int64_t r, fl
 void QP_NAME(qp_rtn)(const struct qp_rtn *job)
 {
     const bool fast = is_fast(job);
-    const struct rounding g = {qp_limits_of(job->grid), job->grid->scale_dtype, job->grid->symmetric, form_of(job)};
+    const struct rounding g = {qp_limits_of(job->format), job->format->scale_dtype, job->format->symmetric,
+                               form_of(job)};
     const int64_t step = job->cols < PIECE ? PIECE / job->cols : 1; /* each call of the others costs a microsecond */
 
 #pragma omp parallel if (job->rows * job->cols >= QP_PARALLEL_ELEMENTS)

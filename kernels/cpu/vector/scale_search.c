@@ -9,19 +9,19 @@
 /* Sums go over 16 parts, as in the reference, in one register or two; rows of H are read once for BATCH candidates. */
 enum { PARTS = 16, REGISTERS = PARTS / LANES, BATCH = 8 };
 
-/* A grid in registers. Floats are rounded by a sum whose last place is the step of the number's binade: `least` is the
- * smallest normal number, `up` the power of two from a binade to the one with that last place. */
+/* A number format in registers. Floats are rounded by a sum whose last place is the step of the number's binade:
+ * `least` is the smallest normal number, `up` the power of two from a binade to the one with that last place. */
 struct lattice {
     vf min, max, least, up;
     bool integers;
 };
 
-static struct lattice lattice_of(const struct qp_grid *grid)
+static struct lattice lattice_of(const struct qp_number_format *format)
 {
-    const struct qp_small_float *f = qp_code_format(grid->codes);
-    return (struct lattice){v_set(qp_grid_min(grid)), v_set(qp_grid_max(grid)),
+    const struct qp_small_float *f = qp_code_format(format->codes);
+    return (struct lattice){v_set(qp_format_min(format)), v_set(qp_format_max(format)),
                             v_set(qp_bits_float((uint32_t)(128 - f->bias) << 23)),
-                            v_set((float)(1 << (23 - f->mantissa))), grid->codes == QP_I8};
+                            v_set((float)(1 << (23 - f->mantissa))), format->codes == QP_I8};
 }
 
 static inline vf round_float(const struct lattice *l, vf x)
@@ -44,7 +44,7 @@ static inline vf deviation(const struct lattice *l, vf w, vf scale, vf zero)
 struct search {
     const struct qp_scale_search *s;
     struct lattice lattice;
-    int64_t group, groups, width, room;
+    int64_t group, groups, width, capacity;
     float *importance; /* [groups, width] */
 };
 
@@ -58,8 +58,8 @@ struct workbench {
 
 static struct workbench workbench_of(const struct search *t)
 {
-    size_t width = (size_t)t->width, room = (size_t)t->room, block = t->s->moment == NULL ? 0 : width * width;
-    struct workbench b = {.memory = qp_scratch((2 + BATCH) * width + 3 * room + block, sizeof(float))};
+    size_t width = (size_t)t->width, capacity = (size_t)t->capacity, block = t->s->hessian == NULL ? 0 : width * width;
+    struct workbench b = {.memory = qp_scratch((2 + BATCH) * width + 3 * capacity + block, sizeof(float))};
 
     if (b.memory == NULL)
         return b;
@@ -68,9 +68,9 @@ static struct workbench workbench_of(const struct search *t)
     b.d = b.measure + width;
     b.h = b.d + BATCH * width;
     b.scale = b.h + block;
-    b.error = b.scale + room;
-    b.zero = (int8_t *)(b.error + room);
-    memset(b.zero, 0, room);
+    b.error = b.scale + capacity;
+    b.zero = (int8_t *)(b.error + capacity);
+    memset(b.zero, 0, capacity);
     return b;
 }
 
@@ -80,7 +80,7 @@ static int64_t columns_of(const struct search *t, int64_t g)
     return left < t->group ? left : t->group;
 }
 
-/* Copies count numbers, NaN as 0, with zeros behind, and widens their range. */
+/* Copies count numbers, NaN as 0, with zeros after, and widens their range. */
 static void take(struct workbench *b, const struct search *t, const float *w, int64_t count, float *min, float *max)
 {
     vf least = v_set(*min), most = v_set(*max), none = v_set(0);
@@ -181,7 +181,7 @@ static void errors(const struct search *t, struct workbench *b, int64_t g)
 {
     const float *importance = t->importance + g * t->width;
 
-    if (t->s->moment != NULL)
+    if (t->s->hessian != NULL)
         quadratic_errors(t, b);
     else if (t->s->norm != 2)
         powered_errors(t, b, importance);
@@ -219,7 +219,7 @@ static void search_group(const struct search *t, struct workbench *b, int64_t r,
 static void take_block(const struct search *t, struct workbench *b, int64_t g)
 {
     int64_t count = columns_of(t, g), cols = t->s->cols;
-    const float *h = t->s->moment + g * t->group * (cols + 1);
+    const float *h = t->s->hessian + g * t->group * (cols + 1);
 
     memset(b->h, 0, (size_t)(t->width * t->width) * sizeof(float));
     for (int64_t i = 0; i < count; i++)
@@ -235,7 +235,7 @@ static void search_groups(const struct search *t)
         struct workbench b = workbench_of(t);
 
         for (int64_t g = 0; g < t->groups; g++) {
-            if (s->moment != NULL && b.memory != NULL)
+            if (s->hessian != NULL && b.memory != NULL)
                 take_block(t, &b, g);
 #pragma omp for nowait
             for (int64_t r = 0; r < s->rows; r++)
@@ -334,11 +334,11 @@ void QP_NAME(qp_scale_search)(const struct qp_scale_search *s)
 {
     int64_t group = s->group == 0 ? s->cols : s->group < s->cols ? s->group : s->cols;
     struct search t = {.s = s,
-                       .lattice = lattice_of(s->grid),
+                       .lattice = lattice_of(s->format),
                        .group = group,
                        .groups = qp_groups(s->cols, s->group),
                        .width = (group + PARTS - 1) / PARTS * PARTS,
-                       .room = qp_candidate_room(s)};
+                       .capacity = qp_candidate_count(s)};
 
     t.importance = filled_importance(&t);
     if (t.importance == NULL)

@@ -27,5 +27,5 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->rtn = QP_NAME(qp_rtn);
     table->gptq_block = QP_NAME(qp_gptq_block);
     table->scale_search = QP_NAME(qp_scale_search);
-    table->polish = QP_NAME(qp_polish);
+    table->descent = QP_NAME(qp_descent);
 }

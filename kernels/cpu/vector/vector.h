@@ -38,7 +38,7 @@ qp_unpack_fn QP_NAME(qp_unpack);
 qp_rtn_fn QP_NAME(qp_rtn);
 qp_gptq_block_fn QP_NAME(qp_gptq_block);
 qp_scale_search_fn QP_NAME(qp_scale_search);
-qp_polish_fn QP_NAME(qp_polish);
+qp_descent_fn QP_NAME(qp_descent);
 
 /* min and max take the second operand when one of the two is NaN, and for zeros of either sign. */
 #ifdef __AVX512F__

@@ -19,16 +19,16 @@ mkdir -p "$work"
 rows='
 rtn              -                int3-g32  --set stages.quantize.with.method=rtn --set stages.quantize.with.scales=minmax
 rtn-mse          rtn              int3-g32  --set stages.quantize.with.method=rtn --set stages.quantize.with.scales=mse
-gptq-alone       rtn              int3-g32  --set stages.quantize.with.scales=minmax --set stages.quantize.with.polish=0
-gptq-weighted    gptq-alone       int3-g32  --set stages.quantize.with.polish=0
+gptq-alone       rtn              int3-g32  --set stages.quantize.with.scales=minmax --set stages.quantize.with.coordinate_descent=0
+gptq-weighted    gptq-alone       int3-g32  --set stages.quantize.with.coordinate_descent=0
 gptq             gptq-weighted    int3-g32
 awq              gptq             int3-g32  --set stages.search.with.method=awq
 awq-duo          awq              int3-g32  --set stages.search.with.method=awq --set stages.search.with.form=duo
 joint            awq              int3-g32  --set stages.search.with.method=joint
 sequential       gptq             int3-g32  --profile sequential
-pull             sequential       int3-g32  --profile sequential --set stages.quantize.with.pull=0.5
+asymmetric calibration             sequential       int3-g32  --profile sequential --set stages.quantize.with.asymmetric=0.5
 true             sequential       int3-g32  --profile true_sequential
-true-pull        true             int3-g32  --profile true_sequential --set stages.quantize.with.pull=0.25
+true-asymmetric calibration        true             int3-g32  --profile true_sequential --set stages.quantize.with.asymmetric=0.25
 low-rank         gptq             int3-g32  --set stages.quantize.with.low_rank=16
 low-rank-errors  gptq             int3-g32  --set stages.quantize.with.low_rank=16 --set stages.quantize.with.low_rank_fit=errors
 gptq-int4        -                int4-g128

@@ -9,8 +9,8 @@
 
 enum { ROWS = 32, COLS = 256, GROUP = 64 };
 
-static const struct qp_grid int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
-static const struct qp_grid nvfp4 = {
+static const struct qp_number_format int4 = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_BF16};
+static const struct qp_number_format nvfp4 = {
     .codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3, .global = 2000};
 
 static float w[ROWS * COLS], h[COLS * COLS], scale[ROWS * COLS], x[ROWS * COLS], error[ROWS * COLS];
@@ -33,9 +33,9 @@ static void fill(void)
     }
 }
 
-static void search(const struct qp_kernels *k, const struct qp_grid *grid, int64_t group, bool sweep)
+static void search(const struct qp_kernels *k, const struct qp_number_format *format, int64_t group, bool sweep)
 {
-    struct qp_scale_search s = {.grid = grid,
+    struct qp_scale_search s = {.format = format,
                                 .rows = ROWS,
                                 .cols = COLS,
                                 .group = group,
@@ -81,7 +81,7 @@ static void pack(const struct qp_kernels *k)
 
 static void gptq_block(const struct qp_kernels *k)
 {
-    struct qp_gptq_block b = {.grid = &int4,
+    struct qp_gptq_block b = {.format = &int4,
                               .rows = ROWS,
                               .count = COLS,
                               .groups = COLS / GROUP,
@@ -97,19 +97,19 @@ static void gptq_block(const struct qp_kernels *k)
     k->gptq_block(&b);
 }
 
-static void polish(const struct qp_kernels *k)
+static void descent(const struct qp_kernels *k)
 {
-    struct qp_polish p = {.grid = &int4,
-                          .rows = ROWS,
-                          .cols = COLS,
-                          .group = GROUP,
-                          .h = h,
-                          .scale = scale,
-                          .codes = codes,
-                          .gradient = x,
-                          .sweeps = 4,
-                          .gain = gain};
-    k->polish(&p);
+    struct qp_descent p = {.format = &int4,
+                           .rows = ROWS,
+                           .cols = COLS,
+                           .group = GROUP,
+                           .h = h,
+                           .scale = scale,
+                           .codes = codes,
+                           .gradient = x,
+                           .sweeps = 4,
+                           .gain = gain};
+    k->descent(&p);
 }
 
 static void column_stats(const struct qp_kernels *k)
@@ -125,18 +125,12 @@ static void from_f32(const struct qp_kernels *k)
 static const struct {
     const char *name;
     void (*run)(const struct qp_kernels *);
-} kernels[] = {{"scale_search", scale_search},
-               {"scale_sweep", scale_sweep},
-               {"qparams", qparams},
-               {"quantize", quantize},
-               {"dequantize", dequantize},
-               {"gptq_block", gptq_block},
-               {"polish", polish},
-               {"column_stats", column_stats},
-               {"pack", pack},
+} kernels[] = {{"scale_search", scale_search},  {"scale_sweep", scale_sweep},   {"qparams", qparams},
+               {"quantize", quantize},          {"dequantize", dequantize},     {"gptq_block", gptq_block},
+               {"coordinate_descent", descent}, {"column_stats", column_stats}, {"pack", pack},
                {"from_f32", from_f32}};
 
-/* What callgrind counts: nothing before it, nothing behind. */
+/* What callgrind counts: nothing before it, nothing after. */
 __attribute__((noinline)) void qp_gate_counted(const struct qp_kernels *k, void (*run)(const struct qp_kernels *));
 void qp_gate_counted(const struct qp_kernels *k, void (*run)(const struct qp_kernels *))
 {

@@ -21,7 +21,7 @@ def processor():
 def roofline_share(folder):
     """The least time the machine's peaks allow, as a share of our first run's; "" where they were never measured."""
     report = folder.with_name(folder.name + ".run") / "report.json"
-    share = json.loads(report.read_text()).get("share_of_floor") if report.exists() else None
+    share = json.loads(report.read_text()).get("share_of_roofline") if report.exists() else None
     return f"{share:.0%}" if share is not None else ""
 
 

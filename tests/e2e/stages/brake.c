@@ -79,7 +79,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .params = params,
     .inputs = inputs,
     .outputs = outputs,
-    .turns = true,
+    .sequential = true,
     .stateful = true,
     .process = process,
 };

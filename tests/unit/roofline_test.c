@@ -6,7 +6,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/stage/work_json.h"
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 #include "tests/support/scratch.h"
 
 static void make(void)
@@ -15,43 +15,43 @@ static void make(void)
     setenv("XDG_CACHE_HOME", scratch("cache"), 1);
 }
 
-TestSuite(floor, .init = make, .fini = scratch_drop);
+TestSuite(roofline, .init = make, .fini = scratch_drop);
 
 static const struct qp_peaks peaks = {{100, 200, 400}, 50, 10, 5};
 
-Test(floor, each_kind_by_the_peak_of_its_numbers)
+Test(roofline, each_kind_by_the_peak_of_its_numbers)
 {
     struct qp_work work = {.operations = {[QP_WORK_GEMM] = 100,
                                           [QP_WORK_GEMM_BF16] = 100,
                                           [QP_WORK_GEMM_INT8] = 100,
                                           [QP_WORK_ATTENTION] = 50,
-                                          [QP_WORK_MOMENT_BF16] = 50,
+                                          [QP_WORK_HESSIAN_BF16] = 50,
                                           [QP_WORK_SOLVE] = 25},
                            .bytes_read = 60,
                            .bytes_written = 40,
                            .disk_read = 10,
                            .disk_written = 5};
-    struct qp_floor f = qp_floor_of(&work, &peaks);
+    struct qp_roofline f = qp_roofline_of(&work, &peaks);
     cr_expect_float_eq(f.compute, 1 + 0.5 + 0.25 + 0.5 + 0.25 + 0.25, 1e-12);
     cr_expect_float_eq(f.memory, 2, 1e-12);
     cr_expect_float_eq(f.disk, 1 + 1, 1e-12);
-    cr_expect_float_eq(qp_floor_seconds(&f), 2.75, 1e-12);
+    cr_expect_float_eq(qp_roofline_seconds(&f), 2.75, 1e-12);
 }
 
-Test(floor, what_the_machine_has_no_instruction_for_is_done_in_fp32)
+Test(roofline, what_the_machine_has_no_instruction_for_is_done_in_fp32)
 {
     struct qp_peaks old = {{100, 0, 0}, 50, 0, 0};
     struct qp_work work = {.operations = {[QP_WORK_GEMM_BF16] = 100}, .disk_read = 10};
-    struct qp_floor f = qp_floor_of(&work, &old);
+    struct qp_roofline f = qp_roofline_of(&work, &old);
     cr_expect_float_eq(f.compute, 1, 1e-12);
     cr_expect_eq(f.disk, 0, "never measured");
 }
 
-Test(floor, of_stages_that_overlap)
+Test(roofline, of_stages_that_overlap)
 {
-    struct qp_floor a = {3, 1, 0}, b = {1, 4, 2};
-    qp_floor_sum(&a, &b);
-    cr_expect_float_eq(qp_floor_seconds(&a), 5, 1e-12, "memory: 1 + 4, arithmetic: 3 + 1");
+    struct qp_roofline a = {3, 1, 0}, b = {1, 4, 2};
+    qp_roofline_sum(&a, &b);
+    cr_expect_float_eq(qp_roofline_seconds(&a), 5, 1e-12, "memory: 1 + 4, arithmetic: 3 + 1");
 }
 
 static json_t *entry(double fp32)
@@ -62,7 +62,7 @@ static json_t *entry(double fp32)
                      2.0);
 }
 
-Test(floor, machines_are_kept_beside_each_other)
+Test(roofline, machines_are_kept_beside_each_other)
 {
     struct qp_peaks found;
     struct qp_error err;
@@ -82,7 +82,7 @@ Test(floor, machines_are_kept_beside_each_other)
     cr_expect_eq(json_object_size(json_object_get(file, "machines")), 2);
 }
 
-Test(floor, a_broken_file_is_measured_anew)
+Test(roofline, a_broken_file_is_measured_anew)
 {
     struct qp_peaks found;
     struct qp_error err;
@@ -94,7 +94,7 @@ Test(floor, a_broken_file_is_measured_anew)
     cr_expect(qp_peaks_load(&found));
 }
 
-Test(floor, work_survives_a_message)
+Test(roofline, work_survives_a_message)
 {
     struct qp_work work = {.bytes_read = 1, .bytes_written = 2, .disk_read = 3, .disk_written = 4}, back;
     for (int i = 0; i < QP_WORK_KINDS; i++)
@@ -109,8 +109,8 @@ Test(floor, work_survives_a_message)
     cr_expect_eq(back.bytes_read, 7);
 }
 
-/* A stage that counts nothing has no floor; the share is of its busy seconds. */
-Test(floor, report)
+/* A stage that counts nothing has no roofline; the share is of its busy seconds. */
+Test(roofline, report)
 {
     struct qp_error err;
     struct qp_work work = {.operations = {[QP_WORK_GEMM] = 1040}};
@@ -119,13 +119,13 @@ Test(floor, report)
         json_pack("{s:f, s:[{s:f, s:o}, {s:f, s:n}]}", "wall_seconds", 8.0, "stages", "busy_seconds", 4.0, "work",
                   qp_work_json(&work), "busy_seconds", 1.0, "work");
     json_t *stages = json_object_get(report, "stages");
-    qp_report_floor(report);
-    cr_expect(json_is_null(json_object_get(report, "floor_seconds")), "nothing was measured");
+    qp_report_roofline(report);
+    cr_expect(json_is_null(json_object_get(report, "roofline_seconds")), "nothing was measured");
     cr_assert_eq(qp_machine_save(measured, &err), 0, "%s", err.message);
-    qp_report_floor(report);
+    qp_report_roofline(report);
     const json_t *first = json_array_get(stages, 0), *second = json_array_get(stages, 1);
-    cr_expect_float_eq(json_number_value(json_object_get(first, "floor_seconds")), 2, 1e-12);
-    cr_expect_float_eq(json_number_value(json_object_get(first, "share_of_floor")), 0.5, 1e-12);
-    cr_expect(json_is_null(json_object_get(second, "floor_seconds")));
-    cr_expect_float_eq(json_number_value(json_object_get(report, "share_of_floor")), 0.25, 1e-12);
+    cr_expect_float_eq(json_number_value(json_object_get(first, "roofline_seconds")), 2, 1e-12);
+    cr_expect_float_eq(json_number_value(json_object_get(first, "share_of_roofline")), 0.5, 1e-12);
+    cr_expect(json_is_null(json_object_get(second, "roofline_seconds")));
+    cr_expect_float_eq(json_number_value(json_object_get(report, "share_of_roofline")), 0.25, 1e-12);
 }

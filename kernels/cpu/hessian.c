@@ -11,7 +11,7 @@ static int64_t tile_width(int64_t n)
 }
 
 /* Column tile j in products of up to TALL tiles of rows, for as many threads as there are products. */
-void qp_second_moment_cpu(int64_t rows, int64_t n, const float *x, float *h)
+void qp_hessian_cpu(int64_t rows, int64_t n, const float *x, float *h)
 {
     int64_t width = tile_width(n), tall = width * TALL, across = (n + width - 1) / width;
 

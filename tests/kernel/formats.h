@@ -1,10 +1,10 @@
-/* Grids of every kind, for comparisons of the backends with the reference. */
-#ifndef QUANTPIPE_TESTS_KERNEL_GRIDS_H
-#define QUANTPIPE_TESTS_KERNEL_GRIDS_H
+/* Number formats of every kind, for comparisons of the backends with the reference. */
+#ifndef QUANTPIPE_TESTS_KERNEL_FORMATS_H
+#define QUANTPIPE_TESTS_KERNEL_FORMATS_H
 
 #include "kernels/quant.h"
 
-static const struct qp_grid grids[] = {
+static const struct qp_number_format formats[] = {
     {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
     {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16},
     {.codes = QP_I8, .bits = 8, .symmetric = false, .scale_dtype = QP_F32},

@@ -1,31 +1,31 @@
-#include "kernels/polish.h"
+#include "kernels/descent.h"
 
 #include <stdlib.h>
 
 #include "kernels/failure.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "kernels/scratch.h"
 
 /* Which scale the element [r, i] has. */
-static int64_t scale_of(const struct qp_polish *p, int64_t r, int64_t i)
+static int64_t scale_of(const struct qp_descent *p, int64_t r, int64_t i)
 {
     return p->group == 0 ? 0 : r * qp_groups(p->cols, p->group) + i / p->group;
 }
 
-static float value_of(const struct qp_polish *p, int64_t r, int64_t i, uint8_t code)
+static float value_of(const struct qp_descent *p, int64_t r, int64_t i, uint8_t code)
 {
     int64_t at = scale_of(p, r, i);
-    return qp_value(p->grid, code, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
+    return qp_value(p->format, code, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
 }
 
 /* Takes the best code of column k if it lowers the loss; returns by how much, or 0. */
-static double step(const struct qp_polish *p, int64_t r, int64_t k, float *q, float *g)
+static double step(const struct qp_descent *p, int64_t r, int64_t k, float *q, float *g)
 {
     float h = p->h[k * p->cols + k];
     if (!(h > 0))
         return 0;
     int64_t at = scale_of(p, r, k);
-    uint8_t code = qp_code(p->grid, q[k] + g[k] / h, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
+    uint8_t code = qp_code(p->format, q[k] + g[k] / h, p->scale[at], p->zero == NULL ? 0 : p->zero[at]);
     float value = value_of(p, r, k, code), delta = value - q[k];
     float gain = delta * (2 * g[k] - delta * h);
 
@@ -38,7 +38,7 @@ static double step(const struct qp_polish *p, int64_t r, int64_t k, float *q, fl
     return gain;
 }
 
-int64_t qp_polish_ref(const struct qp_polish *p)
+int64_t qp_descent_ref(const struct qp_descent *p)
 {
     float *q = qp_scratch((size_t)p->cols, sizeof *q);
     int64_t steps = 0;

@@ -1,4 +1,4 @@
-#include "runner/report/floor.h"
+#include "runner/report/roofline.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -89,14 +89,14 @@ int qp_machine_save(const json_t *entry, struct qp_error *err)
     return qp_write_json(path, file, err);
 }
 
-/* ---- the floor ---- */
+/* ---- the roofline ---- */
 
 static enum qp_peak peak_of(enum qp_work_kind kind)
 {
     switch (kind) {
     case QP_WORK_GEMM_BF16:
     case QP_WORK_ATTENTION_BF16:
-    case QP_WORK_MOMENT_BF16:
+    case QP_WORK_HESSIAN_BF16:
         return QP_PEAK_BF16;
     case QP_WORK_GEMM_INT8:
         return QP_PEAK_INT8;
@@ -110,24 +110,24 @@ static double seconds(double amount, double per_second)
     return per_second > 0 ? amount / per_second : 0;
 }
 
-struct qp_floor qp_floor_of(const struct qp_work *work, const struct qp_peaks *peaks)
+struct qp_roofline qp_roofline_of(const struct qp_work *work, const struct qp_peaks *peaks)
 {
-    struct qp_floor floor = {.memory = seconds(work->bytes_read + work->bytes_written, peaks->memory),
-                             .disk = seconds(work->disk_read, peaks->disk_read) +
-                                     seconds(work->disk_written, peaks->disk_write)};
+    struct qp_roofline roofline = {.memory = seconds(work->bytes_read + work->bytes_written, peaks->memory),
+                                   .disk = seconds(work->disk_read, peaks->disk_read) +
+                                           seconds(work->disk_written, peaks->disk_write)};
     for (int i = 0; i < QP_WORK_KINDS; i++) {
         double peak = peaks->operations[peak_of((enum qp_work_kind)i)];
-        floor.compute += seconds(work->operations[i], peak > 0 ? peak : peaks->operations[QP_PEAK_FP32]);
+        roofline.compute += seconds(work->operations[i], peak > 0 ? peak : peaks->operations[QP_PEAK_FP32]);
     }
-    return floor;
+    return roofline;
 }
 
-double qp_floor_seconds(const struct qp_floor *floor)
+double qp_roofline_seconds(const struct qp_roofline *roofline)
 {
-    return fmax(floor->compute, fmax(floor->memory, floor->disk));
+    return fmax(roofline->compute, fmax(roofline->memory, roofline->disk));
 }
 
-void qp_floor_sum(struct qp_floor *a, const struct qp_floor *b)
+void qp_roofline_sum(struct qp_roofline *a, const struct qp_roofline *b)
 {
     a->compute += b->compute;
     a->memory += b->memory;
@@ -136,31 +136,32 @@ void qp_floor_sum(struct qp_floor *a, const struct qp_floor *b)
 
 /* ---- the report ---- */
 
-static void set_floor(json_t *object, double floor, double took)
+static void set_roofline(json_t *object, double roofline, double took)
 {
-    json_object_set_new(object, "floor_seconds", json_real(floor));
-    json_object_set_new(object, "share_of_floor", took > 0 ? json_real(floor / took) : json_null());
+    json_object_set_new(object, "roofline_seconds", json_real(roofline));
+    json_object_set_new(object, "share_of_roofline", took > 0 ? json_real(roofline / took) : json_null());
 }
 
-void qp_report_floor(json_t *report)
+void qp_report_roofline(json_t *report)
 {
     struct qp_peaks peaks;
-    struct qp_floor sum = {0};
+    struct qp_roofline sum = {0};
     bool measured = qp_peaks_load(&peaks);
     size_t i;
     json_t *stage;
     json_array_foreach(json_object_get(report, "stages"), i, stage) {
         struct qp_work work;
         qp_work_from_json(json_object_get(stage, "work"), &work);
-        struct qp_floor floor = qp_floor_of(&work, &peaks);
-        qp_floor_sum(&sum, &floor);
-        json_object_set_new(stage, "floor_seconds", json_null());
-        json_object_set_new(stage, "share_of_floor", json_null());
+        struct qp_roofline roofline = qp_roofline_of(&work, &peaks);
+        qp_roofline_sum(&sum, &roofline);
+        json_object_set_new(stage, "roofline_seconds", json_null());
+        json_object_set_new(stage, "share_of_roofline", json_null());
         if (measured && json_is_object(json_object_get(stage, "work")))
-            set_floor(stage, qp_floor_seconds(&floor), json_number_value(json_object_get(stage, "busy_seconds")));
+            set_roofline(stage, qp_roofline_seconds(&roofline),
+                         json_number_value(json_object_get(stage, "busy_seconds")));
     }
-    json_object_set_new(report, "floor_seconds", json_null());
-    json_object_set_new(report, "share_of_floor", json_null());
+    json_object_set_new(report, "roofline_seconds", json_null());
+    json_object_set_new(report, "share_of_roofline", json_null());
     if (measured)
-        set_floor(report, qp_floor_seconds(&sum), json_number_value(json_object_get(report, "wall_seconds")));
+        set_roofline(report, qp_roofline_seconds(&sum), json_number_value(json_object_get(report, "wall_seconds")));
 }

@@ -1,4 +1,4 @@
-/* quantize: layers that come in turns. */
+/* quantize: layers that come in steps. */
 #include <stdlib.h>
 #include <string.h>
 #include <criterion/criterion.h>
@@ -26,19 +26,19 @@ static void expect_same(const struct qp_tensor *a, const struct qp_tensor *b)
     cr_expect_arr_eq(a->data, b->data, a->bytes, "%s", a->name);
 }
 
-/* In a layer's last turn down_proj is quantized, as in a layer that comes whole, and nothing else is; what leaves then
+/* In a layer's last step down_proj is quantized, as in a layer that comes whole, and nothing else is; what leaves then
  * looks as if layers had come whole. */
-Test(quantize_turns, the_last_turn_quantizes_its_own_linear_and_leaves_as_the_layer)
+Test(quantize_sequential, the_last_step_quantizes_its_own_linear_and_leaves_as_the_layer)
 {
     static const char *const others[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                          "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj"};
-    struct qp_unit *units[TINY_UNITS], *turns[TINY_TURNS], **whole, **out;
+    struct qp_unit *units[TINY_UNITS], *steps[TINY_STEPS], **whole, **out;
     size_t count;
     tiny_units(SCHEME, true, units);
     whole = tiny_call(&qp_stage_desc, GPTQ, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
     tiny_units(SCHEME, true, units);
-    tiny_turns(units, turns);
-    out = tiny_call(&qp_stage_desc, GPTQ, NULL, NULL, turns, TINY_TURNS, 0, &count, NULL);
+    tiny_steps(units, steps);
+    out = tiny_call(&qp_stage_desc, GPTQ, NULL, NULL, steps, TINY_STEPS, 0, &count, NULL);
     cr_assert_eq(count, TINY_UNITS);
     for (size_t u = 0; u < count; u++) {
         cr_expect_eq(out[u]->kind, whole[u]->kind);
@@ -61,24 +61,24 @@ Test(quantize_turns, the_last_turn_quantizes_its_own_linear_and_leaves_as_the_la
 
 static void refuse(const char *params, const char *message)
 {
-    struct qp_unit *units[TINY_UNITS], *turns[TINY_TURNS];
+    struct qp_unit *units[TINY_UNITS], *steps[TINY_STEPS];
     size_t count;
     tiny_units(SCHEME, true, units);
-    tiny_turns(units, turns);
-    tiny_call(&qp_stage_desc, params, NULL, NULL, turns, TINY_TURNS, QP_ERR_INPUT, &count, NULL);
+    tiny_steps(units, steps);
+    tiny_call(&qp_stage_desc, params, NULL, NULL, steps, TINY_STEPS, QP_ERR_INPUT, &count, NULL);
     cr_expect(strstr(tiny_message, message), "%s", tiny_message);
 }
 
-Test(quantize_turns, are_for_methods_that_learn)
+Test(quantize_sequential, are_for_methods_that_learn)
 {
     size_t count;
-    struct qp_unit *units[TINY_UNITS], *turns[TINY_TURNS], **out;
-    refuse("{\"method\": \"rtn\"}", "true_sequential: found method: rtn, scales: auto without polish");
+    struct qp_unit *units[TINY_UNITS], *steps[TINY_STEPS], **out;
+    refuse("{\"method\": \"rtn\"}", "true_sequential: found method: rtn, scales: auto without coordinate descent");
     refuse("{\"method\": \"hqq\", \"scales\": \"mse\"}", "found method: hqq, scales: mse");
     tiny_units(SCHEME, true, units);
-    tiny_turns(units, turns);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\", \"polish\": 1}", NULL, NULL, turns, TINY_TURNS, 0, &count,
-                    NULL);
+    tiny_steps(units, steps);
+    out = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\", \"coordinate_descent\": 1}", NULL, NULL, steps, TINY_STEPS,
+                    0, &count, NULL);
     tiny_free(out, count);
     free(out);
 }

@@ -27,20 +27,20 @@ static int open_unlinked(const char *folder, size_t bytes, int *out, struct qp_e
     if (cause != 0) {
         close(fd);
         errno = cause;
-        return qp_fail_errno(err, QP_ERR_ROOM, "%s: cannot keep %zu bytes of hidden states", folder, bytes);
+        return qp_fail_errno(err, QP_ERR_SPACE, "%s: cannot keep %zu bytes of hidden states", folder, bytes);
     }
     *out = fd;
     return 0;
 }
 
-int qp_stream_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_stream *out,
+int qp_hidden_open(const struct qp_windows *windows, int64_t hidden, const char *scratch, struct qp_hidden_states *out,
                    struct qp_error *err)
 {
-    return qp_stream_open_as(windows, hidden, QP_F32, scratch, out, err);
+    return qp_hidden_open_as(windows, hidden, QP_F32, scratch, out, err);
 }
 
-int qp_stream_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_dtype dtype, const char *scratch,
-                      struct qp_stream *out, struct qp_error *err)
+int qp_hidden_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_dtype dtype, const char *scratch,
+                      struct qp_hidden_states *out, struct qp_error *err)
 {
     qp_auto_close int fd = -1;
     uint64_t size = (uint64_t)qp_dtype_bits(dtype) / 8;
@@ -56,30 +56,30 @@ int qp_stream_open_as(const struct qp_windows *windows, int64_t hidden, enum qp_
     void *x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
     if (x == MAP_FAILED)
         return qp_fail_memory(err, bytes, "hidden states");
-    *out = (struct qp_stream){windows, hidden, dtype == QP_F32 ? x : NULL, dtype, x, bytes};
+    *out = (struct qp_hidden_states){windows, hidden, dtype == QP_F32 ? x : NULL, dtype, x, bytes};
     return 0;
 }
 
-void qp_stream_close(struct qp_stream *stream)
+void qp_hidden_close(struct qp_hidden_states *states)
 {
-    if (stream->data)
-        munmap(stream->data, stream->bytes);
-    *stream = (struct qp_stream){0};
+    if (states->data)
+        munmap(states->data, states->bytes);
+    *states = (struct qp_hidden_states){0};
 }
 
-static char *rows_of(const struct qp_stream *stream, int64_t first)
+static char *rows_of(const struct qp_hidden_states *states, int64_t first)
 {
-    return (char *)stream->data + first * stream->hidden * qp_dtype_bits(stream->dtype) / 8;
+    return (char *)states->data + first * states->hidden * qp_dtype_bits(states->dtype) / 8;
 }
 
-void qp_stream_read(const struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
-                    float *x)
+void qp_hidden_read(const struct qp_hidden_states *states, const struct qp_kernels *kernels, int64_t first,
+                    int64_t count, float *x)
 {
-    kernels->to_f32(stream->dtype, count * stream->hidden, rows_of(stream, first), x);
+    kernels->to_f32(states->dtype, count * states->hidden, rows_of(states, first), x);
 }
 
-void qp_stream_write(struct qp_stream *stream, const struct qp_kernels *kernels, int64_t first, int64_t count,
+void qp_hidden_write(struct qp_hidden_states *states, const struct qp_kernels *kernels, int64_t first, int64_t count,
                      const float *x)
 {
-    kernels->from_f32(stream->dtype, count * stream->hidden, x, rows_of(stream, first));
+    kernels->from_f32(states->dtype, count * states->hidden, x, rows_of(states, first));
 }

@@ -1,4 +1,4 @@
-/* What a plan says a run will do, what the run then did, and the floor beside both. */
+/* What a plan says a run will do, what the run then did, and the roofline beside both. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +23,7 @@ static void make(void)
     setenv("XDG_CACHE_HOME", scratch("cache"), 1);
 }
 
-TestSuite(floor, .init = make, .fini = scratch_drop, .timeout = 300);
+TestSuite(roofline, .init = make, .fini = scratch_drop, .timeout = 300);
 
 static json_t *answer(const char *const *argv)
 {
@@ -70,8 +70,8 @@ static double bytes_read(const json_t *stage)
  * up depend on the weights: the plan is the least there. */
 static void expect_agreement(const json_t *plan, const json_t *report)
 {
-    static const char *const kinds[] = {"gemm",           "gemm_bf16", "gemm_int8",   "attention",
-                                        "attention_bf16", "moment",    "moment_bf16", "search"};
+    static const char *const kinds[] = {"gemm",           "gemm_bf16", "gemm_int8",    "attention",
+                                        "attention_bf16", "hessian",   "hessian_bf16", "search"};
     size_t i;
     json_t *done;
     json_array_foreach(json_object_get(report, "stages"), i, done) {
@@ -87,32 +87,33 @@ static void expect_agreement(const json_t *plan, const json_t *report)
         cr_expect_leq(operations(planned, "solve"), operations(done, "solve"), "%s", name);
     }
     cr_expect_gt(operations(stage_of(plan, "quantize"), "solve"), 1e8);
-    cr_expect_gt(operations(stage_of(report, "calibrate"), "moment") +
-                     operations(stage_of(report, "calibrate"), "moment_bf16"),
+    cr_expect_gt(operations(stage_of(report, "calibrate"), "hessian") +
+                     operations(stage_of(report, "calibrate"), "hessian_bf16"),
                  1e9);
 }
 
-Test(floor, plan_and_report_agree)
+Test(roofline, plan_and_report_agree)
 {
     const char *output = scratch("out");
     qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--json", SHORT));
     qp_auto_json json_t *report =
         report_of(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none", SHORT));
     expect_agreement(plan, report);
-    cr_expect(json_is_null(json_object_get(plan, "floor_seconds")), "nothing was measured");
-    cr_expect(json_is_null(json_object_get(report, "floor_seconds")));
+    cr_expect(json_is_null(json_object_get(plan, "roofline_seconds")), "nothing was measured");
+    cr_expect(json_is_null(json_object_get(report, "roofline_seconds")));
 }
 
-Test(floor, plan_and_report_agree_where_blocks_go_round)
+Test(roofline, plan_and_report_agree_where_blocks_go_round)
 {
     static const char *const profiles[] = {"sequential", "true_sequential"};
     for (int i = 0; i < 2; i++) {
         const char *output = scratch("out");
-        const char *const pull[] = {"--profile", profiles[i], "--set", "stages.quantize.with.pull=0.25"};
+        const char *const asymmetric[] = {"--profile", profiles[i], "--set", "stages.quantize.with.asymmetric=0.25"};
         qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--json", SHORT,
-                                                 pull[0], pull[1], pull[2], pull[3]));
-        qp_auto_json json_t *report = report_of(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress",
-                                                      "none", SHORT, pull[0], pull[1], pull[2], pull[3]));
+                                                 asymmetric[0], asymmetric[1], asymmetric[2], asymmetric[3]));
+        qp_auto_json json_t *report =
+            report_of(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none", SHORT, asymmetric[0],
+                            asymmetric[1], asymmetric[2], asymmetric[3]));
         expect_agreement(plan, report);
         cr_expect_eq(bytes_read(stage_of(plan, "calibrate")), bytes_read(stage_of(report, "calibrate")));
         qp_remove_tree(output, NULL);
@@ -120,7 +121,7 @@ Test(floor, plan_and_report_agree_where_blocks_go_round)
     }
 }
 
-Test(floor, plan_and_report_agree_on_products_of_codes)
+Test(roofline, plan_and_report_agree_on_products_of_codes)
 {
     const char *output = scratch("out");
     qp_auto_json json_t *plan = answer(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, "--scheme", "int8",
@@ -133,7 +134,7 @@ Test(floor, plan_and_report_agree_on_products_of_codes)
     cr_expect_eq(operations(stage_of(report, "calibrate"), "gemm_int8") > 0, faster);
 }
 
-Test(floor, plan_and_report_agree_without_data)
+Test(roofline, plan_and_report_agree_without_data)
 {
     const char *output = scratch("out");
     const char *const method[] = {"--set", "stages.quantize.with.method=rtn", "--set",
@@ -158,19 +159,19 @@ static void expect_tells(const char *const *argv, const char *words)
     command_free(&c);
 }
 
-/* A share is the floor over the busy seconds. Without a known instruction there is neither. */
+/* A share is the roofline over the busy seconds. Without a known instruction there is neither. */
 static void expect_shares(const json_t *report, bool known)
 {
-    const json_t *calibrate = stage_of(report, "calibrate"), *share = json_object_get(calibrate, "share_of_floor");
-    double floor = json_number_value(json_object_get(calibrate, "floor_seconds"));
+    const json_t *calibrate = stage_of(report, "calibrate"), *share = json_object_get(calibrate, "share_of_roofline");
+    double roofline = json_number_value(json_object_get(calibrate, "roofline_seconds"));
     double busy = json_number_value(json_object_get(calibrate, "busy_seconds"));
     cr_expect_eq(json_is_number(share), known);
-    cr_expect_eq(floor > 0, known);
-    cr_expect_eq(json_number_value(json_object_get(report, "floor_seconds")) > 0, known);
-    cr_expect_float_eq(json_number_value(share) * busy, floor, 1e-6 * floor);
+    cr_expect_eq(roofline > 0, known);
+    cr_expect_eq(json_number_value(json_object_get(report, "roofline_seconds")) > 0, known);
+    cr_expect_float_eq(json_number_value(share) * busy, roofline, 1e-6 * roofline);
 }
 
-Test(floor, measured_once_seen_everywhere)
+Test(roofline, measured_once_seen_everywhere)
 {
     const char *output = scratch("out");
     expect_tells(WORDS(QUANTPIPE, "plan", PIPELINE, "--output", output, SHORT), "quantpipe doctor --bench");
@@ -187,7 +188,7 @@ Test(floor, measured_once_seen_everywhere)
     expect_shares(report, known);
 }
 
-Test(floor, doctor_looks)
+Test(roofline, doctor_looks)
 {
     qp_auto_json json_t *doctor = answer(WORDS(QUANTPIPE, "doctor", "--json"));
     const json_t *findings = json_object_get(doctor, "findings");

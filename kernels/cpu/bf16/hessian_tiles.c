@@ -13,7 +13,7 @@ enum { TALL = 256, WIDE = 1024, MOST_ROWS = 4096 };
 /* Columns and rows that are transposed at once. */
 enum { COLUMNS = 16, ROWS = 2 * COLUMNS };
 
-/* to[columns, ROWS] = x[rows, columns]ᵀ, zeros behind the last row. */
+/* to[columns, ROWS] = x[rows, columns]ᵀ, zeros after the last row. */
 static void transpose_tile(int64_t rows, int64_t columns, int64_t n, const uint16_t *x, uint16_t *to, int64_t stride)
 {
     __mmask16 wanted = (__mmask16)((1u << columns) - 1);
@@ -73,7 +73,7 @@ static void add_rows(int64_t rows, int64_t n, const uint16_t *x, float *h)
     free(transposed);
 }
 
-void qp_second_moment_bf16_tiles(int64_t rows, int64_t n, const uint16_t *x, float *h)
+void qp_hessian_bf16_tiles(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
     for (int64_t r = 0; r < rows && n > 0; r += MOST_ROWS)
         add_rows(rows - r < MOST_ROWS ? rows - r : MOST_ROWS, n, x + r * n, h);

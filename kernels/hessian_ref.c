@@ -1,8 +1,8 @@
-#include "kernels/second_moment.h"
+#include "kernels/hessian.h"
 
 #include "kernels/codec.h"
 
-void qp_second_moment_ref(int64_t rows, int64_t n, const float *x, float *h)
+void qp_hessian_ref(int64_t rows, int64_t n, const float *x, float *h)
 {
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = i; j < n; j++) {
@@ -13,7 +13,7 @@ void qp_second_moment_ref(int64_t rows, int64_t n, const float *x, float *h)
         }
 }
 
-void qp_second_moment_bf16_ref(int64_t rows, int64_t n, const uint16_t *x, float *h)
+void qp_hessian_bf16_ref(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = i; j < n; j++) {

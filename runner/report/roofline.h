@@ -1,5 +1,5 @@
-/* The floor: the least time that this machine needs for some work, from peaks that `quantpipe doctor --bench` measured
- * once. */
+/* The roofline: the least time that this machine needs for some work, from peaks that `quantpipe doctor --bench`
+ * measured once. */
 #ifndef QUANTPIPE_RUNNER_REPORT_FLOOR_H
 #define QUANTPIPE_RUNNER_REPORT_FLOOR_H
 
@@ -17,17 +17,17 @@ struct qp_peaks {
 };
 
 /* Seconds on each of the machine's parts, which work at the same time. */
-struct qp_floor {
+struct qp_roofline {
     double compute, memory, disk;
 };
 
 /* Operations by the peak of their numbers: BF16's and INT8's for those products, FP32's for all else, and for those
  * that the machine has no instructions for; bytes by the rates of memory and disk. */
-struct qp_floor qp_floor_of(const struct qp_work *work, const struct qp_peaks *peaks);
+struct qp_roofline qp_roofline_of(const struct qp_work *work, const struct qp_peaks *peaks);
 
 /* The longest of the parts. Of several stages, which overlap: of the sums of their parts. */
-double qp_floor_seconds(const struct qp_floor *floor);
-void qp_floor_sum(struct qp_floor *a, const struct qp_floor *b);
+double qp_roofline_seconds(const struct qp_roofline *roofline);
+void qp_roofline_sum(struct qp_roofline *a, const struct qp_roofline *b);
 
 /* Where measurements are kept: $XDG_CACHE_HOME/quantpipe/machine.json, ~/.cache without that. New memory, NULL when
  * there is no home or no memory. */
@@ -45,11 +45,11 @@ void qp_peaks_of(const json_t *entry, struct qp_peaks *out);
 /* Replaces this machine's entry; those of others stay. */
 int qp_machine_save(const json_t *entry, struct qp_error *err);
 
-/* Adds to a report's stages, each with its `work`, `floor_seconds` and `share_of_floor` (of the busy seconds), and to
- * the report the same for the whole run (of its wall seconds): null where nothing is known. */
-void qp_report_floor(json_t *report);
+/* Adds to a report's stages, each with its `work`, `roofline_seconds` and `share_of_roofline` (of the busy seconds),
+ * and to the report the same for the whole run (of its wall seconds): null where nothing is known. */
+void qp_report_roofline(json_t *report);
 
-/* What people read in place of a floor when there is none. */
+/* What people read in place of a roofline when there is none. */
 #define QP_NO_PEAKS "run `quantpipe doctor --bench` once to see the least time that this machine needs"
 
 #endif

@@ -1,22 +1,22 @@
-/* Second moment of activations, H = sum of xᵀx. */
-#ifndef QUANTPIPE_KERNELS_SECOND_MOMENT_H
-#define QUANTPIPE_KERNELS_SECOND_MOMENT_H
+/* Hessian of activations, H = sum of xᵀx. */
+#ifndef QUANTPIPE_KERNELS_HESSIAN_H
+#define QUANTPIPE_KERNELS_HESSIAN_H
 
 #include <stdint.h>
 
 /* h[n, n] += xᵀx for x[rows, n], on and above the diagonal; what stands below it is undefined afterwards.
  * float32; the reference accumulates in float64. Deterministic for a given shape and thread count setting:
  * the order of the sums over rows does not depend on the number of threads. */
-typedef void qp_second_moment_fn(int64_t rows, int64_t n, const float *x, float *h);
+typedef void qp_hessian_fn(int64_t rows, int64_t n, const float *x, float *h);
 
 /* The same of BF16 x[rows, n]; products are exact, sums are float32, subnormal numbers may count as 0. */
-typedef void qp_second_moment_bf16_fn(int64_t rows, int64_t n, const uint16_t *x, float *h);
+typedef void qp_hessian_bf16_fn(int64_t rows, int64_t n, const uint16_t *x, float *h);
 
 /* Copies the upper triangle of h[n, n] onto the lower one. Exact. */
 typedef void qp_mirror_fn(int64_t n, float *h);
 
-qp_second_moment_fn qp_second_moment_ref;
-qp_second_moment_bf16_fn qp_second_moment_bf16_ref;
+qp_hessian_fn qp_hessian_ref;
+qp_hessian_bf16_fn qp_hessian_bf16_ref;
 qp_mirror_fn qp_mirror_ref;
 
 #endif

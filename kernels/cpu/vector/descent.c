@@ -3,18 +3,18 @@
 
 #include "kernels/cpu/vector/vector.h"
 #include "kernels/failure.h"
-#include "kernels/quantum.h"
+#include "kernels/rounding.h"
 #include "kernels/scratch.h"
 
 /* LANES rows are worked on at a time, as a tile that holds them transposed, so that a column is one vector. A sweep
- * goes over blocks of columns, and in a block over the tiles: inside it a change reaches the columns behind it at once;
+ * goes over blocks of columns, and in a block over the tiles: inside it a change reaches the columns after it at once;
  * then all columns are paid what the block's changes owe them, by the rows of H of those columns that changed at all,
  * which stay in the cache from tile to tile. CHUNK rows at a time go through all sweeps. */
 enum { BLOCK = 64, CHUNK = 512, PANEL = 8 };
 
 /* The rows that are worked on, as tiles of [cols, LANES]. */
 struct chunk {
-    const struct qp_polish *p;
+    const struct qp_descent *p;
     int64_t first, rows;
     float *q, *g;
     uint8_t *codes;
@@ -31,7 +31,7 @@ struct part {
     int64_t steps;
 };
 
-static void load_scales(const struct qp_polish *p, int64_t row, int64_t rows, int64_t group, struct part *t)
+static void load_scales(const struct qp_descent *p, int64_t row, int64_t rows, int64_t group, struct part *t)
 {
     for (int64_t l = 0; l < LANES; l++) {
         int64_t at = p->group == 0 ? 0 : (row + (l < rows ? l : 0)) * qp_groups(p->cols, p->group) + group;
@@ -41,11 +41,11 @@ static void load_scales(const struct qp_polish *p, int64_t row, int64_t rows, in
 }
 
 /* Codes of the targets and their values. */
-static void quantize_lanes(const struct qp_grid *grid, const struct part *t, const float *target, uint8_t *codes,
-                           float *value)
+static void quantize_lanes(const struct qp_number_format *format, const struct part *t, const float *target,
+                           uint8_t *codes, float *value)
 {
-    if (grid->codes == QP_I8) {
-        float qmin = qp_grid_min(grid), qmax = qp_grid_max(grid);
+    if (format->codes == QP_I8) {
+        float qmin = qp_format_min(format), qmax = qp_format_max(format);
         for (int l = 0; l < LANES; l++) {
             int8_t code = qp_integer_code(target[l], t->scale[l], t->zero[l], qmin, qmax);
             codes[l] = (uint8_t)code;
@@ -53,13 +53,13 @@ static void quantize_lanes(const struct qp_grid *grid, const struct part *t, con
         }
     } else
         for (int l = 0; l < LANES; l++) {
-            codes[l] = qp_code(grid, target[l], t->scale[l], 0);
-            value[l] = qp_value(grid, codes[l], t->scale[l], 0);
+            codes[l] = qp_code(format, target[l], t->scale[l], 0);
+            value[l] = qp_value(format, codes[l], t->scale[l], 0);
         }
 }
 
 /* Takes the best codes of column k of the block where they lower the loss; false when they do nowhere. */
-static bool step(const struct qp_grid *grid, float h, int64_t k, struct part *t)
+static bool step(const struct qp_number_format *format, float h, int64_t k, struct part *t)
 {
     float *q = t->q + k * LANES, *g = t->g + k * LANES, *delta = t->delta + k * LANES;
     float target[LANES], value[LANES], gain[LANES];
@@ -68,7 +68,7 @@ static bool step(const struct qp_grid *grid, float h, int64_t k, struct part *t)
 
     for (int l = 0; l < LANES; l++)
         target[l] = q[l] + g[l] / h;
-    quantize_lanes(grid, t, target, codes, value);
+    quantize_lanes(format, t, target, codes, value);
     for (int l = 0; l < LANES; l++) {
         float d = value[l] - q[l], gained = d * (2 * g[l] - d * h);
         bool better = gained > 0;
@@ -89,7 +89,7 @@ static bool step(const struct qp_grid *grid, float h, int64_t k, struct part *t)
 
 static void sweep_part(const struct chunk *c, int64_t row, int64_t at, int64_t count, struct part *t)
 {
-    const struct qp_polish *p = c->p;
+    const struct qp_descent *p = c->p;
     int64_t group = -1, rows = c->rows - row;
 
     for (int64_t k = 0; k < count; k++) {
@@ -97,7 +97,7 @@ static void sweep_part(const struct chunk *c, int64_t row, int64_t at, int64_t c
         int64_t mine = p->group == 0 ? 0 : (at + k) / p->group;
         if (mine != group)
             load_scales(p, c->first + row, rows, group = mine, t);
-        if (!(h[k] > 0) || !step(p->grid, h[k], k, t))
+        if (!(h[k] > 0) || !step(p->format, h[k], k, t))
             continue;
         t->changed[t->changes++] = (int)k;
         vf delta = v_load(t->delta + k * LANES);
@@ -122,7 +122,7 @@ static inline __attribute__((always_inline)) void pay_panel(const float *h, int6
         v_store(g + j * LANES, sum[j]);
 }
 
-static void pay(const struct qp_polish *p, int64_t at, const struct part *t, float *g)
+static void pay(const struct qp_descent *p, int64_t at, const struct part *t, float *g)
 {
     const float *h = p->h + at * p->cols;
     int64_t j = 0;
@@ -164,15 +164,15 @@ static int64_t sweep(const struct chunk *c)
     return steps;
 }
 
-/* Lanes behind the last row work on a gradient of 0, which changes nothing. `value` has room for a row. */
+/* Lanes after the last row work on a gradient of 0, which changes nothing. `value` has space for a row. */
 static void load_row(const struct chunk *c, int64_t row, int64_t lane, float *value)
 {
-    const struct qp_polish *p = c->p;
+    const struct qp_descent *p = c->p;
     int64_t cols = p->cols, tile = row * cols + lane, from = c->first + row + (row + lane < c->rows ? lane : 0);
     int64_t scales = p->group == 0 ? 0 : from * qp_groups(cols, p->group);
 
     QP_NAME(qp_dequantize)
-    (p->grid, 1, cols, p->group, p->codes + from * cols, p->scale + scales, p->zero == NULL ? NULL : p->zero + scales,
+    (p->format, 1, cols, p->group, p->codes + from * cols, p->scale + scales, p->zero == NULL ? NULL : p->zero + scales,
      value);
     for (int64_t k = 0; k < cols; k++) {
         c->q[tile + k * LANES] = value[k];
@@ -196,7 +196,7 @@ static void load(const struct chunk *c)
 
 static void store(const struct chunk *c)
 {
-    const struct qp_polish *p = c->p;
+    const struct qp_descent *p = c->p;
 
 #pragma omp parallel for if (c->rows * p->cols >= QP_PARALLEL_ELEMENTS)
     for (int64_t row = 0; row < c->rows; row++) {
@@ -210,7 +210,7 @@ static void store(const struct chunk *c)
     }
 }
 
-static int64_t polish_chunk(const struct chunk *c)
+static int64_t descent_chunk(const struct chunk *c)
 {
     int64_t steps = 0, changed = 1;
 
@@ -222,7 +222,7 @@ static int64_t polish_chunk(const struct chunk *c)
     return steps;
 }
 
-int64_t QP_NAME(qp_polish)(const struct qp_polish *p)
+int64_t QP_NAME(qp_descent)(const struct qp_descent *p)
 {
     int64_t rows = p->rows < CHUNK ? (p->rows + LANES - 1) / LANES * LANES : CHUNK, size = rows * p->cols, steps = 0;
     struct chunk c = {.p = p,
@@ -234,7 +234,7 @@ int64_t QP_NAME(qp_polish)(const struct qp_polish *p)
     c.g = good ? c.q + size : NULL;
     for (; c.first < p->rows && good && !qp_failure_is_set(); c.first += CHUNK) {
         c.rows = p->rows - c.first < CHUNK ? p->rows - c.first : CHUNK;
-        steps += polish_chunk(&c);
+        steps += descent_chunk(&c);
     }
     free(c.q);
     free(c.codes);
