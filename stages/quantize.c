@@ -111,7 +111,8 @@ static const struct qp_param params[] = {
      .min = 0,
      .max = 1000,
      .help = "sweeps of coordinate descent over the codes, 0 for none; if not given 4 with gptq, else 0",
-     .offset = offsetof(struct state, options.descent)},
+     .offset = offsetof(struct state, options.descent),
+     .was = "polish"},
     {.name = "asymmetric",
      .type = QP_PARAM_FLOAT,
      .fallback = "0",
@@ -120,7 +121,8 @@ static const struct qp_param params[] = {
      .help = "coordinate descent: share of the error that earlier layers left which this one makes up for, where that "
              "helps on "
              "text that was held out",
-     .offset = offsetof(struct state, options.asymmetric)},
+     .offset = offsetof(struct state, options.asymmetric),
+     .was = "pull"},
     {.name = "refit",
      .type = QP_PARAM_BOOL,
      .fallback = "false",
@@ -206,7 +208,8 @@ static const struct qp_port outputs[] = {{.name = "out", .provides = provides, .
                                          {.name = "steps",
                                           .provides = provides,
                                           .help = "the same as they came, in steps if they did: for feedback",
-                                          .optional = true},
+                                          .optional = true,
+                                          .was = "turns"},
                                          {0}};
 
 /* What is left of the site's loss, and how many linears were calibrated asymmetrically, for the log. */

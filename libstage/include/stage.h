@@ -41,6 +41,7 @@ struct qp_param {
     const char *const *choices; /* of strings; NULL: any; ends with NULL */
     const char *help;
     size_t offset;
+    const char *was; /* its name in the version before, which the runner takes with a warning; NULL: none */
 };
 
 /* A port carries units. Features are the words that the type check of an edge works with: an input `needs` features
@@ -55,6 +56,7 @@ struct qp_port {
     const char *help;
     bool optional, feedback;
     const char *const *collects; /* of inputs: what the stage can collect only while this one is connected */
+    const char *was;             /* its name in the version before, as qp_param's */
 };
 
 /* Something that a stage upstream has to collect (a word of libstage/network/block.h: "hessian", "absmax" ...)

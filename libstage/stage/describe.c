@@ -20,9 +20,9 @@ static json_t *describe_ports(const struct qp_port *ports, bool inputs)
 {
     json_t *array = json_array();
     for (; ports && ports->name; ports++) {
-        json_t *port = json_pack("{s:s, s:o, s:o, s:b}", "name", ports->name, inputs ? "needs" : "provides",
+        json_t *port = json_pack("{s:s, s:o, s:o, s:b, s:s*}", "name", ports->name, inputs ? "needs" : "provides",
                                  words(inputs ? ports->needs : ports->provides), "help", text(ports->help), "optional",
-                                 ports->optional);
+                                 ports->optional, "was", ports->was);
         if (inputs)
             json_object_update_new(
                 port, json_pack("{s:b, s:o}", "feedback", ports->feedback, "collects", words(ports->collects)));
@@ -34,10 +34,11 @@ static json_t *describe_ports(const struct qp_port *ports, bool inputs)
 static json_t *describe_param(const struct qp_param *param)
 {
     bool ranged = param->min != 0 || param->max != 0;
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "name", param->name, "type", type_names[param->type],
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s*}", "name", param->name, "type", type_names[param->type],
                      "default", text(param->fallback), "min", ranged ? json_real(param->min) : json_null(), "max",
                      ranged ? json_real(param->max) : json_null(), "choices",
-                     param->choices ? words(param->choices) : json_null(), "help", text(param->help));
+                     param->choices ? words(param->choices) : json_null(), "help", text(param->help), "was",
+                     param->was);
 }
 
 static json_t *describe_params(const struct qp_param *params)

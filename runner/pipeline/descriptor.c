@@ -104,16 +104,20 @@ static bool is_param(const json_t *param)
     for (size_t i = 0; type && i < sizeof types / sizeof *types; i++)
         known |= strcmp(type, types[i]) == 0;
     const json_t *min = json_object_get(param, "min"), *max = json_object_get(param, "max");
-    return known && is_text(json_object_get(param, "name")) && is_texts(json_object_get(param, "choices")) &&
-           (is_absent(min) || json_is_number(min)) && (is_absent(max) || json_is_number(max));
+    const json_t *was = json_object_get(param, "was");
+    return known && is_text(json_object_get(param, "name")) && (is_absent(was) || is_text(was)) &&
+           is_texts(json_object_get(param, "choices")) && (is_absent(min) || json_is_number(min)) &&
+           (is_absent(max) || json_is_number(max));
 }
 
 static bool is_port(const json_t *port)
 {
     const json_t *optional = json_object_get(port, "optional"), *feedback = json_object_get(port, "feedback");
-    return is_text(json_object_get(port, "name")) && is_texts(json_object_get(port, "needs")) &&
-           is_texts(json_object_get(port, "provides")) && is_texts(json_object_get(port, "collects")) &&
-           (!optional || json_is_boolean(optional)) && (!feedback || json_is_boolean(feedback));
+    const json_t *was = json_object_get(port, "was");
+    return is_text(json_object_get(port, "name")) && (is_absent(was) || is_text(was)) &&
+           is_texts(json_object_get(port, "needs")) && is_texts(json_object_get(port, "provides")) &&
+           is_texts(json_object_get(port, "collects")) && (!optional || json_is_boolean(optional)) &&
+           (!feedback || json_is_boolean(feedback));
 }
 
 static bool is_need(const json_t *need)

@@ -8,6 +8,7 @@
 #include "libstage/base/file.h"
 #include "libstage/base/words.h"
 #include "runner/pipeline/graph.h"
+#include "runner/pipeline/renamed.h"
 
 const json_t *qp_ports_of(const struct qp_instance *in, const char *side)
 {
@@ -17,16 +18,6 @@ const json_t *qp_ports_of(const struct qp_instance *in, const char *side)
 const char *qp_text_of(const json_t *object, const char *key)
 {
     return json_string_value(json_object_get(object, key));
-}
-
-static const json_t *find_port(const json_t *ports, const char *name)
-{
-    size_t i;
-    json_t *port;
-    json_array_foreach(ports, i, port)
-        if (strcmp(qp_text_of(port, "name"), name) == 0)
-            return port;
-    return NULL;
 }
 
 static void port_names(const json_t *ports, char *text, size_t size)
@@ -61,9 +52,11 @@ static int pick_port(const struct qp_pipeline *p, const struct qp_instance *in, 
                      const char *path, const char **out, struct qp_error *err)
 {
     const json_t *ports = qp_ports_of(in, side);
-    const json_t *port = name ? find_port(ports, name) : only_port(ports);
+    const json_t *port = name ? qp_named(ports, "name", name) : only_port(ports);
+    const json_t *renamed = name && !port ? qp_named(ports, "was", name) : NULL;
     char list[256];
     port_names(ports, list, sizeof list);
+    port = port ? port : renamed;
     if (!port && json_array_size(ports) == 0)
         return qp_document_fail(p->document, path, err, "stage `%s` has no %.*s", in->name, (int)strlen(side) - 1,
                                 side);
@@ -74,7 +67,7 @@ static int pick_port(const struct qp_pipeline *p, const struct qp_instance *in, 
         return qp_document_fail(p->document, path, err, "stage `%s` has no %.*s `%s`; it has: %s", in->name,
                                 (int)strlen(side) - 1, side, name, list);
     *out = qp_text_of(port, "name");
-    return 0;
+    return renamed ? qp_warn_renamed(p, path, name, *out, err) : 0;
 }
 
 static int unknown_source(const struct qp_pipeline *p, const struct qp_source *source, struct qp_error *err)
@@ -227,7 +220,7 @@ static bool leads_to(const struct qp_pipeline *p, size_t from, size_t to)
 static int check_delay(const struct qp_pipeline *p, const struct qp_edge *e, struct qp_error *err)
 {
     const struct qp_instance *from = &p->instances[e->from], *to = &p->instances[e->to];
-    const json_t *port = find_port(qp_ports_of(to, "inputs"), e->input);
+    const json_t *port = qp_named(qp_ports_of(to, "inputs"), "name", e->input);
     bool feedback = json_is_true(json_object_get(port, "feedback"));
     if (feedback && !e->delay)
         return qp_document_fail(p->document, e->path, err,
@@ -269,7 +262,7 @@ static int check_edge(const struct qp_pipeline *p, const struct qp_edge *e, cons
                       struct qp_error *err)
 {
     const struct qp_instance *from = &p->instances[e->from], *to = &p->instances[e->to];
-    const json_t *needs = json_object_get(find_port(qp_ports_of(to, "inputs"), e->input), "needs");
+    const json_t *needs = json_object_get(qp_named(qp_ports_of(to, "inputs"), "name", e->input), "needs");
     size_t i;
     json_t *need;
     json_array_foreach(needs, i, need) {
@@ -294,7 +287,7 @@ static int check_edge(const struct qp_pipeline *p, const struct qp_edge *e, cons
 static json_t *provided_by(const struct qp_pipeline *p, const struct qp_edge *e, json_t **sets)
 {
     json_t *provided = json_copy(sets[e->from]);
-    const json_t *port = find_port(qp_ports_of(&p->instances[e->from], "outputs"), e->output);
+    const json_t *port = qp_named(qp_ports_of(&p->instances[e->from], "outputs"), "name", e->output);
     size_t i;
     json_t *feature;
     json_array_foreach(json_object_get(port, "provides"), i, feature)

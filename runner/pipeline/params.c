@@ -7,7 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/words.h"
-#include "runner/pipeline/pipeline.h"
+#include "runner/pipeline/renamed.h"
 
 #define MAX_NAMES 256
 
@@ -27,16 +27,6 @@ static void join(const char *const *names, size_t count, char *text, size_t size
     text[0] = '\0';
     for (size_t i = 0; i < count; i++)
         snprintf(text + strlen(text), size - strlen(text), "%s%s", i ? ", " : "", names[i]);
-}
-
-static const json_t *find_param(const json_t *descriptor, const char *name)
-{
-    size_t i;
-    json_t *param;
-    json_array_foreach(json_object_get(descriptor, "params"), i, param)
-        if (strcmp(json_string_value(json_object_get(param, "name")), name) == 0)
-            return param;
-    return NULL;
 }
 
 static int unknown(const struct qp_document *d, const struct qp_instance *in, const char *path, const char *name,
@@ -122,7 +112,7 @@ static int check_one(const struct qp_document *d, const struct qp_instance *in, 
                      struct qp_error *err)
 {
     qp_auto_free char *path = qp_format("%s.with.%s", in->path, name);
-    const json_t *param = find_param(in->descriptor, name);
+    const json_t *param = qp_named(json_object_get(in->descriptor, "params"), "name", name);
     if (!path)
         return qp_fail_memory(err, 0, name);
     if (!param)
@@ -140,10 +130,9 @@ int qp_params_check(const struct qp_pipeline *pipeline, const struct qp_instance
 {
     const char *name;
     json_t *value;
-    json_object_foreach(instance->params, name, value) {
-        int r = check_one(pipeline->document, instance, name, value, err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    int r = qp_params_rename(pipeline, instance, err);
+    json_object_foreach(instance->params, name, value)
+        if (r == 0)
+            r = check_one(pipeline->document, instance, name, value, err);
+    return r;
 }

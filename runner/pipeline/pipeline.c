@@ -383,6 +383,7 @@ static int read_data(struct qp_pipeline *p, struct qp_error *err)
     if (r == 0)
         r = check_keys(p->document, "data", data, known, COUNT(known), err);
     p->data = json_object();
+    p->warnings = json_array();
     if (r == 0 && !p->data)
         r = qp_fail_memory(err, 0, "data");
     const char *name;
@@ -511,6 +512,7 @@ void qp_pipeline_free(struct qp_pipeline *pipeline)
     free(pipeline->output);
     json_decref(pipeline->scheme);
     json_decref(pipeline->data);
+    json_decref(pipeline->warnings);
     qp_document_free(pipeline->document);
     free(pipeline);
 }

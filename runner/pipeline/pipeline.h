@@ -67,7 +67,8 @@ struct qp_pipeline {
     int timeout;                                /* seconds, 0: none; QP_TIMEOUT_SECONDS unless --timeout is given */
     struct qp_branch branches[QP_MAX_BRANCHES]; /* one a scheme, at least one */
     size_t branch_count;
-    json_t *data; /* object of entries, paths absolute */
+    json_t *data;     /* object of entries, paths absolute */
+    json_t *warnings; /* array of {code, where, message}: names of the version before */
     struct qp_instance *instances;
     size_t count;
     struct qp_edge *edges; /* made by qp_graph_build */

@@ -242,6 +242,8 @@ static int prepare(const struct qp_args *args, bool fresh, struct qp_plan *plan,
         r = qp_branches_expand(plan->pipeline, err);
     if (r == 0)
         r = qp_graph_build(plan->pipeline, err);
+    if (r == 0 && json_array_extend(plan->warnings, plan->pipeline->warnings) < 0)
+        r = qp_fail_memory(err, 0, "warnings");
     if (r == 0)
         r = check_model(plan, err);
     if (r == 0)
@@ -284,8 +286,10 @@ void qp_plan_warn(const struct qp_plan *plan)
 {
     size_t i;
     json_t *warning;
-    json_array_foreach(plan->warnings, i, warning)
-        fprintf(stderr, "scheme %s: warning: %s: %s\n", json_string_value(json_object_get(warning, "scheme")),
+    json_array_foreach(plan->warnings, i, warning) {
+        const char *scheme = json_string_value(json_object_get(warning, "scheme"));
+        fprintf(stderr, "%s%s%swarning: %s: %s\n", scheme ? "scheme " : "", scheme ? scheme : "", scheme ? ": " : "",
                 json_string_value(json_object_get(warning, "where")),
                 json_string_value(json_object_get(warning, "message")));
+    }
 }

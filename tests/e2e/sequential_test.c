@@ -223,3 +223,27 @@ Test(sequential, an_interrupt_ends_the_run)
     command_free(&c);
     cr_expect_not(qp_exists(output));
 }
+
+/* ---- names of the version before ---- */
+
+Test(sequential, old_names_are_taken_with_a_warning)
+{
+    const char *output = scratch("out");
+    qp_auto_json json_t *report = run(
+        output, WORDS(QUANTPIPE, TRUE_SEQUENTIAL, output, QUICK, "--set", "stages.quantize.with.polish=1", "--set",
+                      "stages.quantize.with.pull=0.25", "--set", "stages.calibrate.from.feedback.from=quantize.turns"));
+    static const char *const names[][2] = {
+        {"polish", "coordinate_descent"}, {"pull", "asymmetric"}, {"turns", "steps"}};
+    const json_t *warnings = json_object_get(report, "warnings");
+    cr_assert_geq(json_array_size(warnings), 3);
+    for (size_t i = 0; i < 3; i++) {
+        char wanted[96];
+        snprintf(wanted, sizeof wanted, "`%s` is called `%s` now", names[i][0], names[i][1]);
+        const json_t *warning = json_array_get(warnings, i);
+        cr_expect_str_eq(json_string_value(json_object_get(warning, "code")), "renamed");
+        cr_expect(strstr(json_string_value(json_object_get(warning, "message")), wanted), "%s", wanted);
+    }
+    run_to(3, "found `polish` and `coordinate_descent`, which is its name now",
+           WORDS(QUANTPIPE, "check", PIPELINE, "--output", scratch("both"), "--set", "stages.quantize.with.polish=1",
+                 "--set", "stages.quantize.with.coordinate_descent=1"));
+}

@@ -16,14 +16,14 @@ struct state {
 
 static const char *const methods[] = {"rtn", "gptq", NULL};
 static const struct qp_param params[] = {
-    {"flag", QP_PARAM_BOOL, "true", 0, 0, NULL, "", offsetof(struct state, flag)},
-    {"count", QP_PARAM_INT, "7", 1, 100, NULL, "", offsetof(struct state, count)},
-    {"unset_count", QP_PARAM_INT, NULL, 0, 0, NULL, "", offsetof(struct state, unset_count)},
-    {"damping", QP_PARAM_FLOAT, "0.01", 0, 1, NULL, "", offsetof(struct state, damping)},
-    {"percent", QP_PARAM_PERCENT, "5%", 0, 10, NULL, "", offsetof(struct state, percent)},
-    {"unset_number", QP_PARAM_FLOAT, NULL, 0, 0, NULL, "", offsetof(struct state, unset_number)},
-    {"method", QP_PARAM_STRING, "rtn", 0, 0, methods, "", offsetof(struct state, method)},
-    {"name", QP_PARAM_STRING, NULL, 0, 0, NULL, "", offsetof(struct state, name)},
+    {"flag", QP_PARAM_BOOL, "true", 0, 0, NULL, "", offsetof(struct state, flag), NULL},
+    {"count", QP_PARAM_INT, "7", 1, 100, NULL, "", offsetof(struct state, count), NULL},
+    {"unset_count", QP_PARAM_INT, NULL, 0, 0, NULL, "", offsetof(struct state, unset_count), NULL},
+    {"damping", QP_PARAM_FLOAT, "0.01", 0, 1, NULL, "", offsetof(struct state, damping), NULL},
+    {"percent", QP_PARAM_PERCENT, "5%", 0, 10, NULL, "", offsetof(struct state, percent), NULL},
+    {"unset_number", QP_PARAM_FLOAT, NULL, 0, 0, NULL, "", offsetof(struct state, unset_number), NULL},
+    {"method", QP_PARAM_STRING, "rtn", 0, 0, methods, "", offsetof(struct state, method), NULL},
+    {"name", QP_PARAM_STRING, NULL, 0, 0, NULL, "", offsetof(struct state, name), NULL},
     {.name = NULL},
 };
 

@@ -19,8 +19,8 @@ static const char *const needs_weights[] = {"weights", NULL};
 static const char *const provides[] = {"quantized", "anything", NULL};
 static const char *const collects[] = {"hessian", NULL};
 static const struct qp_param params[] = {
-    {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq to fail at", offsetof(struct state, fail_at)},
-    {"method", QP_PARAM_STRING, "rtn", 0, 0, methods, "how", offsetof(struct state, method)},
+    {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq to fail at", offsetof(struct state, fail_at), NULL},
+    {"method", QP_PARAM_STRING, "rtn", 0, 0, methods, "how", offsetof(struct state, method), NULL},
     {.name = NULL},
 };
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs_weights, .help = "blocks"}, {.name = NULL}};

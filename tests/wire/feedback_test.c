@@ -17,9 +17,9 @@ struct state {
 };
 
 static const struct qp_param params[] = {
-    {"blocks", QP_PARAM_INT, "8", 0, 1e9, NULL, "blocks to make", offsetof(struct state, blocks)},
-    {"bytes", QP_PARAM_INT, "100000", 0, 1e9, NULL, "bytes that the entry adds", offsetof(struct state, bytes)},
-    {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to fail at", offsetof(struct state, fail_at)},
+    {"blocks", QP_PARAM_INT, "8", 0, 1e9, NULL, "blocks to make", offsetof(struct state, blocks), NULL},
+    {"bytes", QP_PARAM_INT, "100000", 0, 1e9, NULL, "bytes that the entry adds", offsetof(struct state, bytes), NULL},
+    {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to fail at", offsetof(struct state, fail_at), NULL},
     {.name = NULL},
 };
 static const struct qp_port in_ports[] = {{.name = "in"}, {.name = NULL}};

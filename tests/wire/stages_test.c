@@ -32,14 +32,14 @@ struct state {
 };
 
 static const struct qp_param params[] = {
-    {"blocks", QP_PARAM_INT, "8", 0, 10000, NULL, "blocks to make", offsetof(struct state, blocks)},
-    {"bytes", QP_PARAM_INT, "100000", 0, 1e9, NULL, "bytes of a block", offsetof(struct state, bytes)},
-    {"delay_ms", QP_PARAM_INT, "0", 0, 10000, NULL, "time that a unit takes", offsetof(struct state, delay_ms)},
-    {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to fail at", offsetof(struct state, fail_at)},
-    {"hold_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to wait at", offsetof(struct state, hold_at)},
-    {"until", QP_PARAM_STRING, NULL, 0, 0, NULL, "the file that ends the wait", offsetof(struct state, until)},
-    {"heap", QP_PARAM_BOOL, "false", 0, 0, NULL, "make tensors on the heap", offsetof(struct state, heap)},
-    {"headless", QP_PARAM_BOOL, "false", 0, 0, NULL, "forget the end unit", offsetof(struct state, headless)},
+    {"blocks", QP_PARAM_INT, "8", 0, 10000, NULL, "blocks to make", offsetof(struct state, blocks), NULL},
+    {"bytes", QP_PARAM_INT, "100000", 0, 1e9, NULL, "bytes of a block", offsetof(struct state, bytes), NULL},
+    {"delay_ms", QP_PARAM_INT, "0", 0, 10000, NULL, "time that a unit takes", offsetof(struct state, delay_ms), NULL},
+    {"fail_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to fail at", offsetof(struct state, fail_at), NULL},
+    {"hold_at", QP_PARAM_INT, NULL, 0, 0, NULL, "seq of the unit to wait at", offsetof(struct state, hold_at), NULL},
+    {"until", QP_PARAM_STRING, NULL, 0, 0, NULL, "the file that ends the wait", offsetof(struct state, until), NULL},
+    {"heap", QP_PARAM_BOOL, "false", 0, 0, NULL, "make tensors on the heap", offsetof(struct state, heap), NULL},
+    {"headless", QP_PARAM_BOOL, "false", 0, 0, NULL, "forget the end unit", offsetof(struct state, headless), NULL},
     {.name = NULL},
 };
 
