@@ -23,6 +23,7 @@ struct qp_descent {
     uint8_t *codes;     /* [rows, cols], changed in place */
     float *gradient;    /* [rows, cols] g, changed in place: that of the codes as they are left */
     int sweeps;
+    bool codes_only; /* nobody looks at `gradient` afterwards: what it holds then is undefined */
     double *gain;
 };
 typedef int64_t qp_descent_fn(const struct qp_descent *p);

@@ -101,7 +101,8 @@ static int choose_start(struct descent_work *p, double *loss, struct qp_error *e
     return r;
 }
 
-static double run_sweeps(struct descent_work *p, int64_t sweeps, double *gains, int64_t *steps)
+/* `last`: nothing follows that needs the gradient. */
+static double run_sweeps(struct descent_work *p, int64_t sweeps, bool last, double *gains, int64_t *steps)
 {
     const struct qp_quantized *q = &p->m->q;
     struct qp_descent descent = {.format = &q->format,
@@ -114,6 +115,7 @@ static double run_sweeps(struct descent_work *p, int64_t sweeps, double *gains, 
                                  .codes = p->m->codes,
                                  .gradient = p->gradient,
                                  .sweeps = (int)sweeps,
+                                 .codes_only = last,
                                  .gain = gains};
     double sum = 0.0;
     *steps += p->kernels->descent(&descent);
@@ -137,11 +139,12 @@ static int descend_rows(const struct qp_quantize_options *o, struct descent_work
     if (r == 0) {
         for (int64_t i = 0; i < p->m->q.rows; i++)
             out->before += rows[i];
-        out->after = out->before - run_sweeps(p, sweeps, rows, &out->steps);
+        bool refits = o->refit && can_refit(p->m);
+        out->after = out->before - run_sweeps(p, sweeps, !refits, rows, &out->steps);
         r = qp_operations_go_on(err);
-        if (r == 0 && o->refit && can_refit(p->m)) {
+        if (r == 0 && refits) {
             out->after -= qp_refit_scales(&p->m->q, p->h, p->gradient, p->m->scale);
-            out->after -= run_sweeps(p, sweeps, rows, &out->steps);
+            out->after -= run_sweeps(p, sweeps, true, rows, &out->steps);
         }
     }
     free(rows);

@@ -493,7 +493,7 @@ static void bench_descent(void)
         int64_t n = sizes[i];
         float *w = numbers(n * n), *h = array(n * n, 4), *scale = array(n, 4), *g = array(n * n, 4);
         uint8_t *codes = array(n * n, 1);
-        struct qp_descent p = {&format, n, n, n, h, scale, NULL, codes, g, 1, NULL};
+        struct qp_descent p = {&format, n, n, n, h, scale, NULL, codes, g, 1, false, NULL};
         char name[64];
         for (int64_t r = 0; r < n; r++)
             scale[r] = 0.15f;

@@ -177,6 +177,47 @@ Test(descent, each_sweep_goes_on_from_the_last)
     }
 }
 
+/* From codes of 0 nearly all change, which is more than the rows' lists of changes hold. */
+Test(descent, goes_on_when_most_codes_change)
+{
+    struct problem s = make(&formats[0], 21, 700, 50, false, 8);
+    memset(s.codes, 0, 21 * 700);
+    EACH_RUN(run)
+    {
+        double *gain = fresh(21, sizeof *gain);
+        int64_t steps;
+        uint8_t *codes = descend(run.k, &s, 3, gain, &steps);
+        cr_assert_gt(steps, 21 * 700 / 2, "%s: %d steps", run.name, (int)steps);
+        for (int64_t r = 0; r < 21; r += 5)
+            cr_assert_leq(fabs(row_loss(&s, r, s.codes + r * 700) - row_loss(&s, r, codes + r * 700) - gain[r]),
+                          slack(&s, r) + 1e-5 * gain[r], "%s: row %d", run.name, (int)r);
+        free(gain);
+        free(codes);
+    }
+    release(&s);
+}
+
+/* Codes and gains are the same when nobody asks for the gradient. */
+Test(descent, without_the_gradient_gives_the_same_codes)
+{
+    struct problem s = make(&formats[1], 40, 150, 30, false, 9);
+    EACH_RUN(run)
+    {
+        uint8_t *want = descend(run.k, &s, 2, NULL, NULL);
+        struct qp_descent p = s.p;
+        p.codes = copy_of(s.codes, 40 * 150, 1);
+        p.gradient = gradient(&s, p.codes);
+        p.sweeps = 2;
+        p.codes_only = true;
+        run.k->descent(&p);
+        EXPECT_SAME_BYTES(p.codes, want, 40 * 150, "%s", run.name);
+        free(want);
+        free(p.codes);
+        free(p.gradient);
+    }
+    release(&s);
+}
+
 /* The least loss that one change of the row's codes reaches. */
 static double best_single_change(const struct problem *s, int64_t r, const uint8_t *codes)
 {
@@ -262,7 +303,7 @@ Test(descent, two_columns_by_hand)
         uint8_t codes[] = {1, 1};
         float g[] = {-2.4f, -1.6f};
         double gain;
-        struct qp_descent p = {&format, 1, 2, 0, h, &scale, NULL, codes, g, 9, &gain};
+        struct qp_descent p = {&format, 1, 2, 0, h, &scale, NULL, codes, g, 9, false, &gain};
         cr_assert_eq(k->descent(&p), 1);
         cr_assert_eq(codes[0], 0);
         cr_assert_eq(codes[1], 1);

@@ -26,7 +26,7 @@ static void transpose_tile(int64_t rows, int64_t columns, int64_t n, const uint1
         __m256i second = 2 * i + 1 < rows ? _mm256_maskz_loadu_epi16(wanted, a + n) : none;
         pair[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
     }
-    v_transpose(pair);
+    v_transpose_integers(pair);
     for (int i = 0; i < columns; i++)
         _mm512_storeu_si512(to + i * stride, pair[i]);
 }

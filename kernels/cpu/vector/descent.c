@@ -1,3 +1,4 @@
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,238 +7,379 @@
 #include "kernels/rounding.h"
 #include "kernels/scratch.h"
 
-/* LANES rows are worked on at a time, as a tile that holds them transposed, so that a column is one vector. A sweep
- * goes over blocks of columns, and in a block over the tiles: inside it a change reaches the columns after it at once;
- * then all columns are paid what the block's changes owe them, by the rows of H of those columns that changed at all,
- * which stay in the cache from tile to tile. CHUNK rows at a time go through all sweeps. */
-enum { BLOCK = 64, CHUNK = 512, PANEL = 8 };
+/* A thread takes some rows through all sweeps. A sweep goes over parts of PART columns, and in a part over tiles of
+ * LANES rows, which are tried transposed, so that a column is one vector; a change reaches the columns after it in its
+ * part at once. Few codes change, so each row has lists of its changes, of this sweep and the one before: when a part
+ * is reached, all changes since it was last reached are applied to its gradients, by its columns of H, copied so that
+ * they lie together in the cache. So a sweep loads and stores each gradient once. The order of all sums follows from
+ * the shape, whatever the threads. */
+enum { PART = 64, VECTORS = PART / LANES, SETS = 8 / VECTORS, LEAST = 64, MOST = 1024 };
 
-/* The rows that are worked on, as tiles of [cols, LANES]. */
+struct change {
+    uint32_t column;
+    float amount;
+};
+
+/* What a row changed in one sweep, by rising columns. Those before `first` are applied. */
+struct list {
+    int64_t first, count;
+    struct change *at;
+};
+
+/* The rows that a thread works on. */
 struct chunk {
     const struct qp_descent *p;
-    int64_t first, rows;
-    float *q, *g;
-    uint8_t *codes;
-    double *gain; /* [CHUNK] */
+    int64_t first, rows, space; /* space: of a list */
+    float *panel;               /* [cols, PART], columns of H, zeros after the last */
+    struct list *lists;         /* [rows, 2] */
+    double *gain;               /* [rows] */
+    bool *active;               /* [rows]: whether the tile that begins with the row changed in the last sweep */
+    int now;                    /* which lists are this sweep's */
 };
 
-/* A tile's part of a block: a column is LANES numbers. */
+/* A tile's part: a column is LANES numbers. Codes are integers, of small floats their bits. */
 struct part {
-    float *q;
-    uint8_t *codes;
-    float g[BLOCK * LANES], delta[BLOCK * LANES], scale[LANES], zero[LANES];
-    int changed[BLOCK], changes; /* the columns that changed in some lane */
-    double *gain;
-    int64_t steps;
+    float g[PART * LANES], codes[PART * LANES];
+    float scale[LANES], zero[LANES], gain[LANES], delta[LANES];
+    int64_t rows;
 };
 
-static void load_scales(const struct qp_descent *p, int64_t row, int64_t rows, int64_t group, struct part *t)
+static struct list *list_of(const struct chunk *c, int64_t row, int which)
 {
+    return c->lists + 2 * row + which;
+}
+
+static float *gradient_of(const struct chunk *c, int64_t row)
+{
+    return c->p->gradient + (c->first + row) * c->p->cols;
+}
+
+/* sum[PART] less what the list's changes from `first` on make of it. */
+static inline __attribute__((always_inline)) void apply_list(const float *panel, const struct list *list,
+                                                             vf sum[SETS][VECTORS])
+{
+    int64_t i = list->first;
+
+    for (; i + SETS <= list->count; i += SETS)
+#pragma GCC unroll 2
+        for (int s = 0; s < SETS; s++) {
+            const float *h = panel + (int64_t)list->at[i + s].column * PART;
+            vf amount = v_set(-list->at[i + s].amount);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++)
+                sum[s][v] = v_fma(amount, v_load(h + v * LANES), sum[s][v]);
+        }
+    for (; i < list->count; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++)
+            sum[0][v] = v_fma(v_set(-list->at[i].amount),
+                              v_load(panel + (int64_t)list->at[i].column * PART + v * LANES), sum[0][v]);
+}
+
+/* g[PART] less what is due: changes of the sweep before in columns from `at` on, and all of this one. */
+static void apply_changes(const struct chunk *c, int64_t row, int64_t at, float *g)
+{
+    struct list *old = list_of(c, row, !c->now), *new = list_of(c, row, c->now);
+    vf sum[SETS][VECTORS] = {0};
+
+    while (old->first < old->count && old->at[old->first].column < at)
+        old->first++;
+    for (int v = 0; v < VECTORS; v++)
+        sum[0][v] = v_load(g + v * LANES);
+    apply_list(c->panel, old, sum);
+    apply_list(c->panel, new, sum);
+    for (int v = 0; v < VECTORS; v++) {
+        for (int s = 1; s < SETS; s++)
+            sum[0][v] = sum[0][v] + sum[s][v];
+        v_store(g + v * LANES, sum[0][v]);
+    }
+}
+
+/* ---- a list that is full ---- */
+
+/* Brings the whole row up to date, by the rows of H: columns before `at` have seen all but this sweep's changes from
+ * their own part on, the others what apply_changes() does. */
+static void apply_to_row(const struct chunk *c, int64_t row, int64_t at)
+{
+    float *g = gradient_of(c, row);
+    struct list *old = list_of(c, row, !c->now), *new = list_of(c, row, c->now);
+
+    for (int64_t j = 0; j < c->p->cols; j += PART) {
+        int64_t end = j + PART < c->p->cols ? j + PART : c->p->cols;
+        for (int which = 0; which < 2; which++) {
+            const struct list *list = which == 0 ? old : new;
+            for (int64_t i = 0; i < list->count; i++) {
+                const float *h = c->p->h + (int64_t)list->at[i].column * c->p->cols;
+                bool seen = which == 0 ? j < at || list->at[i].column < j : j < at && list->at[i].column < j;
+                for (int64_t k = j; k < end && !seen; k++)
+                    g[k] -= list->at[i].amount * h[k];
+            }
+        }
+    }
+    *old = (struct list){.at = old->at};
+    *new = (struct list){.at = new->at};
+}
+
+/* ---- a part ---- */
+
+static void load_scales(const struct chunk *c, int64_t row, int64_t group, struct part *t)
+{
+    const struct qp_descent *p = c->p;
     for (int64_t l = 0; l < LANES; l++) {
-        int64_t at = p->group == 0 ? 0 : (row + (l < rows ? l : 0)) * qp_groups(p->cols, p->group) + group;
+        int64_t r = c->first + row + (l < t->rows ? l : 0);
+        int64_t at = p->group == 0 ? 0 : r * qp_groups(p->cols, p->group) + group;
         t->scale[l] = p->scale[at];
         t->zero[l] = p->zero == NULL ? 0 : p->zero[at];
     }
 }
 
-/* Codes of the targets and their values. */
-static void quantize_lanes(const struct qp_number_format *format, const struct part *t, const float *target,
-                           uint8_t *codes, float *value)
+/* Brings the gradients of columns [at, at + count) up to date; to[LANES, PART] gets them, with zeros after the last
+ * row and column. */
+static void update_gradients(const struct chunk *c, int64_t row, int64_t rows, int64_t at, int64_t count, float *to)
 {
-    if (format->codes == QP_I8) {
-        float qmin = qp_format_min(format), qmax = qp_format_max(format);
-        for (int l = 0; l < LANES; l++) {
-            int8_t code = qp_integer_code(target[l], t->scale[l], t->zero[l], qmin, qmax);
-            codes[l] = (uint8_t)code;
-            value[l] = ((float)code - t->zero[l]) * t->scale[l];
-        }
-    } else
-        for (int l = 0; l < LANES; l++) {
-            codes[l] = qp_code(format, target[l], t->scale[l], 0);
-            value[l] = qp_value(format, codes[l], t->scale[l], 0);
-        }
+    memset(to, 0, PART * LANES * sizeof *to);
+    for (int64_t l = 0; l < rows; l++) {
+        float *g = gradient_of(c, row + l) + at;
+        memcpy(to + l * PART, g, (size_t)count * sizeof *g);
+        if (list_of(c, row + l, 0)->count + list_of(c, row + l, 1)->count == 0)
+            continue;
+        apply_changes(c, row + l, at, to + l * PART);
+        memcpy(g, to + l * PART, (size_t)count * sizeof *g);
+    }
 }
 
-/* Takes the best codes of column k of the block where they lower the loss; false when they do nowhere. */
-static bool step(const struct qp_number_format *format, float h, int64_t k, struct part *t)
+/* to[PART, LANES] = from[LANES, PART]ᵀ. */
+static void transpose_part(const float *from, float *to)
 {
-    float *q = t->q + k * LANES, *g = t->g + k * LANES, *delta = t->delta + k * LANES;
-    float target[LANES], value[LANES], gain[LANES];
-    uint8_t codes[LANES];
-    int64_t steps = 0;
+    for (int64_t k = 0; k < PART; k += LANES) {
+        vf v[LANES];
+        for (int l = 0; l < LANES; l++)
+            v[l] = v_load(from + l * PART + k);
+        v_transpose(v);
+        for (int j = 0; j < LANES; j++)
+            v_store(to + (k + j) * LANES, v[j]);
+    }
+}
 
-    for (int l = 0; l < LANES; l++)
-        target[l] = q[l] + g[l] / h;
-    quantize_lanes(format, t, target, codes, value);
+static void load_codes(const struct chunk *c, int64_t row, int64_t at, int64_t count, struct part *t)
+{
+    const uint8_t *codes = c->p->codes + (c->first + row) * c->p->cols + at;
+    float wide[PART * LANES];
+    uint8_t padded[PART] = {0};
+
+    for (int64_t l = 0; l < LANES; l++) {
+        const uint8_t *from = codes + (l < t->rows ? l : 0) * c->p->cols;
+        if (count < PART)
+            from = memcpy(padded, from, (size_t)count);
+        for (int64_t k = 0; k < PART; k += LANES)
+            v_store(wide + l * PART + k, c->p->format->codes == QP_I8 ? v_load_int8(from + k) : v_load_uint8(from + k));
+    }
+    transpose_part(wide, t->codes);
+}
+
+/* Tries column k of the part, whose H_kk is h: delta gets the changes that lower the loss, 0 elsewhere. Returns whether
+ * there is one. */
+static bool try_integers(const struct qp_number_format *format, float h, int64_t k, struct part *t)
+{
+    vf g = v_load(t->g + k * LANES), scale = v_load(t->scale), zero = v_load(t->zero), none = v_set(0);
+    vf old = v_load(t->codes + k * LANES), steps = old + g * v_set(1 / h) / scale;
+
+    steps = v_rint(v_min(v_max(steps, v_set(qp_format_min(format))), v_set(qp_format_max(format))));
+    vf d = (steps - zero) * scale - (old - zero) * scale, gained = d * (v_set(2) * g - d * v_set(h));
+    vm better = v_less(none, gained);
+    d = v_select(better, d, none);
+    v_store(t->delta, d);
+    v_store(t->gain, v_load(t->gain) + v_select(better, gained, none));
+    v_store(t->codes + k * LANES, v_select(better, steps, old));
+    return v_equal_bits(d, none) != (1u << LANES) - 1;
+}
+
+static bool try_floats(const struct qp_number_format *format, float h, int64_t k, struct part *t)
+{
+    float *codes = t->codes + k * LANES, inverse = 1 / h;
+    const float *g = t->g + k * LANES;
+    bool any = false;
+
     for (int l = 0; l < LANES; l++) {
-        float d = value[l] - q[l], gained = d * (2 * g[l] - d * h);
+        float old = qp_value(format, (uint8_t)codes[l], t->scale[l], 0);
+        uint8_t code = qp_code(format, old + g[l] * inverse, t->scale[l], 0);
+        float d = qp_value(format, code, t->scale[l], 0) - old, gained = d * (2 * g[l] - d * h);
         bool better = gained > 0;
-        gain[l] = better ? gained : 0;
-        delta[l] = better ? d : 0;
-        steps += better;
+        t->delta[l] = better ? d : 0;
+        t->gain[l] += better ? gained : 0;
+        codes[l] = better ? code : codes[l];
+        any |= better;
     }
-    if (steps == 0)
-        return false;
-    for (int l = 0; l < LANES; l++) {
-        q[l] = delta[l] != 0 ? value[l] : q[l];
-        t->codes[k * LANES + l] = delta[l] != 0 ? codes[l] : t->codes[k * LANES + l];
-        t->gain[l] += gain[l];
-    }
-    t->steps += steps;
-    return true;
+    return any;
 }
 
-static void sweep_part(const struct chunk *c, int64_t row, int64_t at, int64_t count, struct part *t)
+/* Writes a column's codes that changed, and puts them on the rows' lists; returns how many there are. */
+static int64_t note_changes(const struct chunk *c, int64_t row, int64_t column, const float *codes,
+                            const struct part *t)
+{
+    unsigned changed = ~v_equal_bits(v_load(t->delta), v_set(0)) & ((1u << LANES) - 1);
+    int64_t count = 0;
+
+    for (; changed != 0; changed &= changed - 1, count++) {
+        int l = __builtin_ctz(changed);
+        struct list *list = list_of(c, row + l, c->now);
+        list->at[list->count++] = (struct change){(uint32_t)column, t->delta[l]};
+        c->p->codes[(c->first + row + l) * c->p->cols + column] = (uint8_t)(int)codes[l];
+    }
+    return count;
+}
+
+/* Columns [at, at + count) of LANES rows; returns how many codes changed. */
+static int64_t sweep_part(const struct chunk *c, int64_t row, int64_t at, int64_t count)
 {
     const struct qp_descent *p = c->p;
-    int64_t group = -1, rows = c->rows - row;
+    int64_t group = -1, steps = 0;
+    struct part t = {.rows = c->rows - row < LANES ? c->rows - row : LANES};
+    float g[PART * LANES];
 
+    update_gradients(c, row, t.rows, at, count, g);
+    transpose_part(g, t.g);
+    load_codes(c, row, at, count, &t);
     for (int64_t k = 0; k < count; k++) {
-        const float *h = p->h + (at + k) * p->cols + at;
+        const float *h = c->panel + (at + k) * PART;
         int64_t mine = p->group == 0 ? 0 : (at + k) / p->group;
         if (mine != group)
-            load_scales(p, c->first + row, rows, group = mine, t);
-        if (!(h[k] > 0) || !step(p->format, h[k], k, t))
+            load_scales(c, row, group = mine, &t);
+        if (!(h[k] > 0) ||
+            !(p->format->codes == QP_I8 ? try_integers(p->format, h[k], k, &t) : try_floats(p->format, h[k], k, &t)))
             continue;
-        t->changed[t->changes++] = (int)k;
-        vf delta = v_load(t->delta + k * LANES);
+        vf delta = v_load(t.delta);
         for (int64_t j = k + 1; j < count; j++)
-            v_store(t->g + j * LANES, v_load(t->g + j * LANES) - delta * v_set(h[j]));
+            v_store(t.g + j * LANES, v_load(t.g + j * LANES) - delta * v_set(h[j]));
+        steps += note_changes(c, row, at + k, t.codes + k * LANES, &t);
     }
-}
-
-/* The g of `width` columns from j on less what the part's changes owe them. */
-static inline __attribute__((always_inline)) void pay_panel(const float *h, int64_t cols, const struct part *t,
-                                                            float *g, int width)
-{
-    vf sum[PANEL];
-    for (int j = 0; j < width; j++)
-        sum[j] = v_load(g + j * LANES);
-    for (int i = 0; i < t->changes; i++) {
-        vf delta = v_set(0) - v_load(t->delta + t->changed[i] * LANES);
-        for (int j = 0; j < width; j++)
-            sum[j] = v_fma(delta, v_set(h[t->changed[i] * cols + j]), sum[j]);
-    }
-    for (int j = 0; j < width; j++)
-        v_store(g + j * LANES, sum[j]);
-}
-
-static void pay(const struct qp_descent *p, int64_t at, const struct part *t, float *g)
-{
-    const float *h = p->h + at * p->cols;
-    int64_t j = 0;
-
-    for (; j + PANEL <= p->cols; j += PANEL)
-        pay_panel(h + j, p->cols, t, g + j * LANES, PANEL);
-    for (; j < p->cols; j++)
-        pay_panel(h + j, p->cols, t, g + j * LANES, 1);
-}
-
-static int64_t sweep_block(const struct chunk *c, int64_t at, int64_t count)
-{
-    int64_t steps = 0;
-
-#pragma omp parallel for reduction(+ : steps) if (c->rows * count >= QP_PARALLEL_ELEMENTS / 4)
-    for (int64_t row = 0; row < c->rows; row += LANES) {
-        int64_t tile = row * c->p->cols;
-        struct part t;
-        t.q = c->q + tile + at * LANES;
-        t.codes = c->codes + tile + at * LANES;
-        t.gain = c->gain + row;
-        t.changes = 0;
-        t.steps = 0;
-        memcpy(t.g, c->g + tile + at * LANES, (size_t)(count * LANES) * sizeof *t.g);
-        sweep_part(c, row, at, count, &t);
-        if (t.changes > 0)
-            pay(c->p, at, &t, c->g + tile);
-        steps += t.steps;
+    for (int64_t l = 0; l < t.rows; l++) {
+        c->gain[row + l] += t.gain[l];
+        if (list_of(c, row + l, c->now)->count + PART > c->space)
+            apply_to_row(c, row + l, at + count);
     }
     return steps;
 }
 
-static int64_t sweep(const struct chunk *c)
+/* ---- a sweep ---- */
+
+/* Rows of H are far apart: those AHEAD are asked for while one is copied. */
+static void copy_panel(const struct chunk *c, int64_t at, int64_t count)
 {
-    int64_t cols = c->p->cols, steps = 0;
+    enum { AHEAD = 32, LINE = 64 / sizeof(float) };
+    int64_t cols = c->p->cols;
+    const float *h = c->p->h + at;
 
-    for (int64_t at = 0; at < cols && !qp_failure_is_set(); at += BLOCK)
-        steps += sweep_block(c, at, cols - at < BLOCK ? cols - at : BLOCK);
-    return steps;
-}
-
-/* Lanes after the last row work on a gradient of 0, which changes nothing. `value` has space for a row. */
-static void load_row(const struct chunk *c, int64_t row, int64_t lane, float *value)
-{
-    const struct qp_descent *p = c->p;
-    int64_t cols = p->cols, tile = row * cols + lane, from = c->first + row + (row + lane < c->rows ? lane : 0);
-    int64_t scales = p->group == 0 ? 0 : from * qp_groups(cols, p->group);
-
-    QP_NAME(qp_dequantize)
-    (p->format, 1, cols, p->group, p->codes + from * cols, p->scale + scales, p->zero == NULL ? NULL : p->zero + scales,
-     value);
-    for (int64_t k = 0; k < cols; k++) {
-        c->q[tile + k * LANES] = value[k];
-        c->codes[tile + k * LANES] = p->codes[from * cols + k];
-        c->g[tile + k * LANES] = row + lane < c->rows ? p->gradient[from * cols + k] : 0;
-    }
-}
-
-static void load(const struct chunk *c)
-{
-#pragma omp parallel if (c->rows * c->p->cols >= QP_PARALLEL_ELEMENTS)
-    {
-        float *value = qp_scratch((size_t)c->p->cols, sizeof *value);
-#pragma omp for
-        for (int64_t row = 0; row < c->rows; row += LANES)
-            for (int64_t lane = 0; lane < LANES && value != NULL; lane++)
-                load_row(c, row, lane, value);
-        free(value);
-    }
-}
-
-static void store(const struct chunk *c)
-{
-    const struct qp_descent *p = c->p;
-
-#pragma omp parallel for if (c->rows * p->cols >= QP_PARALLEL_ELEMENTS)
-    for (int64_t row = 0; row < c->rows; row++) {
-        int64_t tile = (row - row % LANES) * p->cols + row % LANES, to = (c->first + row) * p->cols;
-        for (int64_t k = 0; k < p->cols; k++) {
-            p->codes[to + k] = c->codes[tile + k * LANES];
-            p->gradient[to + k] = c->g[tile + k * LANES];
+    for (int64_t i = 0; i < cols; i++, h += cols) {
+        float *to = c->panel + i * PART;
+        if (count < PART) {
+            for (int64_t j = 0; j < PART; j++)
+                to[j] = j < count ? h[j] : 0;
+            continue;
         }
-        if (p->gain != NULL)
-            p->gain[c->first + row] = c->gain[row];
+        for (int j = 0; j < PART && i + AHEAD < cols; j += LINE)
+            __builtin_prefetch(h + AHEAD * cols + j);
+        for (int j = 0; j < PART; j += LANES)
+            v_store(to + j, v_load(h + j));
     }
 }
 
-static int64_t descent_chunk(const struct chunk *c)
+/* With `try` false it only brings gradients up to date. */
+static int64_t sweep(struct chunk *c, bool try)
+{
+    int64_t steps = 0, tiles[MOST / LANES] = {0};
+
+    c->now = !c->now;
+    for (int64_t r = 0; r < c->rows; r++) {
+        list_of(c, r, c->now)->count = list_of(c, r, c->now)->first = 0;
+        list_of(c, r, !c->now)->first = 0;
+    }
+    for (int64_t at = 0; at < c->p->cols && !qp_failure_is_set(); at += PART) {
+        int64_t count = c->p->cols - at < PART ? c->p->cols - at : PART;
+        copy_panel(c, at, count);
+        for (int64_t row = 0; row < c->rows; row += LANES) {
+            float g[PART * LANES];
+            if (c->active[row] && try)
+                tiles[row / LANES] += sweep_part(c, row, at, count);
+            else if (c->active[row])
+                update_gradients(c, row, c->rows - row < LANES ? c->rows - row : LANES, at, count, g);
+        }
+    }
+    for (int64_t row = 0; row < c->rows; row += LANES) {
+        c->active[row] = tiles[row / LANES] > 0;
+        steps += tiles[row / LANES];
+    }
+    return steps;
+}
+
+static int64_t descent_chunk(struct chunk *c)
 {
     int64_t steps = 0, changed = 1;
 
-    memset(c->gain, 0, CHUNK * sizeof *c->gain);
-    load(c);
+    for (int64_t r = 0; r < c->rows; r++) {
+        c->gain[r] = 0;
+        c->active[r] = true;
+        list_of(c, r, 0)->count = list_of(c, r, 1)->count = 0;
+    }
     for (int i = 0; i < c->p->sweeps && changed > 0; i++)
-        steps += changed = sweep(c);
-    store(c);
+        steps += changed = sweep(c, true);
+    if (changed > 0 && c->p->sweeps > 0 && !c->p->codes_only)
+        sweep(c, false);
+    for (int64_t r = 0; r < c->rows && c->p->gain != NULL; r++)
+        c->p->gain[c->first + r] = c->gain[r];
     return steps;
+}
+
+/* ---- the matrix ---- */
+
+static int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* A thread's workspace, in one piece; NULL: none. */
+static void *open_chunk(struct chunk *c, int64_t rows)
+{
+    size_t lists = (size_t)(2 * rows) * sizeof *c->lists, gains = (size_t)rows * sizeof *c->gain;
+    size_t panel = (size_t)(c->p->cols * PART) * sizeof *c->panel;
+    size_t changes = (size_t)(2 * rows * c->space) * sizeof(struct change);
+    char *memory = qp_scratch(panel + gains + lists + changes + (size_t)rows, 1);
+
+    if (memory == NULL)
+        return NULL;
+    c->panel = (float *)memory;
+    c->gain = (double *)(memory + panel);
+    c->lists = (struct list *)(memory + panel + gains);
+    for (int64_t i = 0; i < 2 * rows; i++)
+        c->lists[i] = (struct list){.at = (struct change *)(memory + panel + gains + lists) + i * c->space};
+    c->active = (bool *)(memory + panel + gains + lists + changes);
+    return memory;
+}
+
+/* Two chunks a thread, so that none waits long for the last. */
+static int64_t chunk_rows(int64_t rows)
+{
+    int64_t each = (rows - 1) / (2 * omp_get_max_threads()) + 1;
+    each = each < LEAST ? LEAST : each > MOST ? MOST : each;
+    return round_up(each, LANES);
 }
 
 int64_t QP_NAME(qp_descent)(const struct qp_descent *p)
 {
-    int64_t rows = p->rows < CHUNK ? (p->rows + LANES - 1) / LANES * LANES : CHUNK, size = rows * p->cols, steps = 0;
-    struct chunk c = {.p = p,
-                      .q = qp_scratch((size_t)(2 * size), sizeof(float)),
-                      .codes = qp_scratch((size_t)size, 1),
-                      .gain = qp_scratch(CHUNK, sizeof(double))};
+    int64_t rows = chunk_rows(p->rows), steps = 0;
 
-    bool good = c.q != NULL && c.codes != NULL && c.gain != NULL;
-    c.g = good ? c.q + size : NULL;
-    for (; c.first < p->rows && good && !qp_failure_is_set(); c.first += CHUNK) {
-        c.rows = p->rows - c.first < CHUNK ? p->rows - c.first : CHUNK;
-        steps += descent_chunk(&c);
+#pragma omp parallel reduction(+ : steps) if (p->rows * p->cols >= QP_PARALLEL_ELEMENTS / 4)
+    {
+        struct chunk c = {.p = p, .space = p->cols / 8 + 2 * PART};
+        void *memory = open_chunk(&c, rows);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t first = 0; first < p->rows; first += rows)
+            if (memory != NULL && !qp_failure_is_set()) {
+                c.first = first;
+                c.rows = p->rows - first < rows ? p->rows - first : rows;
+                steps += descent_chunk(&c);
+            }
+        free(memory);
     }
-    free(c.q);
-    free(c.codes);
-    free(c.gain);
     return steps;
 }

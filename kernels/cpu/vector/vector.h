@@ -92,6 +92,17 @@ static inline unsigned v_equal_bits(vf a, vf b)
     return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
 
+/* LANES integers of a byte, with their sign or without. */
+static inline vf v_load_int8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
+static inline vf v_load_uint8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p)));
+}
+
 static inline vd v_low(vf x)
 {
     return _mm512_cvtps_pd(_mm512_castps512_ps256(x));
@@ -100,6 +111,44 @@ static inline vd v_low(vf x)
 static inline vd v_high(vf x)
 {
     return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+}
+
+/* 16 vectors of 16 numbers of 32 bits, transposed in place. */
+static inline void v_transpose_integers(__m512i v[16])
+{
+    __m512i t[16];
+
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows: 2 x 2 */
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) /* 4 x 4 in each quarter of a register */
+        for (int k = 0; k < 2; k++) {
+            v[i + 2 * k] = _mm512_unpacklo_epi64(t[i + k], t[i + k + 2]);
+            v[i + 2 * k + 1] = _mm512_unpackhi_epi64(t[i + k], t[i + k + 2]);
+        }
+    for (int i = 0; i < 4; i++) { /* quarters among four rows, twice */
+        __m512i a = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88), b = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
+        __m512i c = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88),
+                d = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+        t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        t[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        v[i] = t[i];
+}
+
+/* LANES vectors, transposed in place. */
+static inline void v_transpose(vf v[LANES])
+{
+    __m512i whole[16];
+    for (int i = 0; i < 16; i++)
+        whole[i] = _mm512_castps_si512(v[i]);
+    v_transpose_integers(whole);
+    for (int i = 0; i < 16; i++)
+        v[i] = _mm512_castsi512_ps(whole[i]);
 }
 
 #else
@@ -150,6 +199,36 @@ static inline vf v_without_nan(vf x)
 static inline unsigned v_equal_bits(vf a, vf b)
 {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+
+static inline void v_transpose(vf v[LANES])
+{
+    vf t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int k = 0; k < 2; k++) {
+            v[i + 2 * k] = _mm256_shuffle_ps(t[i + k], t[i + k + 2], 0x44);
+            v[i + 2 * k + 1] = _mm256_shuffle_ps(t[i + k], t[i + k + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++)
+        v[i] = t[i];
+}
+
+static inline vf v_load_int8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
+static inline vf v_load_uint8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)));
 }
 
 static inline vd v_low(vf x)
