@@ -9,6 +9,7 @@
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/network/block_internal.h"
 #include "libstage/network/checkpoint_gguf.h"
+#include "libstage/network/checkpoint_gpt2.h"
 #include "libstage/network/parts.h"
 #include "libstage/tensor/operations.h"
 
@@ -57,13 +58,21 @@ static int check_safetensors_part(const struct qp_checkpoint *c, const struct qp
     return check_shape(c, part, t, err);
 }
 
+static int check_part(const struct qp_checkpoint *c, const struct qp_part *part, struct qp_error *err)
+{
+    if (c->gguf)
+        return qp_gguf_check_part(c->gguf, &c->arch, part, err);
+    return c->gpt2 ? qp_gpt2_check_part(c->safetensors, c->path, &c->arch, part, err)
+                   : check_safetensors_part(c, part, err);
+}
+
 static int check_parts(const struct qp_checkpoint *c, struct qp_error *err)
 {
     struct qp_part part;
     for (int64_t b = 0; b < qp_arch_blocks(&c->arch); b++)
         QP_EACH_PART(part, &c->arch, b)
         {
-            int r = c->gguf ? qp_gguf_check_part(c->gguf, &c->arch, &part, err) : check_safetensors_part(c, &part, err);
+            int r = check_part(c, &part, err);
             if (r < 0)
                 return r;
         }
@@ -78,11 +87,29 @@ static void settle_dtype(struct qp_checkpoint *c)
         [QP_F32] = "float32", [QP_F16] = "float16", [QP_BF16] = "bfloat16"};
     char name[256];
     struct qp_part part = {.kind = QP_PART_EMBEDDING};
-    const struct qp_tensor *t = qp_safetensors_find(c->safetensors, qp_part_name(&c->arch, &part, name, sizeof name));
+    const struct qp_tensor *t =
+        c->gpt2 ? qp_gpt2_source(c->safetensors, &c->arch, &part)
+                : qp_safetensors_find(c->safetensors, qp_part_name(&c->arch, &part, name, sizeof name));
     enum qp_dtype stored = !t ? c->arch.dtype : t->dtype == QP_F16 || t->dtype == QP_BF16 ? t->dtype : QP_F32;
     const char *key = json_object_get(c->config, "dtype") ? "dtype" : "torch_dtype";
     c->arch.dtype = stored;
     json_object_set_new(c->config, key, json_string(names[stored]));
+}
+
+/* Reads config.json; a GPT-2's becomes that of an OPT. */
+static int read_config(struct qp_checkpoint *c, const char *path, struct qp_error *err)
+{
+    json_t *opt;
+    int r = qp_read_json(path, CONFIG_LIMIT, &c->config, err);
+    c->gpt2 = r == 0 && qp_is_gpt2(c->config);
+    if (!c->gpt2)
+        return r;
+    r = qp_gpt2_config(c->config, path, &opt, err);
+    if (r < 0)
+        return r;
+    json_decref(c->config);
+    c->config = opt;
+    return 0;
 }
 
 static int open_folder(struct qp_checkpoint *c, struct qp_error *err)
@@ -90,7 +117,7 @@ static int open_folder(struct qp_checkpoint *c, struct qp_error *err)
     qp_auto_free char *path = qp_join(c->path, "config.json");
     if (!path)
         return qp_fail_memory(err, 0, c->path);
-    int r = qp_read_json(path, CONFIG_LIMIT, &c->config, err);
+    int r = read_config(c, path, err);
     if (r == 0)
         r = qp_arch_parse(c->config, path, &c->arch, err);
     if (r == 0)
@@ -184,6 +211,8 @@ static int load_part(struct qp_checkpoint *c, const struct qp_part *part, const 
     char name[256];
     if (c->gguf)
         return qp_gguf_part(c->gguf, &c->arch, part, allocator, out, err);
+    if (c->gpt2)
+        return qp_gpt2_part(c->safetensors, &c->arch, part, allocator, out, err);
     const struct qp_linear_scheme *scheme = stored_scheme(c, part);
     if (scheme)
         return unpack(c, part, scheme, allocator, out, err);

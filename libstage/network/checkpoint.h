@@ -21,6 +21,7 @@ struct qp_checkpoint {
     json_t *config;                     /* config.json; for GGUF what it would have been */
     struct qp_safetensors *safetensors; /* one of these two */
     struct qp_gguf *gguf;
+    bool gpt2;                      /* safetensors of a GPT-2, read as OPT; arch and config are OPT's */
     struct qp_scheme *scheme;       /* how the checkpoint itself is quantized (compressed-tensors), or NULL */
     struct qp_safetensors *adapter; /* its corrections of low rank, or NULL */
 };

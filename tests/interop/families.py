@@ -61,6 +61,7 @@ CASES = {
     "ministral3": [dict(head_dim=24, rope_parameters=dict(YARN, llama_4_scaling_beta=0.3)),
                    dict(head_dim=24, sliding_window=5)],
     "apertus": [{}],
+    "gpt2": [dict(n_embd=64, n_layer=4, n_head=4, n_positions=64)],
     "opt": [dict(OPT), dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=32, enable_bias=False)],
 }
 failures = 0
@@ -81,7 +82,8 @@ def make(family, changes, folder):
     with torch.no_grad():
         for name, p in model.named_parameters():
             gain = "norm" in name and name.endswith("weight") and "gemma" not in family
-            scale = 0.2 if p.ndim == 1 else 0.7 if "embed" in name else 1.2 / p.shape[-1] ** 0.5
+            gain = gain or (".ln_" in name and name.endswith("weight"))
+            scale = 0.2 if p.ndim == 1 else 0.7 if "embed" in name or "wte" in name else 1.2 / p.shape[-1] ** 0.5
             p.copy_(torch.randn_like(p) * scale + (1.0 if gain else 0.0))
         model.tie_weights()
     model.save_pretrained(folder)
@@ -208,11 +210,16 @@ that `validate` reported.
 **Scales at** says what a scale of a site is folded into: a norm's gain, rows of the linear before it, or nothing. Where
 there is nothing, smooth and search (SmoothQuant, AWQ, `joint`) leave the site as it is, and round to nearest, GPTQ and
 the other methods of quantize work as everywhere: inputs of layers without a norm before attention and the MLP (OLMo 2 and
-3, EXAONE 4, OPT 350M) and of `down_proj` after an activation without a gate (Starcoder 2, Arcee, Apertus).
+3, EXAONE 4, OPT 350M) and of `down_proj` after an activation without a gate (Starcoder 2, Arcee,
+Apertus, GPT-2).
 
 **Rotations** (`rotate` with `r1`) need a residual stream that only RMS norms read and only linears add to. Others are
 refused, with what to set instead: layer norms with means, norms after attention or the MLP, multipliers of what they
 add.
+
+**GPT-2** is read as OPT, and an output is an OPT checkpoint: both compute the same, but transformers keeps GPT-2's matrices
+in modules (Conv1D) that compressed-tensors passes over, and would take codes for weights. Norms with another epsilon than
+1e-5 and scores that are scaled by layer are refused, as OPT has neither.
 
 **GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Not run here but
 for Llama and Gemma 3 (`tests/unit/forward_test.c`); conversions of a family may differ from its checkpoints.
@@ -240,7 +247,7 @@ def write_support(build, path, table):
         turns = {seen["runs"][scheme, "rotate+rtn"].split(":")[0] for scheme in SCHEMES}
         folds = [seen["sites"].get(s, "reads attn_in") for s in sites]
         rows[family] = [f"| `{family}` | {'equal' if seen['logits'] else 'differ'} | {' | '.join(runs)} | "
-                        f"{', '.join(sorted(turns))} |", f"| `{family}` | {' | '.join(folds)} | {gguf[family]} |"]
+                        f"{', '.join(sorted(turns))} |", f"| `{family}` | {' | '.join(folds)} | {gguf.get(family, '-')} |"]
     known = [rows[f] for f in CASES if f in rows]
     lines = ["| family | logits | " + " | ".join(columns) + " | rotations |", "|---" * (len(columns) + 3) + "|",
              *(works for works, _ in known), "",

@@ -26,6 +26,8 @@ TIED = dict(tie_word_embeddings=True)
 UNTIED = dict(tie_word_embeddings=False)
 BIASED = dict(attention_bias=True)
 HEADS = dict(head_dim=12)
+GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=32, hidden_size=None, intermediate_size=None,
+            num_hidden_layers=None, num_attention_heads=None, num_key_value_heads=None, max_position_embeddings=None)
 OPT = dict(ffn_dim=48, intermediate_size=None, num_key_value_heads=None)
 CASES = {
     "llama": dict(BIASED, mlp_bias=True, **TIED),
@@ -59,6 +61,8 @@ CASES = {
     "opt": dict(OPT),
     "opt.post": dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=24, enable_bias=False,
                      activation_function="gelu", **UNTIED),
+    "gpt2": dict(GPT2),
+    "gpt2.bare": dict(GPT2, n_inner=24, activation_function="relu", **UNTIED),
     "apertus.theta": dict(rope_parameters=dict(rope_type="default"), **UNTIED),
 }
 
@@ -73,7 +77,8 @@ def fill(model, family):
     with torch.no_grad():
         for name, p in model.named_parameters():
             gain = "norm" in name and name.endswith("weight") and "gemma" not in family
-            scale = 0.2 if p.ndim == 1 else 0.05 if "embed" in name else 1.5 / p.shape[-1] ** 0.5
+            gain = gain or (".ln_" in name and name.endswith("weight"))
+            scale = 0.2 if p.ndim == 1 else 0.05 if "embed" in name or "wte" in name or "wpe" in name else 1.5 / p.shape[-1] ** 0.5
             p.copy_((torch.randn_like(p) * scale + (1.0 if gain else 0.0)).bfloat16())
 
 
@@ -88,8 +93,9 @@ def write(case, changes):
     fill(model, family)
     model.tie_weights()
     tied = model.config.tie_word_embeddings
-    tensors = {name: t.bfloat16().contiguous() for name, t in model.state_dict().items()
-               if not (tied and name == "lm_head.weight")}
+    bare = case.endswith(".bare")  # names as in the first checkpoints of the Hub, without that of the base model
+    tensors = {name.removeprefix("transformer.") if bare else name: t.bfloat16().contiguous()
+               for name, t in model.state_dict().items() if not (tied and name == "lm_head.weight")}
     save_file(tensors, f"{folder}/model.safetensors")
     config = {"architectures": [type(model).__name__], "model_type": family, "dtype": "bfloat16", **keys}
     with open(f"{folder}/config.json", "w") as file:
@@ -118,5 +124,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or CASES:
         write(name, CASES[name])
     with open(os.path.join(HERE, "families.json"), "w") as file:
-        json.dump({name: defaults(name, CASES[name]) for name in CASES if "." not in name}, file, indent=1)
+        json.dump({name: defaults(name, CASES[name]) for name in CASES if "." not in name and name != "gpt2"}, file, indent=1)
         file.write("\n")
