@@ -1,7 +1,7 @@
 /* The roofline: the least time that this machine needs for some work, from peaks that `quantpipe doctor --bench`
  * measured once. */
-#ifndef QUANTPIPE_RUNNER_REPORT_FLOOR_H
-#define QUANTPIPE_RUNNER_REPORT_FLOOR_H
+#ifndef QUANTPIPE_RUNNER_REPORT_ROOFLINE_H
+#define QUANTPIPE_RUNNER_REPORT_ROOFLINE_H
 
 #include <stdbool.h>
 

@@ -51,10 +51,10 @@ Test(stall, a_holder_that_says_so_is_refused)
 {
     make_honest();
     const char *path = scratch_text("p.yaml", HEAD "  holder: {run: ./honest, from: load}\n  join: " JOIN);
-    static const char *const verbs[] = {"check", "run"};
+    static const char *const subcommands[] = {"check", "run"};
     for (int i = 0; i < 2; i++)
         run_to(3,
                "`holder` keeps back all units on the path load -> holder -> join.b, and `join` takes the same units in "
                "order from the path load -> join.a as well",
-               WORDS(QUANTPIPE, verbs[i], path));
+               WORDS(QUANTPIPE, subcommands[i], path));
 }

@@ -176,7 +176,7 @@ Test(solver, what_descent_tells_is_the_loss)
 
 /* At a = 1 the loss of asymmetric calibration is that against the original network's outputs, but for a constant; it
  * may not rise. */
-Test(solver, a_pull_of_one_aims_at_the_original_outputs)
+Test(solver, asymmetric_calibration_by_one_aims_at_the_original_outputs)
 {
     int asymmetric = 0;
     for (uint64_t seed = 0; seed < 20; seed++) {
@@ -219,7 +219,7 @@ static struct problem *make_held(uint64_t seed, bool against)
 }
 
 /* Held-out text whose asymmetry is the other's, or the opposite way. */
-Test(solver, a_pull_that_hurts_where_it_was_not_learned_is_dropped)
+Test(solver, asymmetry_that_hurts_where_it_was_not_learned_is_dropped)
 {
     int kept[2] = {0};
     for (uint64_t seed = 0; seed < 40; seed++) {

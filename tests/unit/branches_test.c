@@ -24,11 +24,11 @@ static json_t *descriptor_of(const char *use)
         {"source", "{'name': 'source', 'outputs': [{'name': 'out'}]}"},
         {"pass", "{'name': 'pass', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}]}"},
         {"collect", "{'name': 'collect', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}], 'collects': "
-                    "['moment'], 'data': 'calibration'}"},
+                    "['hessian'], 'data': 'calibration'}"},
         {"hears", "{'name': 'hears', 'inputs': [{'name': 'in'}, {'name': 'back'}], 'outputs': [{'name': 'out'}], "
-                  "'collects': ['moment'], 'data': 'calibration'}"},
+                  "'collects': ['hessian'], 'data': 'calibration'}"},
         {"method", "{'name': 'method', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}], 'needs': [{'what': "
-                   "'moment'}]}"},
+                   "'hessian'}]}"},
         {"sink", "{'name': 'sink', 'inputs': [{'name': 'in'}]}"},
     };
     char text[512];

@@ -152,7 +152,7 @@ Test(strange_consumer, does_not_keep_a_good_one_out)
 /* ---- against a consumer ---- */
 
 /* What the consumer said next; the text is freed by the caller. */
-static char *heard(void)
+static char *received(void)
 {
     struct qp_frames frames;
     zmq_pollitem_t item = {.socket = raw, .events = ZMQ_POLLIN};
@@ -169,10 +169,10 @@ static char *heard(void)
     return qp_format("%s %s", kind, text);
 }
 
-static void expect_heard(const char *wanted)
+static void expect_received(const char *wanted)
 {
-    qp_auto_free char *text = heard();
-    cr_expect(strncmp(text, wanted, strlen(wanted)) == 0, "expected '%s', heard '%s'", wanted, text);
+    qp_auto_free char *text = received();
+    cr_expect(strncmp(text, wanted, strlen(wanted)) == 0, "expected '%s', received '%s'", wanted, text);
 }
 
 static void tell_bytes(const void *data, size_t size, const char *chunk)
@@ -194,10 +194,10 @@ static void greet(void)
 {
     bool hello = false;
     while (!hello) {
-        qp_auto_free char *text = heard();
+        qp_auto_free char *text = received();
         hello = strncmp(text, "hello {\"edge\":\"a->b\"", 20) == 0;
     }
-    expect_heard("credit {\"bytes\":1000,\"units\":3}");
+    expect_received("credit {\"bytes\":1000,\"units\":3}");
 }
 
 static void expect_failure(const char *why)
@@ -226,15 +226,15 @@ Test(strange_producer, duplicates_are_dropped_and_acknowledged_again)
     qp_auto_unit struct qp_unit *unit = edges_take(&edges, 0);
     cr_expect_eq(memcmp(qp_unit_find(unit, "t")->data, "abcd", 4), 0);
     edges_poll_for(&edges, 20);
-    expect_heard("ack {\"seq\":0}");
-    expect_heard("credit {\"bytes\":4,\"units\":1}");
+    expect_received("ack {\"seq\":0}");
+    expect_received("credit {\"bytes\":4,\"units\":1}");
     tell(UNIT("model", 0, 1, FOUR_BYTES), NULL);
     tell(CHUNK(0, 0, 0), "abcd");
     edges_poll_for(&edges, 50);
     cr_expect_not(edges_has_unit(&edges));
     cr_expect_eq(edges_count(&edges, false, "duplicates"), 1);
-    expect_heard("ack {\"seq\":0}");
-    expect_heard("credit {\"bytes\":4,\"units\":1}");
+    expect_received("ack {\"seq\":0}");
+    expect_received("credit {\"bytes\":4,\"units\":1}");
 }
 
 Test(strange_producer, a_lost_unit_is_noticed)
