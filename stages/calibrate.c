@@ -153,14 +153,10 @@ static void close_(struct qp_stage *stage, void *state)
 
 static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
 {
-    (void)err;
-    qp_calibrate_estimate(task, ((const struct state *)state)->choice, out);
-    return 0;
+    return qp_calibrate_estimate(task, ((const struct state *)state)->choice, out, err);
 }
 
 static const char *const forms[] = {"packed_codes", NULL};
-
-static const char *const uses[] = {NULL};
 
 const struct qp_stage_desc qp_stage_desc = {
     .name = "calibrate",
@@ -177,7 +173,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .stateful = true,
     .forms = forms,
     .estimate = estimate,
-    .uses = uses,
     .process = process,
     .close = close_,
 };

@@ -5,6 +5,7 @@
  * have not acknowledged of dequantized blocks. With true_sequential each layer goes in steps
  * (libstage/network/sequential.h), which share the tensors. */
 #include <stddef.h>
+#include <string.h>
 
 #include "libstage/include/stage.h"
 #include "libstage/network/checkpoint.h"
@@ -107,14 +108,24 @@ static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, st
     return r;
 }
 
-/* Maps files; who needs the weights reads them. */
+static bool is_gguf(const char *path)
+{
+    size_t length = path ? strlen(path) : 0;
+    return length > 5 && strcmp(path + length - 5, ".gguf") == 0;
+}
+
+/* Maps files; who needs the weights reads them. Tensors of GGUF are dequantized. */
 static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
 {
     const struct state *s = state;
-    (void)task;
     (void)err;
     out->work_known = true;
     out->provides[0] = s->true_sequential ? "steps" : NULL;
+    out->memory_known = true;
+    for (int64_t layer = 0; is_gguf(task->path) && layer < task->arch->layers; layer++) {
+        double bytes = qp_task_stored(task, (double)qp_layer_parameters(qp_layer_type(task->arch, layer)));
+        out->emitted_bytes = bytes > out->emitted_bytes ? bytes : out->emitted_bytes;
+    }
     return 0;
 }
 

@@ -138,12 +138,6 @@ static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int lin
 static int check_rotatable(const struct qp_arch *arch, int64_t layer, struct qp_error *err)
 {
     const struct qp_layer_type *type = qp_layer_type(arch, layer);
-    if (arch->wrapper)
-        return qp_fail(
-            err, QP_ERR_INPUT,
-            "the residual stream of %s cannot be rotated, for other parts than embeddings write to it; set r1 "
-            "to false",
-            arch->class_name);
     for (int i = 0; i < type->op_count; i++) {
         const struct qp_op *op = &type->ops[i];
         bool reads = op->in[0].width > 0 && op->in[0].buffer == 0, writes = op->out.width > 0 && op->out.buffer == 0;
@@ -365,6 +359,24 @@ static void close_(struct qp_stage *stage, void *state)
     qp_model_close(&s->model);
 }
 
+/* Tensors in float32 of every block, and one linear in float64. How much arithmetic that is is not counted. */
+static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
+{
+    const struct qp_arch *a = task->arch;
+    const struct state *s = state;
+    (void)err;
+    out->memory_known = true;
+    out->provides[0] = "rotation";
+    out->emitted_bytes = s->r1 ? 4 * (double)a->vocab * (double)a->hidden : 0;
+    for (int64_t layer = 0; layer < a->layers; layer++) {
+        const struct qp_layer_type *type = qp_layer_type(a, layer);
+        out->emitted_bytes = fmax(out->emitted_bytes, 4 * (double)qp_layer_parameters(type));
+        for (int l = 0; l < type->linear_count; l++)
+            out->block_bytes = fmax(out->block_bytes, 12 * (double)type->linears[l].out * (double)type->linears[l].in);
+    }
+    return 0;
+}
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "rotate",
     .summary = "rotates hidden spaces so that outliers spread (QuaRot's R1 and SpinQuant's R2)",
@@ -375,6 +387,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .any_scheme = true,
     .sequential = true,
+    .estimate = estimate,
     .process = process,
     .close = close_,
 };

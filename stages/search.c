@@ -190,8 +190,6 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
     return 0;
 }
 
-static const char *const uses[] = {NULL};
-
 const struct qp_stage_desc qp_stage_desc = {
     .name = "search",
     .summary = "searches weight scales and clipped ranges that lower the site loss (AWQ)",
@@ -202,6 +200,5 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .estimate = estimate,
-    .uses = uses,
     .process = process,
 };

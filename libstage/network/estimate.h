@@ -12,6 +12,7 @@
 
 /* What is known of the stage's input; its parameters are in its state. All is borrowed. */
 struct qp_task {
+    const char *path; /* of the model */
     const struct qp_arch *arch;
     const struct qp_scheme *scheme;   /* bound to arch->dtype */
     const json_t *wants;              /* array of names: what stages downstream ask it to collect */
@@ -63,6 +64,26 @@ void qp_estimate_forward(const struct qp_task *task, int64_t layers, int quantiz
 
 /* Loading these layers: of linears that read the first `quantized` sites the weights that are left as they were. */
 void qp_estimate_loads(const struct qp_task *task, int64_t layers, int quantized, struct qp_work *add);
+
+/* What BLAS and oneDNN hold to multiply, about. */
+#define QP_PRODUCTS_BYTES (8 << 20)
+
+/* Tokens that go through a layer at a time: whole windows. */
+int64_t qp_task_part(const struct qp_task *task);
+
+/* Bytes of a loaded layer, whose linears that read the first `quantized` sites are quantized. */
+double qp_estimate_layer_bytes(const struct qp_task *task, int64_t layer, int quantized, bool bf16);
+
+/* *bytes = what the executor needs beside it for the buffers of a part of the text. */
+int qp_estimate_workspace(const struct qp_task *task, int64_t layer, int quantized, bool bf16, double *bytes,
+                          struct qp_error *err);
+
+/* The most of either over all layers, with none or all of their linears quantized. */
+struct qp_forward_bytes {
+    double layer, workspace;
+};
+int qp_estimate_forward_bytes(const struct qp_task *task, bool quantized, bool bf16, struct qp_forward_bytes *out,
+                              struct qp_error *err);
 
 /* Rows of the embedding, one a token, `times` times. */
 void qp_estimate_embedding(const struct qp_task *task, double times, struct qp_work *add);

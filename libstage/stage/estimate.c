@@ -9,7 +9,7 @@
 
 /* ---- answers ---- */
 
-static json_t *memory_json(const struct qp_estimate *e)
+json_t *qp_memory_json(const struct qp_estimate *e)
 {
     return json_pack("{s:I, s:I, s:I}", "fixed_bytes", (json_int_t)e->fixed_bytes, "block_bytes",
                      (json_int_t)e->block_bytes, "emitted_bytes", (json_int_t)e->emitted_bytes);
@@ -22,7 +22,7 @@ static json_t *answer_of(const struct qp_estimate *e)
         json_array_append_new(provides, json_string(e->provides[i]));
     return json_pack("{s:i, s:o, s:o, s:o}", "quantpipe", 1, "work",
                      e->work_known ? qp_work_json(&e->work) : json_null(), "memory",
-                     e->memory_known ? memory_json(e) : json_null(), "provides", provides);
+                     e->memory_known ? qp_memory_json(e) : json_null(), "provides", provides);
 }
 
 static bool read_bytes(const json_t *memory, const char *key, double *out)
@@ -70,7 +70,8 @@ static int open_model(const json_t *question, struct qp_model *model, struct qp_
 static int estimate(const struct qp_stage_desc *desc, const json_t *question, const struct qp_model *model,
                     struct qp_estimate *out, struct qp_error *err)
 {
-    struct qp_task task = {.arch = &model->arch,
+    struct qp_task task = {.path = qp_model_string(model, "path"),
+                           .arch = &model->arch,
                            .scheme = model->scheme,
                            .wants = json_object_get(question, "wants"),
                            .upstream = json_object_get(question, "upstream"),

@@ -1,6 +1,7 @@
 /* The lifecycle of a stage process: hello, config, open, units, drain, close, done, bye. */
 #include <inttypes.h>
 #include <signal.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -13,6 +14,7 @@
 #include "libstage/wire/message.h"
 
 #define PROGRESS_SECONDS 0.1
+#define KEPT_ON_TOP ((size_t)1 << 20) /* bytes at the end of the heap */
 
 struct lifecycle {
     struct qp_stage stage;
@@ -115,7 +117,6 @@ static int prepare(struct lifecycle *lifecycle, const json_t *config, struct qp_
     lifecycle->stage.connected = link_connected(lifecycle->link);
     lifecycle->stage.context = json_object_get(config, "context");
     lifecycle->stage.wants = json_object_get(config, "wants");
-    lifecycle->stage.drops = json_object_get(config, "drops");
     lifecycle->stage.scratch = json_string_value(json_object_get(config, "scratch"));
     lifecycle->stage.threads = threads > 0 && threads <= 4096 ? (int)threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     lifecycle->stage.kernels = qp_kernels_open("cpu");
@@ -125,12 +126,22 @@ static int prepare(struct lifecycle *lifecycle, const json_t *config, struct qp_
     return r < 0 ? r : qp_stage_begin(&lifecycle->stage, json_object_get(config, "params"), err);
 }
 
+/* Gaps that freed arrays have left between others are of no use to the next ones where these are aligned: the heap
+ * grows with every block, and what it has in the gaps goes back to the system here. */
+static void trim_heap(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(KEPT_ON_TOP);
+#endif
+}
+
 /* One call of process; time in which emit waited is not busy. */
 static int process(struct lifecycle *lifecycle, struct qp_unit *unit, struct qp_error *err)
 {
     double start = qp_wall_seconds(), waited = link_waited(lifecycle->link);
     link_send_busy(lifecycle->link, unit ? unit->seq : 0);
     int r = qp_stage_process(&lifecycle->stage, unit, err);
+    trim_heap();
     link_send_busy(lifecycle->link, -1);
     lifecycle->busy += qp_wall_seconds() - start - (link_waited(lifecycle->link) - waited);
     return r;

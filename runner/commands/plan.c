@@ -4,6 +4,7 @@
 
 #include "libstage/stage/work_json.h"
 #include "runner/pipeline/estimates.h"
+#include "runner/pipeline/graph.h"
 #include "runner/report/roofline.h"
 #include "runner/machine.h"
 #include "runner/pipeline/prepare.h"
@@ -11,12 +12,13 @@
 #include "runner/pipeline/sizes.h"
 #include "runner/subcommand.h"
 
-#define BASE_BYTES ((uint64_t)32 << 20) /* a stage's process with its libraries, before the first unit */
-#define WINDOW 3                        /* units on the way to a consumer: the default credit of the protocol */
+#define BASE_BYTES (1 << 20) /* a stage's process, before the first unit */
+#define WINDOW 3             /* blocks on their way */
 
 /* What the stages will do, and the least time for it; filled once a plan. */
 struct outlook {
     struct qp_estimate stages[QP_MAX_INSTANCES];
+    double blocks; /* on their way at a time */
     struct qp_peaks peaks;
     bool measured;
 };
@@ -29,60 +31,11 @@ static uint64_t largest_block(const struct qp_arch *arch)
     return most;
 }
 
-/* Hessians of the sites of the layer that has most, float32 [in, in]. */
-static uint64_t hessians(const struct qp_arch *arch)
+/* The most that a stage's own memory and the shared memory that it makes come to; negative where that is not known. */
+static double peak_of(const struct outlook *o, size_t index)
 {
-    uint64_t most = 0;
-    for (int64_t layer = 0; layer < arch->layers; layer++) {
-        const struct qp_layer_type *type = qp_layer_type(arch, layer);
-        uint64_t sum = 0;
-        for (int i = 0; i < type->site_count; i++)
-            sum += 4 * (uint64_t)type->sites[i].in * (uint64_t)type->sites[i].in;
-        most = sum > most ? sum : most;
-    }
-    return most;
-}
-
-/* Hidden states of the data that a stage streams through the network; in a mapped file that the kernel may write out.
- */
-static uint64_t states(const struct qp_plan *plan, const struct qp_instance *in)
-{
-    const char *name = json_string_value(json_object_get(in->descriptor, "data"));
-    const json_t *entry = name ? json_object_get(plan->pipeline->data, name) : NULL;
-    json_int_t samples = json_integer_value(json_object_get(entry, "samples"));
-    json_int_t length = json_integer_value(json_object_get(entry, "length"));
-    if (!entry || (json_array_size(json_object_get(in->descriptor, "collects")) > 0 && json_array_size(in->wants) == 0))
-        return 0;
-    return 4 * (uint64_t)(samples > 0 ? samples : 128) * (uint64_t)(length > 0 ? length : 512) *
-           (uint64_t)plan->model->arch.hidden;
-}
-
-/* Whether a Hessian passes through or is made by this stage: it or one upstream is asked for it. */
-static bool sees_hessians(const struct qp_pipeline *p, size_t index)
-{
-    size_t i;
-    json_t *what;
-    json_array_foreach(p->instances[index].wants, i, what)
-        if (strcmp(json_string_value(what), "hessian") == 0)
-            return true;
-    for (size_t e = 0; e < p->edge_count; e++)
-        if (p->edges[e].to == index && !p->edges[e].delay && sees_hessians(p, p->edges[e].from))
-            return true;
-    return false;
-}
-
-/* What a stage's own memory may come to: weights stay in the mapped checkpoint, one layer is held in float32, and the
- * units on the way hold their statistics. The budget is what the stage is held to. */
-static uint64_t estimate(const struct qp_plan *plan, size_t index)
-{
-    const struct qp_arch *arch = &plan->model->arch;
-    const struct qp_pipeline *p = plan->pipeline;
-    uint64_t bytes = BASE_BYTES + states(plan, &p->instances[index]);
-    if (sees_hessians(p, index))
-        bytes += WINDOW * hessians(arch);
-    if (p->instances[index].source_count > 0)
-        bytes += 4 * (uint64_t)qp_block_parameters(arch, 1);
-    return bytes;
+    const struct qp_estimate *e = &o->stages[index];
+    return e->memory_known ? BASE_BYTES + e->fixed_bytes + e->block_bytes + o->blocks * e->emitted_bytes : -1;
 }
 
 static json_t *real_or_null(bool known, double value)
@@ -110,11 +63,13 @@ static double whole_roofline(const struct qp_plan *plan, const struct outlook *o
 static json_t *stage_json(const struct qp_plan *plan, const struct outlook *o, size_t index)
 {
     const struct qp_instance *in = &plan->pipeline->instances[index];
-    json_t *stage = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:O}", "name", in->name, "executable",
+    const struct qp_estimate *e = &o->stages[index];
+    json_t *stage = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:o, s:o, s:O}", "name", in->name, "executable",
                               in->command[0], "host", "localhost", "device", "cpu", "replicas", 1, "threads",
                               in->threads ? in->threads : qp_machine_cores(), "memory_budget_bytes",
                               (json_int_t)(in->memory ? in->memory : qp_machine_memory() / 4), "memory_estimate_bytes",
-                              (json_int_t)estimate(plan, index), "collects", in->wants);
+                              e->memory_known ? json_integer((json_int_t)peak_of(o, index)) : json_null(), "memory",
+                              e->memory_known ? qp_memory_json(e) : json_null(), "collects", in->wants);
     json_object_set_new(stage, "work",
                         o->stages[index].work_known ? qp_work_json(&o->stages[index].work) : json_null());
     json_object_set_new(stage, "roofline_seconds",
@@ -142,15 +97,16 @@ static json_t *as_json(const struct qp_plan *plan, const struct outlook *o)
                      real_or_null(o->measured, whole_roofline(plan, o)), "warnings", plan->warnings);
 }
 
-static void print_stage(const struct qp_plan *plan, size_t index)
+static void print_stage(const struct qp_plan *plan, const struct outlook *o, size_t index)
 {
     const struct qp_pipeline *p = plan->pipeline;
     const struct qp_instance *in = &p->instances[index];
     char text[32], budget[32];
     size_t i;
     json_t *what;
-    printf("  %-20s threads %d, memory about %s of %s", in->name, in->threads ? in->threads : qp_machine_cores(),
-           qp_size_text(estimate(plan, index), text, sizeof text),
+    bool known = o->stages[index].memory_known;
+    printf("  %-20s threads %d, memory %s%s of %s", in->name, in->threads ? in->threads : qp_machine_cores(),
+           known ? "about " : "", known ? qp_size_text((uint64_t)peak_of(o, index), text, sizeof text) : "unknown",
            qp_size_text(in->memory ? in->memory : qp_machine_memory() / 4, budget, sizeof budget));
     for (size_t e = 0; e < p->edge_count; e++)
         if (p->edges[e].to == index)
@@ -212,7 +168,7 @@ static void print_plan(const struct qp_plan *plan, const struct outlook *o)
     printf("run folder %s%s\n\n", plan->folder, p->strict ? "; strict: a warning is a failed gate" : "");
     printf("%zu processes on this machine: quantpipe and, in order of the data,\n", p->count + 1);
     for (size_t i = 0; i < p->count; i++)
-        print_stage(plan, p->order[i]);
+        print_stage(plan, o, p->order[i]);
     printf("\n%lld blocks on %zu edges: the embedding, %lld layers of %s, the head; the largest has %s, all of them "
            "%s\n",
            (long long)qp_arch_blocks(arch), p->edge_count, (long long)arch->layers,
@@ -230,6 +186,7 @@ static int plan_command(const struct qp_args *args, struct qp_error *err)
     if (r < 0)
         return r;
     struct outlook outlook;
+    outlook.blocks = (double)qp_blocks_on_the_way(plan.pipeline);
     outlook.measured = qp_peaks_load(&outlook.peaks);
     r = qp_plan_estimates(&plan, outlook.stages, err);
     if (r == 0 && qp_arg(args, "json"))

@@ -1,5 +1,9 @@
 #include "stages/calibrate/estimate.h"
 
+#include <math.h>
+#include <string.h>
+
+#include "libstage/calibration/histogram.h"
 #include "libstage/network/block.h"
 
 static void add_hessians(const struct qp_task *t, bool bf16, struct qp_work *add)
@@ -71,9 +75,95 @@ static void add_work(const struct qp_task *t, bool bf16, struct qp_work *add)
         add_asymmetry(t, add);
 }
 
-void qp_calibrate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out)
+/* ---- memory ---- */
+
+/* A statistic of one site, as statistics.c has them. */
+static double statistic_bytes(const struct qp_task *t, const char *name, double in)
 {
-    out->work_known = true;
-    if (json_array_size(task->wants) > 0)
-        add_work(task, qp_compute(compute, task->arch, task->kernels) == QP_BF16, &out->work);
+    static const struct {
+        const char *name;
+        double rows; /* of `in` numbers */
+    } lists[] = {{"absmax", 1}, {"absmean", 1}, {"min", 1}, {"max", 1}, {"histogram", QP_LOG_BINS}};
+    double tokens = (double)qp_task_tokens(t), samples = tokens < 256 ? tokens : 256;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        if (strcmp(name, lists[i].name) == 0)
+            return 4 * lists[i].rows * in;
+    return strcmp(name, "hessian") == 0           ? 4 * in * in
+           : strcmp(name, "samples") == 0         ? 4 * samples * in
+           : strncmp(name, "window_", 7) == 0     ? 4 * (double)t->windows * in
+           : strcmp(name, "block_histogram") == 0 ? 4 * QP_BLOCK_BINS
+                                                  : 0;
+}
+
+static double site_bytes(const struct qp_task *t, double in)
+{
+    double bytes = qp_task_wants(t, "asymmetry") ? 3 * 4 * in * in : 0;
+    size_t i;
+    json_t *name;
+    json_array_foreach(t->wants, i, name)
+        bytes += statistic_bytes(t, json_string_value(name), in);
+    return bytes;
+}
+
+/* Statistics of all sites of a layer, or in steps of the one that has most. */
+static double emitted_bytes(const struct qp_task *t, int64_t layer)
+{
+    const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
+    double sum = 0, most = 0;
+    for (int s = 0; s < type->site_count; s++) {
+        double bytes = site_bytes(t, (double)type->sites[s].in);
+        sum += bytes;
+        most = fmax(most, bytes);
+    }
+    return qp_task_has(t, "steps") ? most : sum;
+}
+
+/* Inputs of sites in float32 beside the workspace: for statistics of values, of a layer in BF16; of a layer with
+ * asymmetry, those after quantized layers and their difference from the original's. */
+static double input_bytes(const struct qp_task *t, bool bf16)
+{
+    double widest = 0, sum = 0, tokens = (double)qp_task_part(t);
+    const struct qp_layer_type *type = qp_layer_type(t->arch, 0);
+    bool values = json_array_size(t->wants) > (size_t)qp_task_wants(t, "hessian") + qp_task_wants(t, "asymmetry");
+    for (int s = 0; s < type->site_count; s++) {
+        widest = fmax(widest, (double)type->sites[s].in);
+        sum += (double)type->sites[s].in;
+    }
+    double kept = qp_task_has(t, "steps") ? widest : sum;
+    return 4 * tokens * ((bf16 && values ? widest : 0) + (qp_task_wants(t, "asymmetry") ? kept + widest : 0));
+}
+
+/* Of a layer in true-sequential steps what the former step came to: codes and scales. */
+static double kept_bytes(const struct qp_task *t)
+{
+    return qp_task_has(t, "steps") ? 1.04 * (double)qp_layer_weights(qp_layer_type(t->arch, 0)) : 0;
+}
+
+static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *out, struct qp_error *err)
+{
+    struct qp_forward_bytes original, quantized = {0};
+    bool parts = bf16 || t->feedback; /* hidden states of a part are copied */
+    int r = qp_estimate_forward_bytes(t, false, bf16, &original, err);
+    if (r == 0 && t->feedback)
+        r = qp_estimate_forward_bytes(t, true, bf16, &quantized, err);
+    double layers = qp_task_has(t, "steps") && qp_task_wants(t, "asymmetry") ? original.layer + quantized.layer
+                                                                             : fmax(original.layer, quantized.layer);
+    out->fixed_bytes = QP_PRODUCTS_BYTES + fmax(original.workspace, quantized.workspace) +
+                       4 * (double)qp_task_tokens(t) +
+                       (parts ? 4 * (double)qp_task_part(t) * (double)t->arch->hidden : 0) + kept_bytes(t);
+    out->block_bytes = layers + input_bytes(t, bf16);
+    for (int64_t layer = 0; layer < t->arch->layers; layer++)
+        out->emitted_bytes = fmax(out->emitted_bytes, emitted_bytes(t, layer));
+    return r;
+}
+
+int qp_calibrate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out,
+                          struct qp_error *err)
+{
+    bool bf16 = qp_compute(compute, task->arch, task->kernels) == QP_BF16;
+    out->work_known = out->memory_known = true;
+    if (json_array_size(task->wants) == 0)
+        return 0;
+    add_work(task, bf16, &out->work);
+    return add_memory(task, bf16, out, err);
 }

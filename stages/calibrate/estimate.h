@@ -1,10 +1,11 @@
-/* What calibrate will do. */
+/* What calibrate will do and hold. */
 #ifndef QUANTPIPE_CALIBRATE_ESTIMATE_H
 #define QUANTPIPE_CALIBRATE_ESTIMATE_H
 
 #include "libstage/network/estimate.h"
 
 /* `compute` is the stage's parameter. */
-void qp_calibrate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out);
+int qp_calibrate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out,
+                          struct qp_error *err);
 
 #endif

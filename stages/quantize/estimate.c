@@ -1,5 +1,6 @@
 #include "stages/quantize/estimate.h"
 
+#include "libstage/formats/compressed_tensors.h"
 #include "libstage/solvers/quality.h"
 
 static void add_scales(const struct qp_task *t, const struct qp_quantize_options *o, const struct qp_quant_spec *spec,
@@ -59,10 +60,117 @@ static void add_layer(const struct qp_task *t, const struct qp_quantize_options 
     }
 }
 
+/* ---- memory ---- */
+
+static double weights_of(const struct qp_linear *d)
+{
+    return (double)d->out * (double)d->in;
+}
+
+static double scales_of(const struct qp_quant_spec *spec, const struct qp_linear *d)
+{
+    return (double)qp_scale_count(d->out, d->in, qp_spec_group(spec, d->in));
+}
+
+static bool wants_hessian(const struct qp_task *t, const struct qp_quantize_options *o)
+{
+    bool optional = (qp_is(o->scales, "auto") || o->low_rank > 0) && qp_task_has(t, "hessian");
+    return qp_quantize_learns(o) || optional;
+}
+
+/* Whether folds may have changed a site's weights: by its own channels, or by rows that another site's scales are in.
+ */
+static bool is_folded(const struct qp_task *t, const struct qp_layer_type *type, int site)
+{
+    bool folded = type->sites[site].fold != QP_FOLD_NONE;
+    for (int s = 0; s < type->site_count; s++)
+        folded |= type->sites[s].fold == QP_FOLD_ROWS && type->linears[type->sites[s].fold_target].site == site;
+    return folded && qp_task_has(t, "folds");
+}
+
+static bool is_plain(const struct qp_quant_spec *spec)
+{
+    return (spec->granularity == QP_PER_GROUP || spec->granularity == QP_PER_CHANNEL) && !spec->four_over_six &&
+           spec->format.scale_dtype != QP_F8_E4M3;
+}
+
+/* Whether a site is rounded from the stored weights straight into what is passed on (direct.c). */
+static bool is_direct(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer, int site)
+{
+    const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
+    bool ranges = qp_is(o->scales, "minmax") || qp_is(o->scales, "auto");
+    bool direct = ranges && qp_is(o->method, "rtn") && !wants_hessian(t, o) && o->low_rank == 0 &&
+                  !qp_task_has(t, "scales") && t->scheme->exact != QP_EXACT_MODELOPT && !is_folded(t, type, site);
+    for (int l = 0; l < type->linear_count; l++) {
+        const struct qp_quant_spec *spec = type->linears[l].site == site ? qp_task_spec(t, layer, l) : NULL;
+        direct = direct && (!spec || is_plain(spec));
+    }
+    return direct;
+}
+
+/* What a linear needs on top of its site while its codes are found: GPTQ's copies of weights, in order too, and a
+ * block's errors; or coordinate descent's gradient, errors, asymmetric calibration, and codes to start from. */
+static double solve_bytes(const struct qp_quantize_options *o, const struct qp_linear *d)
+{
+    double w = weights_of(d), gptq = 0, descent = 0, block = (double)(o->block < d->in ? o->block : d->in);
+    if (qp_is(o->method, "gptq"))
+        gptq = 4 * w + (qp_is(o->order, "natural") ? 0 : 5 * w) + 4 * (double)d->out * block;
+    if (qp_descent_sweeps(o) > 0)
+        descent = 4 * 2 * w + w + (o->asymmetric > 0 ? 4 * w + 2 * w : 0);
+    return gptq > descent ? gptq : descent;
+}
+
+/* A site's members with their codes, its Hessians, GPTQ's factor, low-rank corrections, and what its largest needs. */
+static double site_bytes(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer, int site)
+{
+    const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
+    double in = (double)type->sites[site].in, square = 4 * in * in, bytes = 0, most = 0;
+    for (int l = 0; l < type->linear_count; l++) {
+        const struct qp_linear *d = &type->linears[l];
+        const struct qp_quant_spec *spec = d->site == site ? qp_task_spec(t, layer, l) : NULL;
+        if (!spec)
+            continue;
+        double solve = solve_bytes(o, d);
+        most = solve > most ? solve : most;
+        bytes += 5 * weights_of(d) + 5 * scales_of(spec, d);
+        if (o->low_rank > 0)
+            bytes += 4 * weights_of(d) + 4 * (double)o->low_rank * (in + (double)d->out) + square;
+    }
+    if (bytes == 0 || is_direct(t, o, layer, site))
+        return 0;
+    return bytes + most + (wants_hessian(t, o) ? square : 0) + (o->asymmetric > 0 ? 3 * square : 0) +
+           (qp_is(o->method, "gptq") ? square : 0);
+}
+
+/* Codes, packed where they are rounded straight into words, and scales. */
+static double emitted_bytes(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer)
+{
+    const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
+    double bytes = 0;
+    for (int l = 0; l < type->linear_count; l++) {
+        const struct qp_linear *d = &type->linears[l];
+        const struct qp_linear_scheme *scheme = qp_task_scheme(t, layer, l);
+        if (!scheme)
+            continue;
+        bool packed = is_direct(t, o, layer, d->site) && qp_compressed_packs_words(scheme);
+        bytes += (packed ? scheme->weights.format.bits / 8.0 : 1) * weights_of(d);
+        bytes += (scheme->weights.format.symmetric ? 4 : 5) * scales_of(&scheme->weights, d);
+        bytes += qp_task_stored(t, (double)o->low_rank * (double)(d->in + d->out));
+    }
+    return bytes;
+}
+
 void qp_quantize_estimate(const struct qp_task *task, const struct qp_quantize_options *options,
                           struct qp_estimate *out)
 {
-    out->work_known = true;
-    for (int64_t layer = 0; layer < task->arch->layers; layer++)
+    out->work_known = out->memory_known = true;
+    for (int64_t layer = 0; layer < task->arch->layers; layer++) {
+        double emitted = emitted_bytes(task, options, layer);
         add_layer(task, options, layer, &out->work);
+        out->emitted_bytes = emitted > out->emitted_bytes ? emitted : out->emitted_bytes;
+        for (int site = 0; site < qp_layer_type(task->arch, layer)->site_count; site++) {
+            double held = site_bytes(task, options, layer, site);
+            out->block_bytes = held > out->block_bytes ? held : out->block_bytes;
+        }
+    }
 }

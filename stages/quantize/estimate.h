@@ -1,4 +1,4 @@
-/* What quantize will do. */
+/* What quantize will do and hold. */
 #ifndef QUANTPIPE_STAGES_QUANTIZE_ESTIMATE_H
 #define QUANTPIPE_STAGES_QUANTIZE_ESTIMATE_H
 

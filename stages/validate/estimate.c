@@ -1,5 +1,7 @@
 #include "stages/validate/estimate.h"
 
+#include <math.h>
+
 #include "libstage/network/block.h"
 #include "libstage/solvers/quality.h"
 
@@ -34,11 +36,58 @@ static void add_networks(const struct qp_task *t, bool bf16, struct qp_work *add
     add->bytes_read += qp_task_stored(t, (double)a->vocab * (double)a->embed_width);
 }
 
-void qp_validate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out)
+/* ---- memory ---- */
+
+/* A linear as it is and quantized; with a Hessian that, scratch and codes. */
+static double judged_bytes(const struct qp_task *t, int64_t layer)
 {
-    out->work_known = true;
+    const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
+    bool hessians = qp_task_has(t, "hessian");
+    double most = 0;
+    for (int l = 0; l < type->linear_count; l++) {
+        double in = (double)type->linears[l].in, weights = in * (double)type->linears[l].out;
+        if (qp_task_spec(t, layer, l))
+            most = fmax(most, hessians ? (3 * 4 + 1) * weights + 4 * in * in : 2 * 4 * weights);
+    }
+    return most;
+}
+
+/* The head, in float32 or, where it is stored so, as it is; and two chunks of logits (score.c). */
+static double head_bytes(const struct qp_task *t, bool bf16)
+{
+    const struct qp_arch *a = t->arch;
+    double vocab = (double)a->vocab, hidden = (double)a->hidden;
+    double rows = fmin(512, fmax(1, floor((double)(8 << 20) / vocab))), tokens = (double)qp_task_tokens(t);
+    double weight = !bf16 ? 4 * vocab * hidden : a->dtype == QP_BF16 ? 0 : 2 * vocab * hidden;
+    return weight + fmin(rows, tokens) * 2 * 4 * (vocab + hidden);
+}
+
+static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *out, struct qp_error *err)
+{
+    struct qp_forward_bytes original, quantized;
+    for (int64_t layer = 0; layer < t->arch->layers; layer++)
+        out->block_bytes = fmax(out->block_bytes, judged_bytes(t, layer));
+    if (t->windows == 0)
+        return 0;
+    int r = qp_estimate_forward_bytes(t, false, bf16, &original, err);
+    if (r == 0)
+        r = qp_estimate_forward_bytes(t, true, bf16, &quantized, err);
+    if (r < 0)
+        return r;
+    double part = bf16 ? 4 * (double)qp_task_part(t) * (double)t->arch->hidden : 0;
+    out->fixed_bytes =
+        QP_PRODUCTS_BYTES + fmax(original.workspace, quantized.workspace) + 4 * (double)qp_task_tokens(t);
+    out->block_bytes = fmax(fmax(original.layer, quantized.layer) + part, fmax(out->block_bytes, head_bytes(t, bf16)));
+    return 0;
+}
+
+int qp_validate_estimate(const struct qp_task *task, const char *compute, struct qp_estimate *out, struct qp_error *err)
+{
+    bool bf16 = qp_compute(compute, task->arch, task->kernels) == QP_BF16;
+    out->work_known = out->memory_known = true;
     for (int64_t layer = 0; layer < task->arch->layers; layer++)
         add_judgements(task, layer, &out->work);
     if (task->windows > 0)
-        add_networks(task, qp_compute(compute, task->arch, task->kernels) == QP_BF16, &out->work);
+        add_networks(task, bf16, &out->work);
+    return add_memory(task, bf16, out, err);
 }

@@ -62,3 +62,27 @@ Test(calibrate_estimate, refuses_what_is_no_question)
     cr_expect(strstr(err.message, "`model`"), "%s", err.message);
     json_decref(question);
 }
+
+/* A Hessian of each site, float32; the histogram has 512 bins a channel. */
+Test(calibrate_estimate, memory_of_statistics)
+{
+    cr_expect_eq(cost(NULL, NULL).emitted_bytes + cost(NULL, NULL).fixed_bytes, 0, "nothing is asked for");
+    struct qp_estimate hessians = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"));
+    cr_assert(hessians.memory_known);
+    cr_expect_eq(hessians.emitted_bytes, 4.0 * (3 * 64 * 64 + 96 * 96));
+    cr_expect_eq(hessians.block_bytes, 4.0 * (30720 + 2 * 64), "a layer in float32");
+    struct qp_estimate histogram = cost(NULL, json_pack("[s, s]", "absmax", "histogram"));
+    cr_expect_eq(histogram.emitted_bytes, 4.0 * (1 + 512) * (3 * 64 + 96));
+}
+
+/* One site a step, and the hidden states of a part beside the workspace. */
+Test(calibrate_estimate, memory_of_a_step)
+{
+    json_t *question = estimate_question(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"),
+                                         json_pack("[s]", "steps"), 8);
+    json_object_set_new(question, "feedback", json_true());
+    struct qp_estimate steps = estimate_of(question);
+    struct qp_estimate whole = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"));
+    cr_expect_eq(steps.emitted_bytes, 4.0 * 96 * 96);
+    cr_expect_geq(steps.fixed_bytes, whole.fixed_bytes + 4.0 * 128 * 64);
+}

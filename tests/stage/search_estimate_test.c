@@ -14,16 +14,21 @@ static json_t *provides_of(json_t *params)
     return provides;
 }
 
-Test(search_estimate, adds_scales_where_it_clips)
+Test(search_estimate, adds_folds_and_scales)
 {
     static const struct {
         const char *method;
         int clip;
-        size_t count;
-    } rows[] = {{"none", 1, 0}, {"awq", 0, 0}, {"awq", 1, 1}, {"clip", 0, 1}};
+        const char *names;
+    } rows[] = {{"none", 1, ""}, {"awq", 0, "folds "}, {"awq", 1, "folds scales "}, {"clip", 0, "scales "}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         json_t *provides = provides_of(json_pack("{s:s, s:b}", "method", rows[i].method, "clip", rows[i].clip));
-        cr_expect_eq(json_array_size(provides), rows[i].count, "%s, %d", rows[i].method, rows[i].clip);
+        char names[64] = "";
+        size_t n;
+        json_t *name;
+        json_array_foreach(provides, n, name)
+            strcat(strcat(names, json_string_value(name)), " ");
+        cr_expect_str_eq(names, rows[i].names, "%s, %d", rows[i].method, rows[i].clip);
         json_decref(provides);
     }
 }
