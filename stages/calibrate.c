@@ -158,6 +158,8 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
 
 static const char *const forms[] = {"packed_codes", NULL};
 
+static const char *const uses[] = {NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "calibrate",
     .summary = "records what the network's activations look like on calibration text",
@@ -173,6 +175,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .stateful = true,
     .forms = forms,
     .estimate = estimate,
+    .uses = uses,
     .process = process,
     .close = close_,
 };

@@ -359,9 +359,12 @@ static int quantize(struct qp_stage *stage, void *state, struct qp_block *block,
     const struct state *s = state;
     if (!qp_block_is_layer(block))
         return 0;
-    for (int site = 0; site < block->type->site_count && r == 0; site++)
+    for (int site = 0; site < block->type->site_count && r == 0; site++) {
         if (qp_block_has_step(block, site))
             r = quantize_site(stage, s, block, site, err);
+        if (qp_stage_drops(stage, "hessian"))
+            qp_block_drop(block, site, "hessian");
+    }
     return r < 0 ? r : qp_quantize_activations(stage, &s->model, &s->calibrator, block, err);
 }
 
@@ -429,6 +432,8 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
     return 0;
 }
 
+static const char *const uses[] = {"hessian", NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "quantize",
     .summary = "rounds weights to the scheme's number formats (RTN, GPTQ, HQQ), then coordinate descent on the codes",
@@ -442,5 +447,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .sequential = true,
     .estimate = estimate,
     .open = open_,
+    .uses = uses,
     .process = process,
 };

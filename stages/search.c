@@ -190,6 +190,8 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
     return 0;
 }
 
+static const char *const uses[] = {NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "search",
     .summary = "searches weight scales and clipped ranges that lower the site loss (AWQ)",
@@ -200,5 +202,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .estimate = estimate,
+    .uses = uses,
     .process = process,
 };

@@ -173,6 +173,8 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
     return 0;
 }
 
+static const char *const uses[] = {NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "smooth",
     .summary = "balances activations against weights (SmoothQuant, log equalization)",
@@ -183,5 +185,6 @@ const struct qp_stage_desc qp_stage_desc = {
     .outputs = outputs,
     .needs = stage_needs,
     .estimate = estimate,
+    .uses = uses,
     .process = process,
 };

@@ -155,6 +155,8 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
 
 static const char *const forms[] = {"packed_codes", NULL};
 
+static const char *const uses[] = {"hessian", NULL};
+
 const struct qp_stage_desc qp_stage_desc = {
     .name = "validate",
     .summary = "compares the quantized network with the original on evaluation text",
@@ -168,6 +170,7 @@ const struct qp_stage_desc qp_stage_desc = {
     .stateful = true,
     .forms = forms,
     .estimate = estimate,
+    .uses = uses,
     .process = process,
     .close = close_,
 };

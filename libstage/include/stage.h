@@ -79,6 +79,8 @@ struct qp_stage_desc {
     const struct qp_port *outputs; /* NULL: a sink */
     const struct qp_need *needs;   /* NULL: none */
     const char *const *collects;   /* what it can always collect for stages downstream; NULL: nothing */
+    const char *const *uses;       /* statistics that it may read, besides its needs; {NULL}: no others; NULL: any, so
+                                      that none is dropped before it */
     const char *const *forms;      /* forms of tensors that it can take, and send when all after it take them; NULL: the
                                       plain ones. "packed_codes": libstage/network/block.h */
     const char *data;              /* the data entry it reads: "calibration", "evaluation"; NULL: none */
@@ -121,6 +123,10 @@ int qp_stage_threads(const struct qp_stage *stage);
 
 /* Whether a stage downstream asked for this (one of desc->collects), or all take this form (one of desc->forms). */
 bool qp_stage_wants(const struct qp_stage *stage, const char *what);
+
+/* Whether no stage after this one reads a statistic. It leaves the units that this one emits; who is done with it
+ * earlier can free it earlier (qp_block_drop). */
+bool qp_stage_drops(const struct qp_stage *stage, const char *statistic);
 
 /* The run's context (borrowed): model, scheme (of this stage's branch; the first one where all schemes share the
  * stage), output (where to write it: a name in a private folder), destination (the name that it gets when all went

@@ -226,6 +226,12 @@ bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat)
     return qp_block_find(block, block->type->sites[site].name, stat) != NULL;
 }
 
+void qp_block_drop(const struct qp_block *block, int site, const char *stat)
+{
+    char name[256];
+    qp_unit_remove(block->unit, qp_block_name(block, block->type->sites[site].name, stat, name, sizeof name));
+}
+
 int qp_block_site_matrix(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);

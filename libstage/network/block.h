@@ -75,6 +75,9 @@ bool qp_tensor_is_own(const struct qp_arch *arch, const struct qp_tensor *tensor
 
 bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat);
 
+/* Takes a statistic out of the unit; nothing where there is none. */
+void qp_block_drop(const struct qp_block *block, int site, const char *stat);
+
 /* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
 int qp_block_hessian(const struct qp_block *block, int site, float *h, struct qp_error *err);
 

@@ -65,11 +65,12 @@ static json_t *describe_holds(int holds)
 
 json_t *qp_stage_describe(const struct qp_stage_desc *desc)
 {
-    return json_pack("{s:i, s:s, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:o, s:b, s:b}",
+    return json_pack("{s:i, s:s, s:o, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:o, s:b, s:b, s:o*}",
                      "quantpipe", 1, "name", desc->name, "summary", text(desc->summary), "version", desc->version,
                      "protocol", QP_PROTOCOL_VERSION, "inputs", describe_ports(desc->inputs, true), "outputs",
                      describe_ports(desc->outputs, false), "params", describe_params(desc->params), "needs",
                      describe_needs(desc->needs), "collects", words(desc->collects), "forms", words(desc->forms),
                      "data", text(desc->data), "data_optional", desc->data_optional, "stateful", desc->stateful,
-                     "holds", describe_holds(desc->holds), "copies", desc->copies, "estimates", desc->estimate != NULL);
+                     "holds", describe_holds(desc->holds), "copies", desc->copies, "estimates", desc->estimate != NULL,
+                     "uses", desc->uses ? words(desc->uses) : NULL);
 }

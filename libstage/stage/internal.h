@@ -22,7 +22,7 @@ struct qp_stage {
     struct qp_model *model;        /* in the state, of a stage made with qp_stage_blocks; NULL before its first unit */
     const char *port;              /* of the unit in process; NULL: none */
     uint64_t connected;            /* bit i: something leads into input i */
-    const json_t *context, *wants; /* borrowed */
+    const json_t *context, *wants, *drops; /* borrowed */
     const char *scratch;           /* borrowed */
     int threads;
     const struct qp_kernels *kernels;

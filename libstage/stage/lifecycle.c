@@ -117,6 +117,7 @@ static int prepare(struct lifecycle *lifecycle, const json_t *config, struct qp_
     lifecycle->stage.connected = link_connected(lifecycle->link);
     lifecycle->stage.context = json_object_get(config, "context");
     lifecycle->stage.wants = json_object_get(config, "wants");
+    lifecycle->stage.drops = json_object_get(config, "drops");
     lifecycle->stage.scratch = json_string_value(json_object_get(config, "scratch"));
     lifecycle->stage.threads = threads > 0 && threads <= 4096 ? (int)threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     lifecycle->stage.kernels = qp_kernels_open("cpu");

@@ -82,6 +82,16 @@ void qp_stage_end(struct qp_stage *stage)
     stage->model = NULL;
 }
 
+/* Statistics are called BLOCK.SITE.STATISTIC. */
+static void drop_statistics(const struct qp_stage *stage, struct qp_unit *unit)
+{
+    for (size_t i = unit->count; unit->kind == QP_UNIT_BLOCK && i-- > 0;) {
+        const char *word = strrchr(unit->tensors[i]->name, '.');
+        if (word && qp_stage_drops(stage, word + 1))
+            qp_unit_remove(unit, unit->tensors[i]->name);
+    }
+}
+
 int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit, struct qp_error *err)
 {
     int index = qp_port_index(stage->desc->outputs, port), r = qp_operations_check(0, err);
@@ -94,6 +104,7 @@ int qp_stage_emit(struct qp_stage *stage, const char *port, struct qp_unit *unit
         return qp_fail(err, QP_ERR_STAGE, "stage %s has no output port %s", stage->desc->name,
                        port ? port : "that is the only one");
     }
+    drop_statistics(stage, unit);
     return stage->around->emit(stage->around_context, (size_t)index, unit, err);
 }
 
@@ -131,14 +142,24 @@ int qp_stage_threads(const struct qp_stage *stage)
     return stage->threads;
 }
 
-bool qp_stage_wants(const struct qp_stage *stage, const char *what)
+static bool has_word(const json_t *words, const char *word)
 {
-    for (size_t i = 0; i < json_array_size(stage->wants); i++) {
-        const char *wanted = json_string_value(json_array_get(stage->wants, i));
-        if (wanted && strcmp(wanted, what) == 0)
+    for (size_t i = 0; i < json_array_size(words); i++) {
+        const char *one = json_string_value(json_array_get(words, i));
+        if (one && strcmp(one, word) == 0)
             return true;
     }
     return false;
+}
+
+bool qp_stage_wants(const struct qp_stage *stage, const char *what)
+{
+    return has_word(stage->wants, what);
+}
+
+bool qp_stage_drops(const struct qp_stage *stage, const char *statistic)
+{
+    return has_word(stage->drops, statistic);
 }
 
 const json_t *qp_stage_context(const struct qp_stage *stage)

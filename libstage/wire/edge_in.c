@@ -128,6 +128,12 @@ static void free_due(struct qp_in *in)
         free(due);
         due = next;
     }
+    struct qp_release *released = qp_releases_take(&in->receipts);
+    while (released) {
+        struct qp_release *next = released->next;
+        free(released);
+        released = next;
+    }
 }
 
 void qp_in_free(struct qp_in *in)
@@ -198,13 +204,13 @@ void qp_in_processed(struct qp_in *in, const struct qp_receipt *receipt)
 
 /* ---- a unit's header ---- */
 
-static int open_reference(struct qp_in *in, const struct qp_tensor_entry *entry, struct qp_receipt *receipt,
-                          struct qp_tensor **out, struct qp_error *err)
+static int open_reference(struct qp_in *in, const struct qp_tensor_entry *entry, size_t index,
+                          struct qp_receipt *receipt, struct qp_tensor **out, struct qp_error *err)
 {
     struct qp_storage *storage;
     if (!in->local)
         return qp_fail(err, QP_ERR_STAGE, "%s: refers to memory of another host", entry->name);
-    int r = qp_references_open(in->references, entry->where, entry->path, receipt, &storage, err);
+    int r = qp_references_open(in->references, entry->where, entry->path, receipt, index, &storage, err);
     if (r < 0)
         return qp_wrap(err, "%s", entry->name);
     r = qp_tensor_view(entry->name, entry->dtype, entry->rank, entry->shape, storage, entry->offset, out, err);
@@ -220,7 +226,7 @@ static int add_tensor(struct qp_in *in, struct received_unit *received, const st
         return qp_fail(err, QP_ERR_STAGE, "%s: this tensor is there twice", entry->name);
     bool inlined = entry->where == QP_WHERE_INLINE;
     int r = inlined ? qp_allocate(in->allocator, entry->name, entry->dtype, entry->rank, entry->shape, &tensor, err)
-                    : open_reference(in, entry, received->receipt, &tensor, err);
+                    : open_reference(in, entry, received->unit->count, received->receipt, &tensor, err);
     if (r < 0)
         return r;
     received->inlined[received->unit->count] = inlined;
@@ -366,6 +372,7 @@ static int drop_duplicate(struct qp_in *in, struct received_unit *received, stru
 {
     int64_t seq = received->unit->seq;
     in->duplicates++;
+    received->receipt->duplicate = true;
     qp_in_processed(in, received->receipt);
     qp_unit_free(received->unit);
     free(received->receipt); /* references that the unit had are gone with it, and nobody else held it */
@@ -449,6 +456,39 @@ static int send_acknowledgements(struct qp_in *in, struct qp_error *err)
     return r;
 }
 
+/* Tells of the releases of one unit in *list, and takes them out. */
+static int send_release(struct qp_in *in, struct qp_release **list, struct qp_error *err)
+{
+    int64_t seq = (*list)->seq;
+    json_t *tensors = json_array();
+    for (struct qp_release **link = list; *link;) {
+        struct qp_release *release = *link;
+        if (release->seq != seq) {
+            link = &release->next;
+            continue;
+        }
+        json_array_append_new(tensors, json_integer((json_int_t)release->tensor));
+        *link = release->next;
+        free(release);
+    }
+    if (is_open(in, seq))
+        return say(in, "release", json_pack("{s:I, s:o}", "seq", (json_int_t)seq, "tensors", tensors), err);
+    json_decref(tensors);
+    return 0;
+}
+
+/* Units that are acknowledged have nothing more to release. */
+static int send_releases(struct qp_in *in, struct qp_error *err)
+{
+    int r = 0;
+    struct qp_release *list = qp_releases_take(&in->receipts);
+    while (list) {
+        int sent = send_release(in, &list, r < 0 ? NULL : err);
+        r = r < 0 ? r : sent;
+    }
+    return r;
+}
+
 static int return_credit(struct qp_in *in, struct qp_error *err)
 {
     if (in->return_units == 0)
@@ -462,6 +502,8 @@ int qp_in_poll(struct qp_in *in, struct qp_error *err)
 {
     int happened = receive(in, err);
     int r = happened < 0 ? happened : send_acknowledgements(in, err);
+    if (r == 0)
+        r = send_releases(in, err);
     if (r == 0)
         r = return_credit(in, err);
     if (r == 0)

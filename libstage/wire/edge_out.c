@@ -21,6 +21,7 @@ struct queued_unit {
     msgpack_sbuffer attrs;
     int64_t block; /* its number; -1: it is none */
     struct qp_receipt *origin;
+    int *users; /* of each tensor: edges whose consumer may still use it; at 0 it is dropped from the unit */
 };
 
 /* A queued unit on one edge, from push to acknowledgement. */
@@ -28,6 +29,7 @@ struct entry {
     struct entry *next;
     struct queued_unit *queued_unit;
     bool sent, sent_before;
+    bool released[]; /* of each tensor */
 };
 
 struct edge {
@@ -60,7 +62,21 @@ static void queued_unit_release(struct queued_unit *queued_unit)
     qp_unit_free(queued_unit->unit);
     msgpack_sbuffer_destroy(&queued_unit->attrs);
     qp_receipt_release(queued_unit->origin);
+    free(queued_unit->users);
     free(queued_unit);
+}
+
+/* The entry's consumer does not use a tensor any more; the last one drops it. */
+static void release_use(struct entry *entry, size_t tensor)
+{
+    struct queued_unit *queued_unit = entry->queued_unit;
+    if (entry->released[tensor])
+        return;
+    entry->released[tensor] = true;
+    if (--queued_unit->users[tensor] > 0)
+        return;
+    qp_tensor_unref(queued_unit->unit->tensors[tensor]);
+    queued_unit->unit->tensors[tensor] = NULL;
 }
 
 int qp_out_open(void *context, const char *endpoint, struct qp_out **out, struct qp_error *err)
@@ -147,11 +163,14 @@ int qp_out_add_edge(struct qp_out *out, const char *name, struct qp_error *err)
 
 static int append(struct edge *edge, struct queued_unit *queued_unit, struct qp_error *err)
 {
-    struct entry *entry = calloc(1, sizeof *entry);
+    size_t count = queued_unit->unit->count;
+    struct entry *entry = calloc(1, sizeof *entry + count * sizeof *entry->released);
     if (!entry)
         return qp_fail_memory(err, sizeof *entry, "a unit to send");
     entry->queued_unit = queued_unit;
     queued_unit->holders++;
+    for (size_t i = 0; i < count; i++)
+        queued_unit->users[i]++;
     *edge->last = entry;
     edge->last = &entry->next;
     return 0;
@@ -169,7 +188,8 @@ static int wrap_unit(struct qp_unit *unit, struct queued_unit *queued_unit, stru
     r = qp_unit_header_pack(unit, &queued_unit->attrs, INT64_MAX, true, &header, err);
     json_decref(unit->attrs);
     unit->attrs = NULL;
-    return r;
+    queued_unit->users = calloc(unit->count + 1, sizeof *queued_unit->users);
+    return r == 0 && !queued_unit->users ? qp_fail_memory(err, unit->count, "a unit to send") : r;
 }
 
 int qp_out_push(struct qp_out *out, struct qp_unit *unit, struct qp_receipt *origin, struct qp_error *err)
@@ -321,8 +341,26 @@ static void lose_consumer(struct edge *edge)
     edge->peer[0] = '\0';
     edge->window_set = false;
     edge->bytes = edge->units = edge->units_sent = 0;
-    for (struct entry *entry = edge->first; entry; entry = entry->next)
+    for (struct entry *entry = edge->first; entry; entry = entry->next) {
         entry->sent = false;
+        for (size_t i = 0; i < entry->queued_unit->unit->count; i++)
+            if (entry->released[i] && entry->queued_unit->unit->tensors[i]) {
+                entry->released[i] = false;
+                entry->queued_unit->users[i]++;
+            }
+    }
+}
+
+/* What is left of a unit after a release cannot be sent to a successor of who released it. */
+static int check_whole(const struct edge *edge, const struct queued_unit *queued_unit, struct qp_error *err)
+{
+    for (size_t i = 0; i < queued_unit->unit->count; i++)
+        if (!queued_unit->unit->tensors[i])
+            return qp_fail(err, QP_ERR_STAGE,
+                           "edge %s: unit %lld cannot be sent again, since its last readers have given tensors of it "
+                           "up; start the run again",
+                           edge->name, (long long)queued_unit->unit->seq);
+    return 0;
 }
 
 static void count_sent(struct edge *edge, struct entry *entry, const struct qp_unit_size *size)
@@ -343,10 +381,12 @@ static bool has_space(const struct edge *edge, uint64_t cost)
     return edge->units > 0 && (nothing_in_use || (int64_t)cost <= edge->bytes);
 }
 
-static int send_edge(struct qp_out *out, struct edge *edge)
+static int send_edge(struct qp_out *out, struct edge *edge, struct qp_error *err)
 {
     int happened = 0;
     for (struct entry *entry = first_unsent(edge); edge->window_set && entry; entry = entry->next) {
+        if (check_whole(edge, entry->queued_unit, err) < 0)
+            return err->code;
         struct qp_unit_size size = qp_unit_size(entry->queued_unit->unit, edge->local);
         if (!has_space(edge, size.inline_bytes + size.shm_bytes))
             break;
@@ -413,8 +453,30 @@ static int take_ack(struct edge *edge, const json_t *body)
     if (!entry->next)
         edge->last = link;
     edge->acknowledged++;
+    for (size_t i = 0; i < entry->queued_unit->unit->count; i++)
+        release_use(entry, i);
     queued_unit_release(entry->queued_unit);
     free(entry);
+    return 0;
+}
+
+static int take_release(struct edge *edge, const json_t *body, struct qp_error *err)
+{
+    int64_t seq = json_integer_value(json_object_get(body, "seq"));
+    const json_t *tensors = json_object_get(body, "tensors"), *index;
+    struct entry *entry = edge->first;
+    size_t i;
+    while (entry && entry->queued_unit->unit->seq != seq)
+        entry = entry->next;
+    if (!entry || !entry->sent)
+        return 0;
+    json_array_foreach(tensors, i, index) {
+        json_int_t n = json_is_integer(index) ? json_integer_value(index) : -1;
+        if (n < 0 || (size_t)n >= entry->queued_unit->unit->count)
+            return qp_fail(err, QP_ERR_STAGE, "edge %s: a release of tensors that unit %lld has not", edge->name,
+                           (long long)seq);
+        release_use(entry, (size_t)n);
+    }
     return 0;
 }
 
@@ -437,7 +499,9 @@ static int take_message(struct qp_out *out, struct qp_frames *frames, struct qp_
         edge = edge->next;
     if (!edge)
         return qp_fail(err, QP_ERR_STAGE, "%s from a consumer that has not said hello", kind);
-    return strcmp(kind, "credit") == 0 ? take_credit(edge, body, err) : take_ack(edge, body);
+    return strcmp(kind, "credit") == 0    ? take_credit(edge, body, err)
+           : strcmp(kind, "release") == 0 ? take_release(edge, body, err)
+                                          : take_ack(edge, body);
 }
 
 int qp_out_poll(struct qp_out *out, struct qp_error *err)
@@ -455,8 +519,12 @@ int qp_out_poll(struct qp_out *out, struct qp_error *err)
         qp_frames_close(&frames);
         happened = 1;
     }
-    for (struct edge *edge = out->edges; edge; edge = edge->next)
-        happened |= send_edge(out, edge);
+    for (struct edge *edge = out->edges; edge; edge = edge->next) {
+        int r = send_edge(out, edge, err);
+        if (r < 0)
+            return r;
+        happened |= r;
+    }
     return happened;
 }
 

@@ -9,8 +9,8 @@
 struct kind {
     enum qp_speaker speaker;
     const char *name;
-    size_t limit; /* bytes of the header */
-    const char *fields[12];
+    size_t limit;           /* bytes of the header */
+    const char *fields[16]; /* ends with NULL */
 };
 
 static const struct kind kinds[] = {
@@ -32,7 +32,7 @@ static const struct kind kinds[] = {
      "config",
      QP_HEADER_LIMIT,
      {"run:s", "params:o", "wants:a", "context:o", "inputs:a", "outputs:a", "scratch:s", "roots:a", "threads:i",
-      "memory:i", "blocks:i"}},
+      "memory:i", "blocks:i", "drops:a"}},
     {QP_FROM_RUNNER, "threads", QP_SMALL_HEADER_LIMIT, {"threads:i"}},
     {QP_FROM_RUNNER, "stop", QP_SMALL_HEADER_LIMIT, {NULL}},
     {QP_FROM_RUNNER, "bye", QP_SMALL_HEADER_LIMIT, {NULL}},
@@ -42,6 +42,7 @@ static const struct kind kinds[] = {
      {"protocol:i", "run:s", "edge:s", "instance:s", "replica:i", "host:s"}},
     {QP_FROM_CONSUMER, "credit", QP_SMALL_HEADER_LIMIT, {"bytes:i", "units:i"}},
     {QP_FROM_CONSUMER, "ack", QP_SMALL_HEADER_LIMIT, {"seq:i"}},
+    {QP_FROM_CONSUMER, "release", QP_SMALL_HEADER_LIMIT, {"seq:i", "tensors:a"}},
     {QP_FROM_PRODUCER, "unit", QP_HEADER_LIMIT, {"kind:s", "seq:i", "units:i", "attrs:o", "tensors:a"}},
     {QP_FROM_PRODUCER, "chunk", QP_SMALL_HEADER_LIMIT, {"seq:i", "tensor:i", "offset:i"}},
 };

@@ -33,6 +33,24 @@ void qp_receipt_release(struct qp_receipt *receipt)
     eventfd_write(wake, 1);
 }
 
+void qp_receipt_note_release(const struct qp_receipt *receipt, struct qp_release *release)
+{
+    struct qp_receipts *home = receipt->home;
+    if (receipt->duplicate) {
+        free(release);
+        return;
+    }
+    release->next = atomic_load(&home->released);
+    while (!atomic_compare_exchange_weak(&home->released, &release->next, release))
+        ;
+    eventfd_write(home->wake, 1);
+}
+
+struct qp_release *qp_releases_take(struct qp_receipts *receipts)
+{
+    return atomic_exchange(&receipts->released, NULL);
+}
+
 struct qp_receipt *qp_receipts_take(struct qp_receipts *receipts)
 {
     return atomic_exchange(&receipts->due, NULL);

@@ -20,6 +20,7 @@ struct qp_references {
 
 /* The owner of a mapping of shared memory. */
 struct mapping {
+    struct qp_release release; /* what its end is told by; the first, as that is freed */
     void (*unmap)(struct qp_storage *);
     struct qp_receipt *receipt;
 };
@@ -99,12 +100,12 @@ static void release_mapping(struct qp_storage *storage)
     struct mapping *mapping = storage->owner;
     void (*unmap)(struct qp_storage *) = mapping->unmap;
     struct qp_receipt *receipt = mapping->receipt;
-    free(mapping);
     unmap(storage);
+    qp_receipt_note_release(receipt, &mapping->release);
     qp_receipt_release(receipt);
 }
 
-static int open_shm(const struct qp_references *references, const char *name, struct qp_receipt *receipt,
+static int open_shm(const struct qp_references *references, const char *name, struct qp_receipt *receipt, size_t tensor,
                     struct qp_storage **out, struct qp_error *err)
 {
     size_t n = strlen(references->prefix);
@@ -119,6 +120,8 @@ static int open_shm(const struct qp_references *references, const char *name, st
         free(mapping);
         return r;
     }
+    mapping->release.seq = receipt->seq;
+    mapping->release.tensor = tensor;
     mapping->unmap = (*out)->release;
     mapping->receipt = receipt;
     qp_receipt_hold(receipt);
@@ -128,8 +131,8 @@ static int open_shm(const struct qp_references *references, const char *name, st
 }
 
 int qp_references_open(struct qp_references *references, enum qp_where where, const char *path,
-                       struct qp_receipt *receipt, struct qp_storage **out, struct qp_error *err)
+                       struct qp_receipt *receipt, size_t tensor, struct qp_storage **out, struct qp_error *err)
 {
     return where == QP_WHERE_FILE ? open_file(references, path, out, err)
-                                  : open_shm(references, path, receipt, out, err);
+                                  : open_shm(references, path, receipt, tensor, out, err);
 }

@@ -166,10 +166,11 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
     const struct qp_instance *in = &p->instances[index];
     qp_auto_free char *scratch = qp_run_path(s->run, "scratch/%s.0", in->name);
     uint64_t memory = in->memory ? in->memory : qp_machine_memory() / 4;
-    json_t *config = json_pack("{s:s, s:O, s:o, s:o, s:o, s:o, s:s, s:o, s:i, s:I, s:I}", "run", s->run->id, "params",
-                               in->params, "wants", qp_wants_of(p, index), "context", context_of(s->run, index),
-                               "inputs", inputs_of(s, index), "outputs", outputs_of(s, index), "scratch", scratch,
-                               "roots", qp_run_roots(s->run), "threads", in->threads ? in->threads : qp_machine_cores(),
-                               "memory", (json_int_t)memory, "blocks", (json_int_t)qp_blocks_on_the_way(p));
+    json_t *config =
+        json_pack("{s:s, s:O, s:o, s:o, s:o, s:o, s:s, s:o, s:i, s:I, s:I, s:o}", "run", s->run->id, "params",
+                  in->params, "wants", qp_wants_of(p, index), "context", context_of(s->run, index), "inputs",
+                  inputs_of(s, index), "outputs", outputs_of(s, index), "scratch", scratch, "roots",
+                  qp_run_roots(s->run), "threads", in->threads ? in->threads : qp_machine_cores(), "memory",
+                  (json_int_t)memory, "blocks", (json_int_t)qp_blocks_on_the_way(p), "drops", qp_drops_of(p, index));
     return config;
 }

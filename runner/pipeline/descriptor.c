@@ -157,7 +157,8 @@ int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
                  {"outputs", "ports {name, provides, optional}", is_port},
                  {"needs", "needs {what, param, value, scheme}", is_need},
                  {"collects", "words", is_text},
-                 {"forms", "words", is_text}};
+                 {"forms", "words", is_text},
+                 {"uses", "words", is_text}};
     if (!json_is_object(descriptor) || !is_text(json_object_get(descriptor, "name")))
         return qp_fail(err, QP_ERR_INPUT, "the descriptor has no `name`; see schemas/stage.schema.json");
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)

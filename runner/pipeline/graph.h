@@ -24,6 +24,9 @@ bool qp_needs_any(const struct qp_pipeline *pipeline, size_t index);
  * take. A new reference. */
 json_t *qp_wants_of(const struct qp_pipeline *pipeline, size_t index);
 
+/* The statistics that are collected for the run and that no stage after an instance reads. A new reference. */
+json_t *qp_drops_of(const struct qp_pipeline *pipeline, size_t index);
+
 /* Refuses a graph that forks and joins around a stage that keeps units back, so that its stages would wait for each
  * other for ever: QP_ERR_INPUT names both paths. Needs the order. */
 int qp_holds_check(const struct qp_pipeline *pipeline, struct qp_error *err);

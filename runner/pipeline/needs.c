@@ -230,3 +230,46 @@ json_t *qp_wants_of(const struct qp_pipeline *p, size_t index)
     }
     return wants;
 }
+
+/* ---- what may be dropped ---- */
+
+/* A stage that does not say what it reads may read anything. */
+static bool may_read(const struct qp_instance *in, const char *what)
+{
+    const json_t *uses = json_object_get(in->descriptor, "uses");
+    size_t i;
+    json_t *need;
+    if (!json_is_array(uses) || has_name(uses, what))
+        return true;
+    json_array_foreach(json_object_get(in->descriptor, "needs"), i, need)
+        if (strcmp(qp_text_of(need, "what"), what) == 0)
+            return true;
+    return false;
+}
+
+/* Whether a stage after `index` does; what goes back in a cycle comes by again. */
+static bool is_read_after(const struct qp_pipeline *p, size_t index, const char *what, bool *seen)
+{
+    for (size_t i = 0; i < p->edge_count; i++) {
+        size_t to = p->edges[i].to;
+        if (p->edges[i].from != index || seen[to])
+            continue;
+        seen[to] = true;
+        if (may_read(&p->instances[to], what) || is_read_after(p, to, what, seen))
+            return true;
+    }
+    return false;
+}
+
+json_t *qp_drops_of(const struct qp_pipeline *p, size_t index)
+{
+    json_t *drops = json_array(), *what;
+    size_t k;
+    for (size_t i = 0; i < p->count; i++)
+        json_array_foreach(p->instances[i].wants, k, what) {
+            bool seen[QP_MAX_INSTANCES] = {false};
+            if (!has_name(drops, json_string_value(what)) && !is_read_after(p, index, json_string_value(what), seen))
+                json_array_append(drops, what);
+        }
+    return drops;
+}

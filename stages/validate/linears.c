@@ -143,9 +143,12 @@ int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const
 {
     json_t *linears = json_array();
     int r = linears ? 0 : qp_fail_memory(err, 0, "a report");
-    for (int site = 0; site < block->type->site_count && r == 0; site++)
+    for (int site = 0; site < block->type->site_count && r == 0; site++) {
         if (qp_model_quantizes_site(model, block->layer, site))
             r = judge_site(model, block, site, linears, err);
+        if (qp_stage_drops(stage, "hessian"))
+            qp_block_drop(block, site, "hessian");
+    }
     if (r < 0) {
         json_decref(linears);
         return r;

@@ -136,10 +136,10 @@ static void configure(struct fake_run *run, int index, const char *folder)
     const struct fake_stage *stage = &run->stages[index];
     qp_auto_free char *scratch = qp_format("%s/%s.scratch", folder, stage->name);
     qp_auto_json json_t *config =
-        json_pack("{s:s, s:o, s:[], s:{}, s:o, s:o, s:s, s:[s], s:i, s:I, s:I}", "run", run->id, "params",
+        json_pack("{s:s, s:o, s:[], s:{}, s:o, s:o, s:s, s:[s], s:i, s:I, s:I, s:[]}", "run", run->id, "params",
                   stage->params ? json_loads(stage->params, 0, NULL) : json_object(), "wants", "context", "inputs",
                   inputs_of(run, index), "outputs", outputs_of(run, index), "scratch", scratch, "roots", folder,
-                  "threads", 1, "memory", (json_int_t)stage->memory, "blocks", (json_int_t)run->blocks);
+                  "threads", 1, "memory", (json_int_t)stage->memory, "blocks", (json_int_t)run->blocks, "drops");
     cr_assert_not_null(config);
     cr_assert_eq(qp_control_send(run->control, stage->name, 0, "config", config, &err), 0, "%s", err.message);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
+#include "runner/pipeline/graph.h"
 #include "runner/pipeline/pipeline.h"
 #include "tests/support/scratch.h"
 
@@ -41,6 +42,11 @@ static const struct {
               "'data': 'calibration', 'collects': ['hessian']}"},
     {"sink", "{'name': 'sink', 'inputs': [{'name': 'in', 'needs': ['weights']}], 'outputs': null}"},
     {"strict", "{'name': 'strict', 'inputs': [{'name': 'in', 'needs': ['quantized']}], 'outputs': []}"},
+    {"method_says", "{'name': 'method_says', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}, {'name': 'more', "
+                    "'optional': true}], 'needs': [{'what': 'hessian'}], 'uses': []}"},
+    {"reads", "{'name': 'reads', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out'}], 'uses': ['hessian']}"},
+    {"blind", "{'name': 'blind', 'inputs': [{'name': 'in'}], 'outputs': [{'name': 'out', 'optional': true}], "
+              "'uses': []}"},
     {"two", "{'name': 'two', 'inputs': [{'name': 'a'}, {'name': 'b'}], 'outputs': [{'name': 'x'}, {'name': 'y'}]}"},
 };
 
@@ -297,6 +303,38 @@ Test(graph, needs_travel_to_the_nearest_collector)
     cr_expect_str_eq(json_string_value(json_array_get(qp_pipeline_find(p, "collect")->wants, 0)), "peak");
     qp_pipeline_free(p);
     expect_failure(HEAD "  source: {}\n  always: {from: source}\n", ":7:3", "no stage upstream collects it");
+}
+
+/* Whether an instance is told to drop the Hessian, which is all that is collected. */
+static void expect_drop(const struct qp_pipeline *p, const char *name, bool drop)
+{
+    qp_auto_json json_t *drops = qp_drops_of(p, (size_t)(qp_pipeline_find(p, name) - p->instances));
+    cr_expect_eq(json_array_size(drops), drop, "%s", name);
+}
+
+Test(graph, a_statistic_is_dropped_after_its_last_reader)
+{
+#define READER "  source: {}\n  collect: {from: source}\n  method_says: {from: collect}\n"
+    struct qp_pipeline *p = built(HEAD READER "  blind: {from: method_says}\n" DATA);
+    expect_drop(p, "collect", false);
+    expect_drop(p, "method_says", true);
+    expect_drop(p, "blind", true);
+    qp_pipeline_free(p);
+    p = built(HEAD READER "  mid: {use: blind, from: method_says}\n  reads: {from: mid}\n"
+                          "  blind: {from: reads}\n" DATA);
+    expect_drop(p, "method_says", false);
+    expect_drop(p, "mid", false);
+    expect_drop(p, "reads", true);
+    qp_pipeline_free(p);
+    p = built(HEAD READER "  pass: {from: method_says}\n  blind: {from: pass}\n" DATA);
+    expect_drop(p, "method_says", false); /* pass does not say what it reads */
+    expect_drop(p, "pass", true);
+    qp_pipeline_free(p);
+    p = built(HEAD READER "  one: {use: blind, from: method_says}\n  two: {use: reads, from: collect}\n"
+                          "  blind: {from: two}\n" DATA);
+    expect_drop(p, "method_says", true); /* the reader is on another branch */
+    expect_drop(p, "collect", false);
+    qp_pipeline_free(p);
 }
 
 Test(graph, data_is_there_where_it_is_needed)

@@ -84,6 +84,87 @@ Test(edge, shared_memory_is_not_copied_and_acknowledged_when_let_go)
     qp_storage_unref(storage);
 }
 
+/* Pushes unit 1 with two tensors in shared memory, "t" and "late", whose storages the caller keeps as well. `number` is
+ * the test's own. */
+static void push_two(int number, struct qp_storage *storages[2])
+{
+    struct qp_tensor *late;
+    int64_t shape[] = {(int64_t)SOME};
+    for (int i = 0; i < 2; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "/qp-" EDGES_RUN "-9%d-%d", number, i);
+        cr_assert_eq(qp_storage_create_shm(name, SOME, &storages[i], NULL), 0);
+    }
+    struct qp_unit *unit = edges_unit(QP_UNIT_BLOCK, 1, SOME, storages[0]);
+    cr_assert_eq(qp_tensor_view("late", QP_U8, 1, shape, storages[1], 0, &late, NULL), 0);
+    cr_assert_eq(qp_unit_put(unit, late, NULL), 0);
+    push(unit);
+}
+
+static struct qp_storage *watched;
+
+static bool is_dropped(const struct edges *unused)
+{
+    (void)unused;
+    return atomic_load(&watched->references) == 1;
+}
+
+Test(edge, a_tensor_that_nobody_uses_any_more_is_freed_before_its_unit_is_acknowledged)
+{
+    struct qp_storage *storages[2];
+    edges_dial(&edges, true, 3, WINDOW);
+    push_two(1, storages);
+    struct qp_unit *unit = edges_take(&edges, 1);
+    watched = storages[1];
+    cr_expect_not(is_dropped(&edges));
+    qp_unit_remove(unit, "late");
+    cr_expect(edges_poll(&edges, is_dropped));
+    cr_expect_not(edges_all_acknowledged(&edges));
+    watched = storages[0];
+    cr_expect_not(is_dropped(&edges), "the other tensor is in use");
+    qp_unit_free(unit);
+    cr_expect(edges_poll(&edges, edges_all_acknowledged));
+    cr_expect(is_dropped(&edges));
+    for (int i = 0; i < 2; i++)
+        qp_storage_unref(storages[i]);
+}
+
+/* A second consumer of the same units holds what the first one has released. */
+Test(edge, a_tensor_lives_for_all_edges_of_its_port)
+{
+    struct qp_storage *storages[2];
+    cr_assert_eq(qp_out_add_edge(edges.out, "a->c", NULL), 0);
+    edges_dial(&edges, true, 3, WINDOW);
+    push_two(2, storages);
+    struct qp_unit *unit = edges_take(&edges, 1);
+    watched = storages[1];
+    qp_unit_remove(unit, "late");
+    edges_poll_for(&edges, 50);
+    cr_expect_not(is_dropped(&edges));
+    qp_unit_free(unit);
+    edges_poll_for(&edges, 50);
+    cr_expect_not(is_dropped(&edges), "acknowledged by one of two");
+    for (int i = 0; i < 2; i++)
+        qp_storage_unref(storages[i]);
+}
+
+Test(edge, what_was_released_cannot_be_sent_to_a_successor)
+{
+    struct qp_storage *storages[2];
+    edges_dial(&edges, true, 3, WINDOW);
+    push_two(3, storages);
+    struct qp_unit *unit = edges_take(&edges, 1);
+    watched = storages[1];
+    qp_unit_remove(unit, "late");
+    cr_expect(edges_poll(&edges, is_dropped));
+    qp_unit_free(unit); /* it dies before it says so */
+    edges_dial(&edges, true, 3, WINDOW);
+    cr_expect_not(edges_poll(&edges, edges_all_acknowledged));
+    cr_expect(strstr(edges.error.message, "edge a->b: unit 1 cannot be sent again"), "%s", edges.error.message);
+    for (int i = 0; i < 2; i++)
+        qp_storage_unref(storages[i]);
+}
+
 Test(edge, small_tensors_travel_inline)
 {
     struct qp_storage *storage;
