@@ -18,6 +18,7 @@
 #include "libstage/formats/safetensors.h"
 #include "libstage/include/stage.h"
 #include "libstage/network/block.h"
+#include "libstage/network/families/family.h"
 #include "libstage/network/estimate.h"
 #include "libstage/network/model_unit.h"
 #include "libstage/network/parts.h"
@@ -31,8 +32,9 @@ struct state {
     int64_t shard;
     struct qp_model model;
     char *output;
-    char *temporary; /* a folder of this process's own beside the output */
-    char *partial;   /* in it: what becomes the output */
+    char *temporary;               /* a folder of this process's own beside the output */
+    char *partial;                 /* in it: what becomes the output */
+    struct qp_safetensors *source; /* of a multimodal model: what its other parts are copied from; else NULL */
     struct qp_safetensors_writer *writer;
     struct qp_digest *digest;
     struct qp_adapter *adapter;
@@ -69,11 +71,16 @@ static int open_output(struct state *s, struct qp_error *err)
         r = qp_temporary_new(s->output, &s->temporary, err);
     if (r < 0)
         return r;
+    size_t most = qp_quantized_parts_most(&s->model.arch);
+    if (s->model.arch.wrapper)
+        r = qp_safetensors_open(qp_model_string(&s->model, "path"), &s->source, err);
+    if (r < 0)
+        return r;
+    most += s->source ? s->source->count : 0;
     s->partial = qp_join(s->temporary, "output");
     r = s->partial ? qp_make_folders(s->partial, err) : qp_fail_memory(err, 0, "a path");
     if (r == 0)
-        r = qp_safetensors_create(s->partial, (uint64_t)s->shard, qp_quantized_parts_most(&s->model.arch), &s->writer,
-                                  err);
+        r = qp_safetensors_create(s->partial, (uint64_t)s->shard, most, &s->writer, err);
     if (r == 0)
         r = qp_adapter_new(s->partial, &s->model.arch, &s->adapter, err);
     return r;
@@ -107,16 +114,34 @@ static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *
         json_array_append_new(s->ignore, json_string(s->model.arch.project_in));
         json_array_append_new(s->ignore, json_string(s->model.arch.project_out));
     }
+    for (size_t i = 0; s->model.arch.wrapper && i < 2; i++)
+        json_array_append_new(s->ignore, json_string(s->model.arch.wrapper->ignore[i]));
     s->digest = qp_digest_new();
     if (!s->output || !s->ignore || !s->digest)
         return qp_fail_memory(err, 0, "the output's description");
     return open_output(s, err);
 }
 
+/* Gives a tensor the name that a multimodal model's text part has in files. */
+static int rename_stored(const struct state *s, struct qp_tensor **tensor, struct qp_error *err)
+{
+    char text[300];
+    struct qp_tensor *t = *tensor;
+    const char *name = qp_stored_name(&s->model.arch, t->name, text, sizeof text);
+    if (name == t->name)
+        return 0;
+    int r = qp_tensor_view(name, t->dtype, t->rank, t->shape, t->storage, t->offset, tensor, err);
+    if (r == 0)
+        qp_tensor_unref(t);
+    return r;
+}
+
 /* Writes a tensor; takes over the reference. */
 static int put(struct state *s, struct qp_tensor *tensor, struct qp_error *err)
 {
     int r = qp_operations_go_on(err);
+    if (r == 0)
+        r = rename_stored(s, &tensor, err);
     if (r == 0)
         r = qp_digest_add(s->digest, tensor, err);
     if (r == 0)
@@ -368,13 +393,39 @@ static void report_output(struct qp_stage *stage, const struct state *s, uint64_
     qp_stage_report(stage, "outputs", json_pack("[o]", output));
 }
 
+/* Whether a stored tensor is of the text part, whose names all start in one of two ways. */
+static bool is_text(const struct qp_wrapper *wrapper, const char *name)
+{
+    for (int i = 0; i < 2; i++)
+        if (strncmp(name, wrapper->stored[i][1], strlen(wrapper->stored[i][1])) == 0)
+            return true;
+    return false;
+}
+
+/* The parts of a multimodal model that are not its text part, as they are. */
+static int copy_others(struct state *s, struct qp_error *err)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && s->source && i < s->source->count; i++) {
+        struct qp_tensor *t = s->source->tensors[i];
+        if (is_text(s->model.arch.wrapper, t->name))
+            continue;
+        s->original_bytes += t->bytes;
+        r = put(s, qp_tensor_ref(t), err);
+    }
+    return r;
+}
+
 static int finish(struct qp_stage *stage, struct state *s, struct qp_error *err)
 {
     uint64_t bytes = 0, low = 0;
     int64_t rank = 0;
+    int r = copy_others(s, err);
+    if (r < 0)
+        return r;
     struct qp_safetensors_writer *writer = s->writer;
     s->writer = NULL;
-    int r = qp_safetensors_finish(writer, &bytes, err);
+    r = qp_safetensors_finish(writer, &bytes, err);
     if (r == 0)
         r = qp_adapter_finish(s->adapter, &rank, &low, err);
     if (r == 0)
@@ -408,6 +459,7 @@ static void close_(struct qp_stage *stage, void *state)
 {
     (void)stage;
     struct state *s = state;
+    qp_safetensors_close(s->source);
     qp_safetensors_abandon(s->writer);
     if (s->temporary)
         qp_remove_tree(s->temporary, NULL);

@@ -138,6 +138,12 @@ static int rotate_linear(struct qp_stage *stage, struct qp_block *block, int lin
 static int check_rotatable(const struct qp_arch *arch, int64_t layer, struct qp_error *err)
 {
     const struct qp_layer_type *type = qp_layer_type(arch, layer);
+    if (arch->wrapper)
+        return qp_fail(
+            err, QP_ERR_INPUT,
+            "the residual stream of %s cannot be rotated, for other parts than embeddings write to it; set r1 "
+            "to false",
+            arch->class_name);
     for (int i = 0; i < type->op_count; i++) {
         const struct qp_op *op = &type->ops[i];
         bool reads = op->in[0].width > 0 && op->in[0].buffer == 0, writes = op->out.width > 0 && op->out.buffer == 0;

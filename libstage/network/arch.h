@@ -143,11 +143,13 @@ struct qp_rope_config {
 
 enum { QP_ROPES_MAX = 4 };
 
-struct qp_family; /* families/family.h */
+struct qp_family;
+struct qp_wrapper; /* families/family.h */
 
 struct qp_arch {
     const struct qp_family *family;
-    const char *model_type, *class_name;            /* of the family */
+    const struct qp_wrapper *wrapper;               /* of which the family is the text part; NULL: of none */
+    const char *model_type, *class_name;            /* of the wrapper or the family */
     const char *block;                              /* printf format of a layer's module name: "model.layers.%d" */
     const char *embedding, *final_norm, *head;      /* modules outside of the layers */
     const char *positions;                          /* learned, [max_length + position_offset, hidden]; NULL: none */

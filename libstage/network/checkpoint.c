@@ -15,6 +15,12 @@
 
 #define CONFIG_LIMIT ((size_t)16 << 20)
 
+struct qp_tensor *qp_checkpoint_find(const struct qp_checkpoint *checkpoint, const char *name)
+{
+    char stored[256];
+    return qp_safetensors_find(checkpoint->safetensors, qp_stored_name(&checkpoint->arch, name, stored, sizeof stored));
+}
+
 /* How the matrix of a part is quantized in the checkpoint; NULL: it is not. */
 static const struct qp_linear_scheme *stored_scheme(const struct qp_checkpoint *c, const struct qp_part *part)
 {
@@ -47,12 +53,12 @@ static int check_safetensors_part(const struct qp_checkpoint *c, const struct qp
     if (stored_scheme(c, part)) {
         char scale[sizeof name + 8];
         snprintf(scale, sizeof scale, "%s_scale", name);
-        if (!qp_safetensors_find(c->safetensors, scale))
+        if (!qp_checkpoint_find(c, scale))
             return qp_fail(err, QP_ERR_INPUT, "%s: %s is missing, though quantization_config says that it is there",
                            c->path, scale);
         return 0; /* the rest is checked when it is unpacked */
     }
-    const struct qp_tensor *t = qp_safetensors_find(c->safetensors, name);
+    const struct qp_tensor *t = qp_checkpoint_find(c, name);
     if (!t)
         return qp_fail(err, QP_ERR_INPUT, "%s: tensor %s is missing", c->path, name);
     return check_shape(c, part, t, err);
@@ -87,13 +93,24 @@ static void settle_dtype(struct qp_checkpoint *c)
         [QP_F32] = "float32", [QP_F16] = "float16", [QP_BF16] = "bfloat16"};
     char name[256];
     struct qp_part part = {.kind = QP_PART_EMBEDDING};
-    const struct qp_tensor *t =
-        c->gpt2 ? qp_gpt2_source(c->safetensors, &c->arch, &part)
-                : qp_safetensors_find(c->safetensors, qp_part_name(&c->arch, &part, name, sizeof name));
+    const struct qp_tensor *t = c->gpt2 ? qp_gpt2_source(c->safetensors, &c->arch, &part)
+                                        : qp_checkpoint_find(c, qp_part_name(&c->arch, &part, name, sizeof name));
     enum qp_dtype stored = !t ? c->arch.dtype : t->dtype == QP_F16 || t->dtype == QP_BF16 ? t->dtype : QP_F32;
     const char *key = json_object_get(c->config, "dtype") ? "dtype" : "torch_dtype";
     c->arch.dtype = stored;
     json_object_set_new(c->config, key, json_string(names[stored]));
+}
+
+/* Whether a multimodal model's head is tied: its configurations contradict each other, the file does not. */
+static void settle_head(struct qp_checkpoint *c)
+{
+    char name[256];
+    struct qp_part head = {.kind = QP_PART_HEAD};
+    if (!c->arch.wrapper)
+        return;
+    c->arch.tied = !qp_checkpoint_find(c, qp_part_name(&c->arch, &head, name, sizeof name));
+    json_object_set_new(c->config, "tie_word_embeddings", json_boolean(c->arch.tied));
+    json_object_set_new(json_object_get(c->config, "text_config"), "tie_word_embeddings", json_boolean(c->arch.tied));
 }
 
 /* Reads config.json; a GPT-2's becomes that of an OPT. */
@@ -125,6 +142,7 @@ static int open_folder(struct qp_checkpoint *c, struct qp_error *err)
     if (r < 0)
         return r;
     settle_dtype(c);
+    settle_head(c);
     const json_t *quantization = json_object_get(c->config, "quantization_config");
     if (!quantization || json_is_null(quantization))
         return 0;
@@ -184,7 +202,7 @@ void qp_checkpoint_close(struct qp_checkpoint *checkpoint)
 
 static struct qp_tensor *find_stored(void *context, const char *name)
 {
-    return qp_safetensors_find(context, name);
+    return qp_checkpoint_find(context, name);
 }
 
 static int unpack(struct qp_checkpoint *c, const struct qp_part *part, const struct qp_linear_scheme *scheme,
@@ -197,7 +215,7 @@ static int unpack(struct qp_checkpoint *c, const struct qp_part *part, const str
     qp_auto_tensor struct qp_tensor *t = NULL;
     int r = qp_allocate(allocator, qp_part_name(&c->arch, part, name, sizeof name), QP_F32, 2, shape, &t, err);
     if (r == 0)
-        r = qp_compressed_unpack(module, scheme, shape[0], shape[1], find_stored, c->safetensors, t->data, err);
+        r = qp_compressed_unpack(module, scheme, shape[0], shape[1], find_stored, c, t->data, err);
     if (r < 0)
         return qp_wrap(err, "%s", c->path);
     *out = t;
@@ -216,7 +234,10 @@ static int load_part(struct qp_checkpoint *c, const struct qp_part *part, const 
     const struct qp_linear_scheme *scheme = stored_scheme(c, part);
     if (scheme)
         return unpack(c, part, scheme, allocator, out, err);
-    *out = qp_tensor_ref(qp_safetensors_find(c->safetensors, qp_part_name(&c->arch, part, name, sizeof name)));
+    struct qp_tensor *t = qp_checkpoint_find(c, qp_part_name(&c->arch, part, name, sizeof name));
+    if (strcmp(t->name, name) != 0)
+        return qp_tensor_view(name, t->dtype, t->rank, t->shape, t->storage, t->offset, out, err);
+    *out = qp_tensor_ref(t);
     return 0;
 }
 

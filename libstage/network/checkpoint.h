@@ -33,6 +33,10 @@ struct qp_checkpoint {
 int qp_checkpoint_open(const char *path, struct qp_checkpoint **out, struct qp_error *err);
 void qp_checkpoint_close(struct qp_checkpoint *checkpoint); /* NULL is accepted */
 
+/* The tensor of a folder that has a module's name and ".weight", ".weight_scale" ...; NULL: there is none. Its own name
+ * is the stored one. */
+struct qp_tensor *qp_checkpoint_find(const struct qp_checkpoint *checkpoint, const char *name);
+
 /* A tensor by its Hugging Face name, a new reference. From safetensors a view of the mapped file. From GGUF a new
  * tensor of arch.dtype, dequantized, q and k unpermuted. A weight that is stored quantized comes dequantized to F32.
  * `allocator` (NULL: heap) gives what has to be computed its memory. */

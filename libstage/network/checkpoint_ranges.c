@@ -9,7 +9,7 @@
 static int stored_number(const struct qp_checkpoint *c, const struct qp_kernels *kernels, const char *name,
                          float *value, struct qp_error *err)
 {
-    const struct qp_tensor *t = qp_safetensors_find(c->safetensors, name);
+    const struct qp_tensor *t = qp_checkpoint_find(c, name);
     if (!t)
         return qp_fail(err, QP_ERR_INPUT, "%s: %s is missing, though quantization_config says that it is there",
                        c->path, name);

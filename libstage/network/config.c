@@ -40,6 +40,12 @@ static int get_family(const struct qp_config_object *o, const struct qp_family *
         size_t at = strlen(supported);
         snprintf(supported + at, sizeof supported - at, "%s%s (%s)", at ? ", " : "", (*f)->name, (*f)->class_name);
     }
+    for (const struct qp_wrapper *const *w = qp_wrappers(); *w; w++) {
+        size_t at = strlen(supported);
+        snprintf(supported + at, sizeof supported - at, ", %s (%s)", (*w)->name, (*w)->class_name);
+    }
+    size_t at = strlen(supported);
+    snprintf(supported + at, sizeof supported - at, ", gpt2 (GPT2LMHeadModel)");
     return qp_fail(err, QP_ERR_INPUT, "%s: architecture %s (%s) is not supported; supported: %s", o->path,
                    type ? type : "without model_type", class_name ? class_name : "no class", supported);
 }
@@ -47,14 +53,15 @@ static int get_family(const struct qp_config_object *o, const struct qp_family *
 static int get_sizes(const struct qp_config_object *o, struct qp_arch *arch, struct qp_error *err)
 {
     int64_t heads, kv_heads, head_dim, fallback = arch->family->head_dim;
+    int64_t length = arch->family->max_length, kv = arch->family->kv_heads;
     const char *ffn = arch->family->ffn_key ? arch->family->ffn_key : "intermediate_size";
     if (qp_config_int(o, "hidden_size", 0, 1, MAX_DIM, &arch->hidden, err) < 0 ||
         qp_config_int(o, ffn, 0, 1, MAX_DIM, &arch->ffn, err) < 0 ||
         qp_config_int(o, "num_hidden_layers", 0, 1, 65536, &arch->layers, err) < 0 ||
-        qp_config_int(o, "vocab_size", 0, 1, 1 << 26, &arch->vocab, err) < 0 ||
-        qp_config_int(o, "max_position_embeddings", 2048, 1, INT32_MAX, &arch->max_length, err) < 0 ||
-        qp_config_int(o, "num_attention_heads", 0, 1, 65536, &heads, err) < 0 ||
-        qp_config_int(o, "num_key_value_heads", heads, 1, 65536, &kv_heads, err) < 0 ||
+        qp_config_int(o, "vocab_size", arch->family->vocab, 1, 1 << 26, &arch->vocab, err) < 0 ||
+        qp_config_int(o, "max_position_embeddings", length ? length : 2048, 1, INT32_MAX, &arch->max_length, err) < 0 ||
+        qp_config_int(o, "num_attention_heads", arch->family->heads, 1, 65536, &heads, err) < 0 ||
+        qp_config_int(o, "num_key_value_heads", kv ? kv : heads, 1, 65536, &kv_heads, err) < 0 ||
         qp_config_int(o, "head_dim", fallback ? fallback : arch->hidden / heads, 1, 65536, &head_dim, err) < 0)
         return err->code;
     if (heads % kv_heads != 0)
@@ -282,8 +289,8 @@ static int get_ends(const struct qp_config_object *o, struct qp_arch *arch, stru
         get_token(o, "bos_token_id", arch->vocab, &arch->bos, err) < 0 ||
         get_token(o, "eos_token_id", arch->vocab, &arch->eos, err) < 0)
         return err->code;
-    arch->output_norm =
-        (struct qp_norm){f->final_norm, "output_norm", f->norm, arch->hidden, f->norm_offset, (float)eps, f->norm_bias};
+    arch->output_norm = (struct qp_norm){arch->final_norm, "output_norm", f->norm,     arch->hidden,
+                                         f->norm_offset,   (float)eps,    f->norm_bias};
     arch->embed_sqrt = f->embed_sqrt;
     arch->embed_scale = embed == 0 ? 1 : (float)embed;
     arch->logit_scale = (float)((scale == 0 ? 1 : scale) / (divisor == 0 ? 1 : divisor));
@@ -291,24 +298,36 @@ static int get_ends(const struct qp_config_object *o, struct qp_arch *arch, stru
     return get_embedding(o, arch, err);
 }
 
+static void set_names(struct qp_arch *arch)
+{
+    const struct qp_family *f = arch->family;
+    const struct qp_wrapper *w = arch->wrapper;
+    arch->model_type = w ? w->name : f->name;
+    arch->class_name = w ? w->class_name : f->class_name;
+    arch->block = w ? w->block : f->block;
+    arch->embedding = w ? w->embedding : f->embedding;
+    arch->final_norm = w ? w->final_norm : f->final_norm;
+    arch->head = w ? w->head : f->head;
+}
+
 int qp_arch_parse(const json_t *config, const char *path, struct qp_arch *out, struct qp_error *err)
 {
     struct qp_error ignored;
     err = err ? err : &ignored;
-    struct qp_config_object o = {config, path, ""};
     struct qp_arch arch = {0};
+    json_t *text = NULL;
     if (!json_is_object(config))
         return qp_fail(err, QP_ERR_INPUT, "%s: expected a JSON object", path);
-    if (get_family(&o, &arch.family, err) < 0)
+    if (qp_config_text(config, path, &arch.wrapper, &text, err) < 0)
         return err->code;
-    arch.model_type = arch.family->name;
-    arch.class_name = arch.family->class_name;
-    arch.block = arch.family->block;
-    arch.embedding = arch.family->embedding;
-    arch.final_norm = arch.family->final_norm;
-    arch.head = arch.family->head;
-    if (get_sizes(&o, &arch, err) < 0 || get_ends(&o, &arch, err) < 0 || get_layers(&o, &arch, err) < 0)
-        return err->code;
-    *out = arch;
-    return 0;
+    struct qp_config_object o = {text, path, arch.wrapper ? "text_config." : ""};
+    int r = get_family(&o, &arch.family, err);
+    if (r == 0) {
+        set_names(&arch);
+        r = get_sizes(&o, &arch, err) < 0 || get_ends(&o, &arch, err) < 0 ? err->code : get_layers(&o, &arch, err);
+    }
+    json_decref(text);
+    if (r == 0)
+        *out = arch;
+    return r;
 }

@@ -34,6 +34,11 @@ int qp_config_flag(const struct qp_config_object *o, const struct qp_flag *flag,
 int qp_config_string(const struct qp_config_object *o, const char *key, const char *fallback, const char **out,
                      struct qp_error *err);
 
+/* The object that has a text model's keys, a new reference: config itself or, of a multimodal model, a copy of its
+ * text_config with what its top says for both; *wrapper NULL: it is none. */
+int qp_config_text(const json_t *config, const char *path, const struct qp_wrapper **wrapper, json_t **out,
+                   struct qp_error *err);
+
 /* Which of a network's ropes queries and keys take, -1 for none. */
 struct qp_rope_choice {
     int q, k;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "libstage/formats/compressed_tensors.h"
+#include "libstage/network/families/family.h"
 
 /* What the two ends consist of, in order. */
 enum { END_PARTS = 3 };
@@ -118,6 +119,19 @@ const char *qp_part_name(const struct qp_arch *arch, const struct qp_part *part,
     if (part->kind != QP_PART_PARAMETER)
         snprintf(text + at, size - at, part->bias ? ".bias" : ".weight");
     return text;
+}
+
+const char *qp_stored_name(const struct qp_arch *arch, const char *name, char *text, size_t size)
+{
+    for (int i = 0; arch->wrapper && i < 2; i++) {
+        const char *const *start = arch->wrapper->stored[i];
+        size_t length = strlen(start[0]);
+        if (strncmp(name, start[0], length) == 0) {
+            snprintf(text, size, "%s%s", start[1], name + length);
+            return text;
+        }
+    }
+    return name;
 }
 
 const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size)

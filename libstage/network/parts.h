@@ -43,6 +43,10 @@ const char *qp_part_module(const struct qp_arch *arch, const struct qp_part *par
 const char *qp_part_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size);
 const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *part, char *text, size_t size);
 
+/* What a tensor of a module's name is called in a checkpoint, which for the text part of a multimodal model differs:
+ * `name` itself, or `text`. */
+const char *qp_stored_name(const struct qp_arch *arch, const char *name, char *text, size_t size);
+
 /* Its rank, 0 to 2, with shape[0 .. rank) filled. */
 int qp_part_shape(const struct qp_arch *arch, const struct qp_part *part, int64_t shape[2]);
 

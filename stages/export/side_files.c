@@ -8,10 +8,10 @@
 #include "libstage/formats/gguf.h"
 #include "libstage/tokenizer/tokenizer.h"
 
-static const char *const copied[] = {"tokenizer.json",     "tokenizer_config.json",   "special_tokens_map.json",
-                                     "added_tokens.json",  "tokenizer.model",         "vocab.json",
-                                     "merges.txt",         "generation_config.json",  "chat_template.jinja",
-                                     "chat_template.json", "preprocessor_config.json"};
+static const char *const copied[] = {"tokenizer.json",     "tokenizer_config.json",    "special_tokens_map.json",
+                                     "added_tokens.json",  "tokenizer.model",          "vocab.json",
+                                     "merges.txt",         "generation_config.json",   "chat_template.jinja",
+                                     "chat_template.json", "preprocessor_config.json", "processor_config.json"};
 
 static int copy_all(const char *model, const char *folder, struct qp_error *err)
 {

@@ -19,7 +19,7 @@ import tempfile
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, CompressedTensorsConfig
 from transformers.utils import logging
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -64,6 +64,14 @@ CASES = {
     "gpt2": [dict(n_embd=64, n_layer=4, n_head=4, n_positions=64)],
     "opt": [dict(OPT), dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=32, enable_bias=False)],
 }
+# Multimodal models: what is said of the text part, and the rest.
+VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4)
+REST = {"gemma3": dict(vision_config=VISION, mm_tokens_per_image=4, image_token_index=127),
+        "mistral3": dict(vision_config=dict(VISION, model_type="pixtral", head_dim=16), spatial_merge_size=2,
+                         image_token_index=127, tie_word_embeddings=False)}
+CASES["gemma3"] = [dict(CASES["gemma3_text"][0], model_type="gemma3_text")]
+CASES["mistral3"] = [dict(model_type="mistral", sliding_window=5),
+                     dict(CASES["ministral3"][0], model_type="ministral3", tie_word_embeddings=False)]
 failures = 0
 
 
@@ -74,11 +82,20 @@ def check(good, name, text):
     return good
 
 
+def class_of(family):
+    return AutoModelForImageTextToText if family in REST else AutoModelForCausalLM
+
+
+def copied(name):
+    return "vision_tower" in name or "multi_modal_projector" in name
+
+
 def make(family, changes, folder):
     """A checkpoint whose every parameter matters: gains around 1 (around 0 where 1 is added), biases, no tiny weights."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{**BASE, **json.loads(json.dumps(changes))})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    keys = {**BASE, **json.loads(json.dumps(changes))}
+    config = AutoConfig.for_model(family, **(dict(REST[family], text_config=keys) if family in REST else keys))
+    model = class_of(family).from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             gain = "norm" in name and name.endswith("weight") and "gemma" not in family
@@ -155,10 +172,15 @@ def quantize(build, name, folder, scratch, scheme, method, ids):
     if not check(run.returncode == 0, label, "quantized" if run.returncode == 0 else run.stderr.strip()[-300:]):
         return "fails"
     reported = json.loads((scratch / f"{output.name}.run/report.json").read_text())["outputs"][0]["perplexity"]
-    model, info = AutoModelForCausalLM.from_pretrained(
+    family = name.split("[")[0]
+    model, info = class_of(family).from_pretrained(
         output, dtype=torch.float32, output_loading_info=True, quantization_config=CompressedTensorsConfig(dequantize=True))
     found = {k: sorted(map(str, v))[:3] for k, v in info.items() if v and "keys" in k}
     good = check(not found, label, f"loads, {found or 'no missing or unexpected tensor'}")
+    if family in REST:
+        before = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
+        changed = [n for n, t in model.state_dict().items() if copied(n) and not torch.equal(t, before[n])]
+        good &= check(not changed, label, f"{sum(map(copied, before))} tensors outside of the text part, changed: {changed}")
     rows = torch.tensor(np.load(ids).astype(np.int64)).view(WINDOWS, LENGTH)
     with torch.no_grad():
         logits = model.eval()(rows).logits[:, :-1].flatten(0, 1)
@@ -220,6 +242,10 @@ add.
 **GPT-2** is read as OPT, and an output is an OPT checkpoint: both compute the same, but transformers keeps GPT-2's matrices
 in modules (Conv1D) that compressed-tensors passes over, and would take codes for weights. Norms with another epsilon than
 1e-5 and scores that are scaled by layer are refused, as OPT has neither.
+
+**Multimodal models** (`gemma3`, `mistral3`): the text part is quantized, by the names that transformers has for its modules
+(`model.language_model.layers.0...`); tensors of the vision tower and the projector are copied, and engines are told to
+leave them alone. What the projector puts into the residual stream would have to be rotated as well, so `r1` is refused.
 
 **GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Not run here but
 for Llama and Gemma 3 (`tests/unit/forward_test.c`); conversions of a family may differ from its checkpoints.

@@ -50,7 +50,9 @@ Test(families, logits_are_those_of_transformers)
                                           {"apertus.theta", "apertus"},
                                           {"opt.post", "opt"},
                                           {"gpt2", "opt"},
-                                          {"gpt2.bare", "opt"}};
+                                          {"gpt2.bare", "opt"},
+                                          {"gemma3", "gemma3"},
+                                          {"mistral3", "mistral3"}};
     for (const struct qp_family *const *f = qp_families(); *f; f++) {
         same_logits((*f)->name, (*f)->name, "ref");
         same_logits((*f)->name, (*f)->name, "cpu");
@@ -86,13 +88,38 @@ static void same_defaults(const char *family, const json_t *expected)
     json_decref(config);
 }
 
+/* A checkpoint that leaves its sizes to transformers' class (golden/families.json). */
+static void same_sizes(const char *family, const json_t *expected)
+{
+    char path[512];
+    const char *key;
+    json_t *config, *value;
+    struct qp_arch arch;
+    struct qp_error err;
+    snprintf(path, sizeof path, SOURCE_DIR "/tests/unit/golden/families/%s/config.json", family);
+    cr_assert_eq(qp_read_json(path, 1 << 16, &config, &err), 0, "%s", err.message);
+    json_object_foreach((json_t *)expected, key, value)
+        json_object_del(config, key);
+    cr_assert_eq(qp_arch_parse(config, family, &arch, &err), 0, "%s", err.message);
+    cr_expect_eq(arch.heads, json_integer_value(json_object_get(expected, "num_attention_heads")), "%s", family);
+    cr_expect_eq(arch.kv_heads, json_integer_value(json_object_get(expected, "num_key_value_heads")), "%s", family);
+    cr_expect_eq(arch.vocab, json_integer_value(json_object_get(expected, "vocab_size")), "%s", family);
+    cr_expect_eq(arch.max_length, json_integer_value(json_object_get(expected, "max_position_embeddings")), "%s",
+                 family);
+    json_decref(config);
+}
+
 Test(families, widths_by_default_are_those_of_transformers)
 {
     json_t *all;
     struct qp_error err;
     cr_assert_eq(qp_read_json(SOURCE_DIR "/tests/unit/golden/families.json", 1 << 16, &all, &err), 0, "%s",
                  err.message);
-    for (const struct qp_family *const *f = qp_families(); *f; f++)
-        same_defaults((*f)->name, json_object_get(all, (*f)->name));
+    for (const struct qp_family *const *f = qp_families(); *f; f++) {
+        const json_t *expected = json_object_get(all, (*f)->name);
+        same_defaults((*f)->name, expected);
+        if (json_object_get(expected, "sizes"))
+            same_sizes((*f)->name, json_object_get(expected, "sizes"));
+    }
     json_decref(all);
 }

@@ -82,8 +82,9 @@ struct qp_family {
     struct qp_flag qkv_bias, o_bias, mlp_bias;
     struct qp_module q_norm, k_norm;
     enum qp_qk_norm qk_norm;
-    int64_t head_dim; /* where config.json does not say; 0: hidden / heads */
-    bool permuted;    /* GGUF interleaves the halves of the heads of q and k */
+    int64_t head_dim;                           /* where config.json does not say; 0: hidden / heads */
+    int64_t heads, kv_heads, vocab, max_length; /* where config.json does not say; 0: it has to, or what is usual */
+    bool permuted;                              /* GGUF interleaves the halves of the heads of q and k */
     struct qp_word act;
     const char *act_parameters[4]; /* names of an activation's learned numbers, in the order of qp_layer_type's */
     enum qp_score_scale scale_rule;
@@ -100,6 +101,17 @@ struct qp_family {
     int64_t window, window_pattern; /* where config.json does not say */
     struct qp_flag tied;
 };
+
+/* A multimodal model whose text part is a family, below `text_config`; all else of it is copied as it is. */
+struct qp_wrapper {
+    const char *name, *class_name;
+    const char *block, *embedding, *final_norm, *head; /* of the text part, in place of the family's */
+    const char *stored[2][2];                          /* how names of modules start, and how those of tensors do */
+    const char *ignore[2];                             /* for engines: expressions for the modules that are copied */
+};
+
+/* All of them, ended by NULL. Static. */
+const struct qp_wrapper *const *qp_wrappers(void);
 
 /* All families, ended by NULL. Static. */
 const struct qp_family *const *qp_families(void);

@@ -43,6 +43,10 @@ const struct qp_family qp_family_gemma3 = {
     .gguf = "gemma3",
     GEMMA_2,
     QP_FAMILY_QK_NORMS,
+    .heads = 8,
+    .kv_heads = 4,
+    .vocab = 262208,
+    .max_length = 131072,
     .gguf_wide_layers = 62, /* 27B */
     .window_pattern = 6,
     .logit_cap = {"final_logit_softcapping", 0},

@@ -14,7 +14,7 @@ import sys
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LENGTH, VOCAB = 12, 64
@@ -29,6 +29,16 @@ HEADS = dict(head_dim=12)
 GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_positions=32, hidden_size=None, intermediate_size=None,
             num_hidden_layers=None, num_attention_heads=None, num_key_value_heads=None, max_position_embeddings=None)
 OPT = dict(ffn_dim=48, intermediate_size=None, num_key_value_heads=None)
+# Multimodal models by the family of their text part. Heads, positions and the like are those of its class by default.
+SPARSE = {"gemma3_text"}  # published text_configs leave these to the class
+SIZES = ["num_attention_heads", "num_key_value_heads", "vocab_size", "max_position_embeddings"]
+VISION = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+WRAPPED = {
+    "gemma3": dict(text=dict(BASE, **GEMMA, model_type="gemma3_text", sliding_window=5), vision=VISION,
+                   mm_tokens_per_image=4),
+    "mistral3": dict(text=dict(BASE, model_type="mistral", sliding_window=5), spatial_merge_size=1,
+                     vision=dict(VISION, head_dim=8, model_type="pixtral"), tie_word_embeddings=False),
+}
 CASES = {
     "llama": dict(BIASED, mlp_bias=True, **TIED),
     "mistral": dict(sliding_window=5, **TIED, **HEADS),
@@ -82,6 +92,36 @@ def fill(model, family):
             p.copy_((torch.randn_like(p) * scale + (1.0 if gain else 0.0)).bfloat16())
 
 
+def wrapped(name):
+    """A multimodal model, and what its config.json says."""
+    keys = dict(WRAPPED[name])
+    keys["text_config"], keys["vision_config"] = keys.pop("text"), keys.pop("vision")
+    return AutoModelForImageTextToText.from_config(AutoConfig.for_model(name, image_token_index=VOCAB - 1, **keys),
+                                                   attn_implementation="eager"), keys
+
+
+def write_wrapped(name):
+    """The same with tensors named as transformers saves them, which is not how it names its modules."""
+    folder = os.path.join(HERE, "families", name)
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(0)
+    model, keys = wrapped(name)
+    model = model.float().eval()
+    fill(model, name)
+    model.tie_weights()
+    copy = wrapped(name)[0].bfloat16()
+    copy.load_state_dict(model.state_dict())
+    copy.save_pretrained(folder)
+    os.remove(f"{folder}/generation_config.json")
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump({"architectures": [type(model).__name__], "model_type": name, "dtype": "bfloat16", **keys}, file, indent=2)
+        file.write("\n")
+    with torch.no_grad():
+        logits = model.double()(ids(), use_cache=False).logits
+    logits.float().numpy().tofile(f"{folder}/logits.bin")
+    print(f"{name}: largest logit {logits.abs().max():.3f}", flush=True)
+
+
 def write(case, changes):
     family, folder = case.split(".")[0], os.path.join(HERE, "families", case)
     shutil.rmtree(folder, ignore_errors=True)
@@ -115,14 +155,21 @@ def defaults(family, changes):
     config = AutoConfig.for_model(family, pad_token_id=0, **{**keys, "max_position_embeddings": 100000})
     window, count = getattr(config, "sliding_window", None) or 0, config.num_hidden_layers
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * count
-    return {"head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+    sizes = {}
+    if family in SPARSE:
+        config = AutoConfig.for_model(family)
+        sizes = {"sizes": {k: getattr(config, k) for k in SIZES}}
+    return sizes | {"head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             "windows": [window if t == "sliding_attention" else 0 for t in types]}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or CASES:
-        write(name, CASES[name])
+    for name in sys.argv[1:] or [*CASES, *WRAPPED]:
+        if name in WRAPPED:
+            write_wrapped(name)
+        else:
+            write(name, CASES[name])
     with open(os.path.join(HERE, "families.json"), "w") as file:
         json.dump({name: defaults(name, CASES[name]) for name in CASES if "." not in name and name != "gpt2"}, file, indent=1)
         file.write("\n")
