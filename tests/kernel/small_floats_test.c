@@ -1,6 +1,8 @@
-#include "tests/kernel/harness.h"
+#include <stddef.h>
+#include <stdint.h>
 
 #include "tests/kernel/golden/small_floats.h"
+#include "tests/kernel/harness.h"
 
 /* The formats by their definition (OCP MX 1.0, table of element formats; OFP8), independent of the bit tricks. */
 static const struct format {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compiles kernels/ for AArch64 and runs tests/kernel there under qemu-user, with Debian's oneDNN and OpenBLAS for arm64.
-# Usage: aarch64.sh [NAME...]: only tests/kernel/NAME_test.c. Needs what `scripts/deps --aarch64` installs, and once the
+# Usage: aarch64.sh [NAME...]: only tests/kernel/NAME_test.c; `quick`: those that are emulated in ten seconds. Needs what `scripts/deps --aarch64` installs, and once the
 # network: eight packages are unpacked, not installed, in the user's cache folder.
 set -eu
 top=$(cd "$(dirname "$0")/../.." && pwd)
@@ -48,24 +48,29 @@ flags="-std=c11 -O2 -g -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wm
 -ffp-contract=off -fno-math-errno -fopenmp -D_GNU_SOURCE -I$top -I$build/include
 -DQP_DNNL_NAME=\"libdnnl.so.2\" -DQP_DNNL_PATH=\"libdnnl.so\"
 -DQP_OPENBLAS_NAME=\"libopenblas.so.0\" -DQP_OPENBLAS_PATH=\"libopenblas.so\""
-objects=""
 for source in "$top"/kernels/*.c "$top"/kernels/cpu/*.c; do
     object=$build/$(basename "$(dirname "$source")")_$(basename "$source" .c).o
-    # shellcheck disable=SC2086
-    $cc $flags -c "$source" -o "$object"
-    objects="$objects $object"
-done
+    echo "$source -o $object"
+done >"$build/sources"
+objects=$(sed 's/.* //' "$build/sources")
+# shellcheck disable=SC2086
+xargs -P "$(nproc)" -L 1 $cc $flags -c <"$build/sources"
 
 # ---- the tests; OpenMP of the compiler that is emulated, and few threads ----
 failed=""
 [ $# -gt 0 ] || set -- $(cd "$top/tests/kernel" && ls ./*_test.c | sed 's/_test\.c//; s/^\.\///')
+if [ "$*" = quick ]; then
+    set -- casts column_stats elementwise failure gated gptq linear_int8 logits low_rank norm pack quantize rope
+fi
 for name in "$@"; do
     program=$build/${name}_test
     # shellcheck disable=SC2086
     $cc $flags -Wno-pedantic -DSOURCE_DIR="\"$top\"" -I"$top/tests/portable" "$top/tests/kernel/${name}_test.c" \
         $objects -o "$program" -ldl -lm
     printf '%s: ' "$name"
+    begun=$(date +%s)
     OMP_NUM_THREADS=2 "$emulator" -L "$cache/root" \
         -E LD_LIBRARY_PATH="$cache/root/usr/lib/aarch64-linux-gnu" "$program" || failed="$failed $name"
+    echo "$name: $(($(date +%s) - begun)) s"
 done
 [ -z "$failed" ] || { echo "aarch64.sh: failed:$failed" >&2; exit 1; }
