@@ -38,6 +38,12 @@ static void linear_int8(const struct qp_linear_int8 *l)
         inner.linear_int8(l);
 }
 
+static void linear_split(const struct qp_linear_split *l)
+{
+    if (count(QP_WORK_GEMM_BF16, qp_split_operations(l->m, l->n, l->k)))
+        inner.linear_split(l);
+}
+
 static void attention(const struct qp_attention *a)
 {
     if (count(QP_WORK_ATTENTION, qp_attention_operations(a->sequences, a->length, a->heads, a->dim, a->window)))
@@ -62,10 +68,10 @@ static void hessian_bf16(int64_t rows, int64_t n, const uint16_t *x, float *h)
         inner.hessian_bf16(rows, n, x, h);
 }
 
-static int64_t inverse_factor(int64_t n, float *h)
+static int64_t factor(int64_t n, float *h)
 {
     if (count(QP_WORK_SOLVE, qp_factor_operations(n)))
-        return inner.inverse_factor(n, h);
+        return inner.factor(n, h);
     return 0;
 }
 
@@ -117,11 +123,12 @@ void qp_kernels_count(struct qp_kernels *table)
     table->gemm = gemm;
     table->linear_bf16 = linear_bf16;
     table->linear_int8 = linear_int8;
+    table->linear_split = linear_split;
     table->attention = attention;
     table->attention_bf16 = attention_bf16;
     table->hessian = hessian;
     table->hessian_bf16 = hessian_bf16;
-    table->inverse_factor = inverse_factor;
+    table->factor = factor;
     table->gptq_block = gptq_block;
     table->descent = descent;
     table->scale_search = scale_search;

@@ -4,21 +4,25 @@
 
 #include "kernels/rounding.h"
 
-static void quantize_row(const struct qp_gptq_block *b, int64_t r)
+static void quantize_row(const struct qp_gptq_block *b, int64_t row)
 {
-    float *w = b->w + r * b->w_stride;
+    const float *w = b->w + row * b->w_stride;
+    float *s = b->s + row * b->s_stride;
 
     for (int64_t i = 0; i < b->count; i++) {
-        const float *u = b->u + i * b->u_stride;
-        int64_t at = r * b->groups + b->group_of[i];
+        const float *r = b->r + i * b->r_stride;
+        int64_t at = row * b->groups + b->group_of[i];
         int8_t zero = b->zero == NULL ? 0 : b->zero[at];
-        uint8_t code = qp_code(b->format, w[i], b->scale[at], zero);
-        float e = (w[i] - qp_value(b->format, code, b->scale[at], zero)) / u[i];
+        float v = w[i] + s[i] / r[i];
+        uint8_t code = qp_code(b->format, v, b->scale[at], zero);
+        float q = qp_value(b->format, code, b->scale[at], zero);
 
-        b->codes[r * b->codes_stride + i] = code;
-        b->error[r * b->count + i] = e;
+        b->codes[row * b->codes_stride + i] = code;
+        if (b->error != NULL)
+            b->error[row * b->error_stride + i] = (v - q) * r[i];
+        s[i] = w[i] - q;
         for (int64_t j = i + 1; j < b->count; j++)
-            w[j] -= e * u[j];
+            s[j] += s[i] * r[j];
     }
 }
 

@@ -13,12 +13,13 @@
 
 #define REFERENCE                                                                                                    \
     .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .hessian = qp_hessian_ref,            \
-    .linear_bf16 = qp_linear_bf16_ref, .linear_int8 = qp_linear_int8_ref, .hessian_bf16 = qp_hessian_bf16_ref,       \
-    .rms_norm_bf16 = qp_rms_norm_bf16_ref, .attention_bf16 = qp_attention_bf16_ref, .gated_bf16 = qp_gated_bf16_ref, \
-    .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,  \
+    .linear_bf16 = qp_linear_bf16_ref, .linear_int8 = qp_linear_int8_ref, .split = qp_split_ref,                     \
+    .linear_split = qp_linear_split_ref, .hessian_bf16 = qp_hessian_bf16_ref, .rms_norm_bf16 = qp_rms_norm_bf16_ref, \
+    .attention_bf16 = qp_attention_bf16_ref, .gated_bf16 = qp_gated_bf16_ref, .mirror = qp_mirror_ref,               \
+    .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,                           \
     .attention = qp_attention_ref, .gated = qp_gated_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,        \
     .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,             \
-    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .inverse_factor = qp_inverse_factor_ref,        \
+    .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .factor = qp_factor_ref,                        \
     .gptq_block = qp_gptq_block_ref, .scale_search = qp_scale_search_ref, .descent = qp_descent_ref,                 \
     .layer_norm = qp_layer_norm_ref, .layer_norm_bf16 = qp_layer_norm_bf16_ref, .multiply = qp_multiply_ref,         \
     .add_scaled = qp_add_scaled_ref, .soft_cap = qp_soft_cap_ref, .low_rank = qp_low_rank_ref
@@ -102,7 +103,7 @@ static void use_libraries(struct qp_kernels *table)
     table->linear_bf16 = qp_linear_bf16_wide;
     table->hessian_bf16 = qp_hessian_bf16_wide;
     table->mirror = qp_mirror_cpu;
-    table->inverse_factor = qp_inverse_factor_cpu;
+    table->factor = qp_factor_cpu;
     table->low_rank = qp_low_rank_cpu;
 }
 

@@ -5,8 +5,8 @@
  * the backend has fast versions of, so no entry is ever NULL. All functions are thread-safe, allocate nothing that
  * outlives them and assume arguments that their contract allows; what can go wrong all the same, memory and libraries,
  * is kept for whoever passes results on (kernels/failure.h); matrices are row-major. Fast CPU functions spread
- * over the threads that qp_kernels_set_threads allows; their results do not depend on how many those are,
- * inverse_factor aside. Calls of table "cpu" are counted (kernels/work.h). */
+ * over the threads that qp_kernels_set_threads allows; their results do not depend on how many those are.
+ * Calls of table "cpu" are counted (kernels/work.h). */
 #ifndef QUANTPIPE_KERNELS_KERNELS_H
 #define QUANTPIPE_KERNELS_KERNELS_H
 
@@ -29,17 +29,21 @@
 #include "kernels/rope.h"
 #include "kernels/rtn.h"
 #include "kernels/scale_search.h"
+#include "kernels/split.h"
 #include "kernels/hessian.h"
 
 struct qp_kernels {
     const char *backend; /* "ref", "cpu", "avx2" or "avx512" */
     bool bf16;           /* products of BF16 are faster than those of float32 */
     bool int8;           /* products of INT8 are */
+    bool split_products; /* three products of BF16 are faster than one of float32 (kernels/split.h) */
     qp_convert_fn *to_f32;
     qp_convert_fn *from_f32;
     qp_gemm_fn *gemm;
     qp_linear_bf16_fn *linear_bf16;
     qp_linear_int8_fn *linear_int8;
+    qp_split_fn *split;
+    qp_linear_split_fn *linear_split;
     qp_hessian_fn *hessian;
     qp_hessian_bf16_fn *hessian_bf16;
     qp_mirror_fn *mirror;
@@ -64,7 +68,7 @@ struct qp_kernels {
     qp_pack_fn *pack;
     qp_unpack_fn *unpack;
     qp_rtn_fn *rtn;
-    qp_cholesky_fn *inverse_factor;
+    qp_cholesky_fn *factor;
     qp_gptq_block_fn *gptq_block;
     qp_scale_search_fn *scale_search;
     qp_descent_fn *descent;

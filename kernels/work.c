@@ -29,6 +29,11 @@ double qp_gemm_operations(int64_t m, int64_t n, int64_t k)
     return 2.0 * (double)m * (double)n * (double)k;
 }
 
+double qp_split_operations(int64_t m, int64_t n, int64_t k)
+{
+    return 3.0 * qp_gemm_operations(m, n, k);
+}
+
 double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim, int64_t window)
 {
     double seen = (double)(window > 0 && window < length ? window : length);
@@ -43,7 +48,7 @@ double qp_hessian_operations(int64_t rows, int64_t n)
 
 double qp_factor_operations(int64_t n)
 {
-    return 2.0 / 3.0 * (double)n * (double)n * (double)n;
+    return (double)n * (double)n * (double)n / 3.0;
 }
 
 double qp_gptq_block_operations(int64_t rows, int64_t columns)

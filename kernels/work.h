@@ -9,14 +9,14 @@
 
 enum qp_work_kind {
     QP_WORK_GEMM,      /* products of float32 matrices: 2 m n k */
-    QP_WORK_GEMM_BF16, /* of BF16 matrices, likewise */
+    QP_WORK_GEMM_BF16, /* of BF16 matrices, likewise; of split ones 6 m n k */
     QP_WORK_GEMM_INT8, /* of INT8 matrices, likewise */
     QP_WORK_ATTENTION, /* q kᵀ and p v for the keys that are seen: without a window 2 length (length + 1) dim a head and
                           sequence */
     QP_WORK_ATTENTION_BF16,
     QP_WORK_HESSIAN, /* xᵀx on and above the diagonal: n (n + 1) rows */
     QP_WORK_HESSIAN_BF16,
-    QP_WORK_SOLVE,  /* factor of the inverse: 2/3 n³; GPTQ's columns: rows n (n - 1) a block; coordinate descent: 2 n a
+    QP_WORK_SOLVE,  /* factor of H: 1/3 n³; GPTQ's columns: rows n (n - 1) a block; coordinate descent: 2 n a
                        step */
     QP_WORK_SEARCH, /* candidates of scales: 6 a number and candidate, or what the metric of a block needs */
     QP_WORK_KINDS
@@ -43,12 +43,15 @@ void qp_work_read(struct qp_work *out);
 
 double qp_gemm_operations(int64_t m, int64_t n, int64_t k);
 
+/* Three products of BF16. */
+double qp_split_operations(int64_t m, int64_t n, int64_t k);
+
 /* window: how many keys a query sees at most, 0 for all up to itself. */
 double qp_attention_operations(int64_t sequences, int64_t length, int64_t heads, int64_t dim, int64_t window);
 
 double qp_hessian_operations(int64_t rows, int64_t n);
 
-/* The factor U of H⁻¹: LAPACK's counts of potrf and trtri are n³/3 each (LAWN 41, appendix A, leading terms). */
+/* The factor R of H: LAPACK's count of potrf (LAWN 41, appendix A, leading term). */
 double qp_factor_operations(int64_t n);
 
 /* Each column's error goes to those after it in its block: a product and a sum. */

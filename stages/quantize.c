@@ -2,15 +2,15 @@
  *
  * For each site: scales first, of every linear that reads it (quantize/scales.h), then codes by the method, then
  * coordinate descent. rtn: round to nearest. gptq (Frantar et al. 2023, algorithm 1): with H the site's Hessian, damped
- * on the diagonal by `damping` times its mean, and U the upper Cholesky factor of H^-1, columns are rounded in order
- * and each one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by one
- * product a block. Scales are those of the original groups, or with `reestimate` of the groups as the loop finds them.
- * The checkpoint stays in natural order, whatever the order of rounding (libstage/solvers/order.h). hqq (Badri and
- * Shaji 2023): scales and zero points from the weights alone, then rounding (quantize/hqq.h). coordinate_descent:
- * sweeps over the codes on what the method left (quantize/descent.h). Activations and KV caches with fixed ranges get
- * their scales (quantize/activations.h). In: blocks, with hessian where a part asks for it; out: the same with codes. A
- * layer that comes in steps (libstage/network/sequential.h) leaves through `steps` each time, and through `out` when it
- * is whole. Memory: one site's Hessian, factor and weights. */
+ * on the diagonal by `damping` times its mean, and R Rᵀ = H, R upper triangular, columns are rounded in order and each
+ * one's error is spread over the later ones: inside blocks of `block` columns at once, over the rest by products of R
+ * (kernels/gptq.h, libstage/solvers/gptq_rows.h). Scales are those of the original groups, or with `reestimate` of the
+ * groups as the loop finds them. The checkpoint stays in natural order, whatever the order of rounding
+ * (libstage/solvers/order.h). hqq (Badri and Shaji 2023): scales and zero points from the weights alone, then rounding
+ * (quantize/hqq.h). coordinate_descent: sweeps over the codes on what the method left (quantize/descent.h). Activations
+ * and KV caches with fixed ranges get their scales (quantize/activations.h). In: blocks, with hessian where a part asks
+ * for it; out: the same with codes. A layer that comes in steps (libstage/network/sequential.h) leaves through `steps`
+ * each time, and through `out` when it is whole. Memory: one site's Hessian, factor and weights. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -247,41 +247,45 @@ static int open_solver(struct qp_stage *stage, const struct qp_quantize_options 
     return 0;
 }
 
+/* Coordinate descent goes on from what GPTQ knows of its loss, if nothing else than that counts. */
 static int solve_gptq(const struct qp_quantize_options *o, const struct qp_site_work *work,
-                      const struct qp_gptq *solver, struct qp_member *m, struct qp_error *err)
+                      const struct qp_gptq *solver, struct qp_member *m, struct qp_gptq_rest *rest,
+                      struct qp_error *err)
 {
     struct qp_rescaling rescaling = {o, work, m};
-    int64_t count = m->q.rows * m->q.cols;
-    float *w = qp_new_floats(count, "a linear's weights", err);
-    if (!w)
-        return QP_ERR_SPACE;
-    memcpy(w, m->w, (size_t)count * sizeof *w);
-    int r = qp_gptq_solve(solver, &m->q, w, m->codes, o->reestimate && m->q.group > 0 ? qp_rescale_group : NULL,
-                          &rescaling, err);
-    free(w);
-    return r;
+    bool wanted = qp_descent_sweeps(o) > 0 && !work->asymmetry;
+    if (wanted) {
+        rest->gradient = qp_new_floats(m->q.rows * m->q.cols, "gradients", err);
+        rest->loss = qp_new_array(m->q.rows, sizeof *rest->loss, "losses of rows", err);
+        if (!rest->gradient || !rest->loss)
+            return QP_ERR_SPACE;
+    }
+    return qp_gptq_solve(solver, &m->q, m->w, m->codes, o->reestimate && m->q.group > 0 ? qp_rescale_group : NULL,
+                         &rescaling, wanted ? rest : NULL, err);
 }
 
 /* Codes for a member that has its scales. */
 static int round_member(struct qp_stage *stage, const struct qp_quantize_options *o, const struct qp_site_work *work,
                         struct qp_member *m, struct qp_gptq **solver, struct outcome *out, struct qp_error *err)
 {
-    struct qp_descent_result descended;
+    struct qp_descent_result descended = {0};
+    struct qp_gptq_rest rest = {0};
     int r = qp_operations_go_on(err);
     if (r < 0)
         return r;
     if (qp_is(o->method, "gptq")) {
         r = open_solver(stage, o, work, m, solver, err);
         if (r == 0)
-            r = solve_gptq(o, work, *solver, m, err);
+            r = solve_gptq(o, work, *solver, m, &rest, err);
     } else if (work->exact == QP_EXACT_MODELOPT)
         qp_modelopt_round(work->block->kernels, work->block->arch->dtype, m);
     else
         work->block->kernels->quantize(&m->q.format, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero,
                                        m->codes);
-    if (r < 0 || qp_descent_sweeps(o) == 0)
-        return r;
-    r = qp_descend_member(o, work, m, &descended, err);
+    if (r == 0 && qp_descent_sweeps(o) > 0)
+        r = qp_descend_member(o, work, m, rest.gradient ? &rest : NULL, &descended, err);
+    free(rest.gradient);
+    free(rest.loss);
     out->steps += descended.steps;
     out->before += descended.before;
     out->after += descended.after;

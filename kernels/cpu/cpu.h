@@ -14,7 +14,7 @@ qp_gemm_fn qp_gemm_cpu;
 qp_gemm_fn qp_gemm_alone; /* on the calling thread; m, n and k are not 0 */
 qp_hessian_fn qp_hessian_cpu;
 qp_mirror_fn qp_mirror_cpu;
-qp_cholesky_fn qp_inverse_factor_cpu;
+qp_cholesky_fn qp_factor_cpu;
 qp_low_rank_fn qp_low_rank_cpu;
 
 /* BF16 by oneDNN, for CPUs that have instructions for it; and by way of float32, for the others. */

@@ -16,8 +16,6 @@ static char *(*get_corename)(void);
 static int (*get_parallel)(void);
 static void (*dgemm)(enum CBLAS_ORDER, enum CBLAS_TRANSPOSE, enum CBLAS_TRANSPOSE, blasint, blasint, blasint, double,
                      const double *, blasint, const double *, blasint, double, double *, blasint);
-static void (*spotrf)(char *, lapack_int *, float *, lapack_int *, lapack_int *, size_t);
-static void (*strtri)(char *, char *, lapack_int *, float *, lapack_int *, lapack_int *, size_t, size_t);
 static void (*dpstrf)(char *, lapack_int *, double *, lapack_int *, lapack_int *, lapack_int *, double *, double *,
                       lapack_int *, size_t);
 static void (*dsyevr)(char *, char *, char *, lapack_int *, double *, lapack_int *, double *, double *, lapack_int *,
@@ -27,8 +25,6 @@ static void (*dsyevr)(char *, char *, char *, lapack_int *, double *, lapack_int
 static const struct qp_symbol symbols[] = {{"openblas_get_corename", &get_corename},
                                            {"openblas_get_parallel", &get_parallel},
                                            {"cblas_dgemm", &dgemm},
-                                           {"spotrf_", &spotrf},
-                                           {"strtri_", &strtri},
                                            {"dpstrf_", &dpstrf},
                                            {"dsyevr_", &dsyevr},
                                            {NULL, NULL}};
@@ -133,24 +129,6 @@ void cblas_dgemm(enum CBLAS_ORDER order, enum CBLAS_TRANSPOSE ta, enum CBLAS_TRA
 }
 
 /* LAPACKE's work functions for columns are these calls and nothing more. */
-lapack_int LAPACKE_spotrf_work(int layout, char part, lapack_int n, float *a, lapack_int lda)
-{
-    lapack_int info = -1;
-    (void)layout;
-    if (ready())
-        spotrf(&part, &n, a, &lda, &info, 1);
-    return info;
-}
-
-lapack_int LAPACKE_strtri_work(int layout, char part, char diagonal, lapack_int n, float *a, lapack_int lda)
-{
-    lapack_int info = -1;
-    (void)layout;
-    if (ready())
-        strtri(&part, &diagonal, &n, a, &lda, &info, 1, 1);
-    return info;
-}
-
 lapack_int LAPACKE_dpstrf_work(int layout, char part, lapack_int n, double *a, lapack_int lda, lapack_int *pivots,
                                lapack_int *rank, double tolerance, double *work)
 {

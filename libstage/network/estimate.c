@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "libstage/network/block.h"
+#include "libstage/solvers/gptq.h"
 #include "libstage/tensor/scheme_budget.h"
 
 /* ---- the task ---- */
@@ -145,11 +146,26 @@ void qp_estimate_scales(const struct qp_quant_spec *spec, int64_t rows, int64_t 
     add->operations[QP_WORK_SEARCH] += qp_search_operations(rows * cols, steps, group);
 }
 
-void qp_gptq_work(int64_t rows, int64_t cols, int64_t block, struct qp_work *add)
+double qp_gptq_sketch_operations(int64_t cols)
 {
+    return cols < QP_SKETCHED ? 0 : qp_gemm_operations(QP_SKETCH, cols, cols);
+}
+
+void qp_gptq_work(const struct qp_kernels *kernels, int64_t rows, int64_t cols, int64_t block, bool rest,
+                  struct qp_work *add)
+{
+    bool split = kernels && kernels->split_products, sketched = cols >= QP_SKETCHED;
+    double between = 0, inside = 0;
     for (int64_t at = 0; at < cols; at += block) {
         int64_t count = cols - at < block ? cols - at : block;
         add->operations[QP_WORK_SOLVE] += qp_gptq_block_operations(rows, count);
-        add->operations[QP_WORK_GEMM] += qp_gemm_operations(rows, cols - at - count, count);
+        between += split ? qp_split_operations(rows, cols - at - count, count)
+                         : qp_gemm_operations(rows, cols - at - count, count);
+        inside += qp_gemm_operations(rows, count, count);
     }
+    /* The gradient once, and where nothing is estimated the loss of rounding to nearest. */
+    add->operations[split ? QP_WORK_GEMM_BF16 : QP_WORK_GEMM] += between * (!rest ? 1 : sketched ? 2 : 3);
+    add->operations[QP_WORK_GEMM] += !rest      ? 0
+                                     : sketched ? inside + qp_gemm_operations(rows, QP_SKETCH, cols)
+                                                : 2 * inside;
 }

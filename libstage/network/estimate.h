@@ -100,7 +100,12 @@ void qp_estimate_scales(const struct qp_quant_spec *spec, int64_t rows, int64_t 
                         const struct qp_scale_sweep *sweep, struct qp_work *add);
 
 /* GPTQ of one linear [rows, cols] in blocks: what its columns pass on inside a block (a solve) and what each block then
- * passes on to all columns after it (a product). */
-void qp_gptq_work(int64_t rows, int64_t cols, int64_t block, struct qp_work *add);
+ * passes on to all columns after it (a product, as `kernels` compute it). With `rest` also what coordinate descent is
+ * given (libstage/solvers/gptq.h), as far as it does not depend on the weights. */
+void qp_gptq_work(const struct qp_kernels *kernels, int64_t rows, int64_t cols, int64_t block, bool rest,
+                  struct qp_work *add);
+
+/* The sketch of a site's factor that `rest` needs, where there is one. */
+double qp_gptq_sketch_operations(int64_t cols);
 
 #endif

@@ -1,20 +1,20 @@
 #include "libstage/solvers/gptq.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/failure.h"
+#include "kernels/scratch.h"
 #include "libstage/base/memory.h"
+#include "libstage/solvers/gptq_rows.h"
 #include "libstage/tensor/operations.h"
 
-struct qp_gptq {
-    const struct qp_kernels *kernels;
-    int64_t in, block, group;
-    enum qp_order kind;
-    int64_t *order; /* order[i]: the column that is rounded i-th; NULL: natural */
-    float *u;       /* [in, in], in the order of the columns */
-};
+/* Rows that a thread takes at once, so many that products are large and few enough for the cache. */
+enum { MOST_ROWS = 256, LEAST_ROWS = 128, FEWEST_ROWS = 64, PARTS = 8, NUMBERS = 1 << 20 };
+
+/* ---- the factor ---- */
 
 /* The diagonal of a column that was never seen counts as 1. */
 static float diagonal(int64_t n, const float *h, int64_t i)
@@ -32,27 +32,29 @@ static double mean_diagonal(int64_t n, const float *h)
     return isfinite(sum) ? sum / (double)n : -1.0;
 }
 
-/* u = the Hessian in the order of the columns, `added` on its diagonal. */
-static void fill(struct qp_gptq *s, const float *h, double added)
+/* r = the Hessian in the order of the columns, `added` on its diagonal. */
+static void fill(struct qp_gptq *s, const float *h, double added, float *r)
 {
     int64_t n = s->in;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        int64_t row = s->order ? s->order[i] : i;
+        int64_t row = qp_gptq_column(s, i);
         for (int64_t j = 0; j < n; j++)
-            s->u[i * n + j] = h[row * n + (s->order ? s->order[j] : j)];
-        s->u[i * n + i] = diagonal(n, h, row) + (float)added;
+            r[i * n + j] = h[row * n + qp_gptq_column(s, j)];
+        r[i * n + i] = diagonal(n, h, row) + (float)added;
+        s->added[i] = r[i * n + i] - h[row * n + row];
     }
 }
 
-static int factor(struct qp_gptq *s, const float *h, double *damping, struct qp_error *err)
+static int factor(struct qp_gptq *s, const struct qp_kernels *kernels, const float *h, double *damping, float *r,
+                  struct qp_error *err)
 {
     double mean = mean_diagonal(s->in, h);
     if (mean < 0.0)
         return qp_fail(err, QP_ERR_INPUT, "the Hessian is not finite; the calibration data overflows the network");
     for (;; *damping *= 10.0) {
-        fill(s, h, *damping * mean);
-        int64_t minor = s->kernels->inverse_factor(s->in, s->u);
+        fill(s, h, *damping * mean, r);
+        int64_t minor = kernels->factor(s->in, r);
         if (minor == 0)
             return 0;
         if (*damping * 10.0 > 1.0)
@@ -63,17 +65,59 @@ static int factor(struct qp_gptq *s, const float *h, double *damping, struct qp_
     }
 }
 
+/* Signs of splitmix64 (Steele, Lea and Flood 2014), so that the sketch is always the same. */
+static void fill_signs(int64_t count, float *signs)
+{
+    uint64_t state = 1;
+    for (int64_t i = 0; i < count; i++) {
+        uint64_t z = state += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        signs[i] = (z ^ z >> 31) & 1 ? 1.0f : -1.0f;
+    }
+}
+
+/* Johnson and Lindenstrauss: the mean of the squares of d (signs Rᵀ)ᵀ estimates |d R|². */
+static int make_sketch(struct qp_gptq *s, const struct qp_kernels *kernels, const float *r, struct qp_error *err)
+{
+    int64_t n = s->in;
+    if (n < QP_SKETCHED)
+        return 0;
+    float *signs = qp_new_floats(QP_SKETCH * n, "a sketch", err);
+    s->sketch = qp_new_floats(QP_SKETCH * n, "a sketch", err);
+    int result = signs && s->sketch ? 0 : QP_ERR_SPACE;
+    if (result == 0) {
+        fill_signs(QP_SKETCH * n, signs);
+        kernels->gemm(false, true, QP_SKETCH, n, n, 1.0f, signs, n, r, n, 0.0f, s->sketch, n);
+    }
+    free(signs);
+    return result;
+}
+
+static int open_solver(struct qp_gptq *s, const struct qp_kernels *kernels, const float *h, double *damping,
+                       struct qp_error *err)
+{
+    float *r = qp_new_floats(s->in * s->in, "a factor of the Hessian", err);
+    s->added = qp_new_floats(s->in, "damping", err);
+    s->factor.r = r;
+    int result = r && s->added ? qp_order_columns(s->kind, s->in, s->group, h, &s->order, err) : QP_ERR_SPACE;
+    if (result == 0)
+        result = factor(s, kernels, h, damping, r, err);
+    if (result == 0)
+        result = make_sketch(s, kernels, r, err);
+    if (result == 0)
+        qp_factor_take(&s->factor, kernels, s->in, r);
+    return result;
+}
+
 int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, int64_t block, enum qp_order order,
                  int64_t group, double *damping, struct qp_gptq **out, struct qp_error *err)
 {
     struct qp_gptq *s = calloc(1, sizeof *s);
     if (!s)
         return qp_fail_memory(err, sizeof *s, "a solver");
-    *s = (struct qp_gptq){.kernels = kernels, .in = in, .block = block, .group = group, .kind = order};
-    s->u = qp_new_floats(in * in, "a factor of the Hessian", err);
-    int r = s->u ? qp_order_columns(order, in, group, h, &s->order, err) : QP_ERR_SPACE;
-    if (r == 0)
-        r = factor(s, h, damping, err);
+    *s = (struct qp_gptq){.in = in, .block = block, .group = group, .kind = order};
+    int r = open_solver(s, kernels, h, damping, err);
     if (r < 0) {
         qp_gptq_close(s);
         return r;
@@ -86,8 +130,10 @@ void qp_gptq_close(struct qp_gptq *solver)
 {
     if (!solver)
         return;
-    free(solver->u);
+    free(solver->factor.r);
     free(solver->order);
+    free(solver->added);
+    free(solver->sketch);
     free(solver);
 }
 
@@ -96,156 +142,166 @@ bool qp_gptq_serves(const struct qp_gptq *solver, int64_t group)
     return solver->kind != QP_ORDER_GROUP || solver->group == group;
 }
 
-/* What one matrix is solved with. Matrices are in the order of the columns; scales are [rows, groups]. */
-struct solve {
-    const struct qp_gptq *s;
-    const struct qp_quantized *q;
-    int64_t groups;
-    int32_t *group_of; /* [in], of the i-th column */
-    float *w, *error, *scale;
-    int8_t *zero;
-    uint8_t *codes;
-    qp_rescale_fn *rescale;
-    void *context;
+/* ---- a matrix ---- */
+
+/* What all rows have in common. */
+struct plan {
+    struct qp_gptq_rows base;
+    int64_t *bounds;
+    int32_t *group_of;
+    int64_t widest, rows; /* rows: that a thread takes at once */
+    const struct qp_gptq_rest *rest;
 };
 
-/* The kernel wants scales by row: one scale for the whole matrix is copied to each of them. */
-static void spread_scales(struct solve *v)
-{
-    const struct qp_quantized *q = v->q;
-    for (int64_t i = 0; i < q->rows * v->groups; i++) {
-        v->scale[i] = q->scale[q->group > 0 ? i : 0];
-        v->zero[i] = q->zero ? q->zero[q->group > 0 ? i : 0] : 0;
-    }
-}
-
-/* Copies columns into the order of the solver (forward) or back; `bytes` an element. */
-static void reorder(const int64_t *order, int64_t rows, int64_t cols, size_t bytes, bool forward, const char *from,
-                    char *to)
-{
-    for (int64_t r = 0; r < rows && !qp_failure_is_set(); r++)
-        for (int64_t i = 0; i < cols; i++) {
-            size_t ordered = (size_t)(r * cols + i) * bytes, natural = (size_t)(r * cols + order[i]) * bytes;
-            memcpy(to + (forward ? ordered : natural), from + (forward ? natural : ordered), bytes);
-        }
-}
-
-/* Columns from `at` on that are of its group. */
-static int64_t group_run(const struct solve *v, int64_t at)
-{
-    int64_t end = at;
-    while (end < v->s->in && v->group_of[end] == v->group_of[at])
-        end++;
-    return end - at;
-}
-
-static int enter_group(struct solve *v, int64_t at, struct qp_error *err)
-{
-    int64_t n = v->s->in, rows = v->q->rows, count = group_run(v, at);
-    float *w = qp_new_floats(rows * count, "a group's weights", err);
-    int64_t *columns = qp_new_array(count, sizeof *columns, "a group's columns", err);
-    int r = w && columns ? 0 : QP_ERR_SPACE;
-    if (r == 0) {
-        for (int64_t i = 0; i < count; i++)
-            columns[i] = v->s->order ? v->s->order[at + i] : at + i;
-        for (int64_t i = 0; i < rows; i++)
-            memcpy(w + i * count, v->w + i * n + at, (size_t)count * sizeof *w);
-        r = v->rescale(v->context, v->group_of[at], count, columns, w, err);
-        spread_scales(v);
-    }
-    free(w);
-    free(columns);
-    return r;
-}
-
-/* Rounds columns [at, at + count), and spreads their errors over all that follow. */
-static void solve_block(const struct solve *v, int64_t at, int64_t count)
-{
-    int64_t n = v->s->in, rest = n - at - count;
-    const float *u = v->s->u + at * n + at;
-    struct qp_gptq_block b = {.format = &v->q->format,
-                              .rows = v->q->rows,
-                              .count = count,
-                              .groups = v->groups,
-                              .w = v->w + at,
-                              .w_stride = n,
-                              .u = u,
-                              .u_stride = n,
-                              .scale = v->scale,
-                              .zero = v->q->zero ? v->zero : NULL,
-                              .group_of = v->group_of + at,
-                              .codes = v->codes + at,
-                              .codes_stride = n,
-                              .error = v->error};
-    v->s->kernels->gptq_block(&b);
-    if (rest > 0)
-        v->s->kernels->gemm(false, false, v->q->rows, rest, count, -1.0f, v->error, count, u + count, n, 1.0f,
-                            v->w + at + count, n);
-}
-
 /* Blocks end with their group when scales are set on entering one: all errors before it have to be in its weights. */
-static int solve_ordered(struct solve *v, struct qp_error *err)
+static void set_bounds(struct plan *p)
 {
-    int64_t n = v->s->in;
-    int r = 0;
-    for (int64_t at = 0, count; at < n && r == 0; at += count) {
-        count = n - at < v->s->block ? n - at : v->s->block;
-        if (v->rescale) {
-            int64_t run = group_run(v, at);
-            count = count < run ? count : run;
-            if (at == 0 || v->group_of[at] != v->group_of[at - 1])
-                r = enter_group(v, at, err);
-        }
-        if (r == 0)
-            r = qp_operations_go_on(err);
-        if (r == 0)
-            solve_block(v, at, count);
+    const struct qp_gptq *s = p->base.s;
+    int64_t blocks = 0, start = 0;
+    for (int64_t at = 0; at < s->in; at++) {
+        bool enters = p->base.rescale && at > 0 && p->group_of[at] != p->group_of[at - 1];
+        start = enters ? at : start;
+        if ((at - start) % s->block == 0)
+            p->bounds[blocks++] = at;
     }
-    return r;
+    p->bounds[blocks] = s->in;
+    p->base.blocks = blocks;
+    for (int64_t b = 0; b < blocks; b++)
+        p->widest = p->bounds[b + 1] - p->bounds[b] > p->widest ? p->bounds[b + 1] - p->bounds[b] : p->widest;
 }
 
-static int open_solve(struct solve *v, const struct qp_quantized *q, float *w, uint8_t *codes, struct qp_error *err)
+/* From the shape alone, for products of other heights may sum in another order. */
+static int64_t rows_at_once(int64_t rows, int64_t in)
 {
-    const struct qp_gptq *s = v->s;
-    int64_t widest = s->block < s->in ? s->block : s->in;
-    v->groups = qp_groups(s->in, q->group);
-    v->group_of = qp_new_array(s->in, sizeof *v->group_of, "the groups of columns", err);
-    v->error = qp_new_floats(q->rows * widest, "a block's errors", err);
-    v->scale = qp_new_floats(q->rows * v->groups, "scales", err);
-    v->zero = qp_new_array(q->rows * v->groups, 1, "zero points", err);
-    v->w = s->order ? qp_new_floats(q->rows * s->in, "reordered weights", err) : w;
-    v->codes = s->order ? qp_new_array(q->rows * s->in, 1, "reordered codes", err) : codes;
-    if (!v->group_of || !v->error || !v->scale || !v->zero || !v->w || !v->codes)
+    int64_t cached = NUMBERS / (in + 1), even = (rows / PARTS + 15) / 16 * 16;
+    int64_t most = cached < LEAST_ROWS ? LEAST_ROWS : cached > MOST_ROWS ? MOST_ROWS : cached;
+    int64_t wanted = even < FEWEST_ROWS ? FEWEST_ROWS : even > most ? most : even;
+    return wanted < rows ? wanted : rows;
+}
+
+static int open_plan(struct plan *p, struct qp_error *err)
+{
+    const struct qp_gptq *s = p->base.s;
+    const struct qp_quantized *q = p->base.q;
+    p->bounds = qp_new_array(s->in + 1, sizeof *p->bounds, "blocks of columns", err);
+    p->group_of = qp_new_array(s->in, sizeof *p->group_of, "the groups of columns", err);
+    if (!p->bounds || !p->group_of)
         return QP_ERR_SPACE;
     for (int64_t i = 0; i < s->in; i++)
-        v->group_of[i] = q->group > 0 ? (int32_t)((s->order ? s->order[i] : i) / q->group) : 0;
-    if (s->order)
-        reorder(s->order, q->rows, s->in, sizeof *w, true, (const char *)w, (char *)v->w);
-    spread_scales(v);
+        p->group_of[i] = q->group > 0 ? (int32_t)(qp_gptq_column(s, i) / q->group) : 0;
+    set_bounds(p);
+    p->base.bounds = p->bounds;
+    p->base.group_of = p->group_of;
+    p->base.groups = qp_groups(s->in, q->group);
+    p->rows = p->base.rescale ? q->rows : rows_at_once(q->rows, s->in);
     return 0;
 }
 
-static void close_solve(struct solve *v)
+/* The parts of a thread's workspace: `size` bytes each, one after the other. */
+static void *take(char **memory, int64_t count, size_t size)
 {
-    if (v->s->order) {
-        free(v->w);
-        free(v->codes);
-    }
-    free(v->group_of);
-    free(v->error);
-    free(v->scale);
-    free(v->zero);
+    void *part = *memory;
+    if (*memory)
+        *memory += ((size_t)count * size + 63) / 64 * 64;
+    return part;
 }
 
-int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, float *w, uint8_t *codes,
-                  qp_rescale_fn *rescale, void *context, struct qp_error *err)
+static void place(const struct plan *p, struct qp_gptq_rows *v, char **memory, float **scale, int8_t **zero)
 {
-    struct solve v = {.s = solver, .q = q, .rescale = rescale, .context = context};
-    int r = open_solve(&v, q, w, codes, err);
-    if (r == 0)
-        r = solve_ordered(&v, err);
-    if (r == 0 && solver->order)
-        reorder(solver->order, q->rows, solver->in, 1, false, (const char *)v.codes, (char *)codes);
-    close_solve(&v);
+    int64_t n = v->s->in, count = p->rows * n;
+    bool split = v->s->factor.high != NULL;
+    v->deviation.x = take(memory, count, sizeof(float));
+    v->deviation.high = split ? take(memory, count, sizeof(uint16_t)) : NULL;
+    v->deviation.low = split ? take(memory, count, sizeof(uint16_t)) : NULL;
+    v->weights = take(memory, p->rows * p->widest, sizeof(float));
+    v->block_codes = take(memory, p->rows * p->widest, 1);
+    v->diagonal = take(memory, p->widest * p->widest, sizeof(float));
+    *scale = take(memory, p->rows, sizeof(float));
+    *zero = take(memory, p->rows, 1);
+    if (!p->rest)
+        return;
+    v->error = take(memory, count, sizeof(float));
+    v->other = (struct qp_factor_rows){take(memory, count, sizeof(float)), v->deviation.high, v->deviation.low};
+    v->other_error = take(memory, count, sizeof(float));
+    v->other_codes = take(memory, count, 1);
+    v->likely = take(memory, p->rows, sizeof(int64_t));
+}
+
+static size_t workspace_bytes(const struct plan *p)
+{
+    size_t count = (size_t)(p->rows * p->base.s->in), block = (size_t)(p->rows * p->widest);
+    size_t rest = p->rest ? count * (3 * sizeof(float) + 1) + (size_t)p->rows * sizeof(int64_t) : 0;
+    return count * 2 * sizeof(float) + block * 5 + (size_t)(p->widest * p->widest) * sizeof(float) +
+           (size_t)p->rows * 5 + rest + 16 * 64;
+}
+
+/* Rows [first, first + v->rows) of the matrix. One scale for all is copied to each of them, as kernels want it. */
+static int solve_rows(const struct plan *p, struct qp_gptq_rows *v, int64_t first, float *scale, int8_t *zero,
+                      struct qp_error *err)
+{
+    const struct qp_quantized *q = v->q;
+    int64_t n = v->s->in;
+    v->first = first;
+    v->w = p->base.w + first * n;
+    v->codes = p->base.codes + first * n;
+    v->scale = q->scale + (q->group > 0 ? first * v->groups : 0);
+    v->zero = q->zero ? q->zero + (q->group > 0 ? first * v->groups : 0) : NULL;
+    for (int64_t i = 0; i < v->rows && q->group == 0; i++) {
+        scale[i] = q->scale[0];
+        zero[i] = q->zero ? q->zero[0] : 0;
+    }
+    if (q->group == 0) {
+        v->scale = scale;
+        v->zero = q->zero ? zero : NULL;
+    }
+    int r = qp_gptq_round(v, err);
+    if (r < 0 || !p->rest)
+        return r;
+    qp_gptq_take_nearest(v, p->rest->loss + first);
+    qp_gptq_gradient(v, p->rest->gradient + first * n);
+    return 0;
+}
+
+/* With `rescale` all rows go through the columns together, else as many at a time as a thread takes. */
+static int solve(const struct plan *p, struct qp_error *err)
+{
+    int64_t rows = p->base.q->rows;
+    int result = 0;
+#pragma omp parallel if (rows > p->rows)
+    {
+        struct qp_gptq_rows v = p->base;
+        struct qp_error mine;
+        float *scale = NULL;
+        int8_t *zero = NULL;
+        char *memory = qp_scratch(workspace_bytes(p), 1), *end = memory;
+        if (memory)
+            place(p, &v, &end, &scale, &zero);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t first = 0; first < rows; first += p->rows) {
+            if (!memory || qp_failure_is_set())
+                continue;
+            v.rows = rows - first < p->rows ? rows - first : p->rows;
+            int r = solve_rows(p, &v, first, scale, zero, &mine);
+#pragma omp critical
+            if (r < 0 && result == 0) {
+                result = r;
+                *err = mine;
+            }
+        }
+        free(memory);
+    }
+    return result < 0 ? result : qp_operations_go_on(err);
+}
+
+int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, const float *w, uint8_t *codes,
+                  qp_rescale_fn *rescale, void *context, const struct qp_gptq_rest *rest, struct qp_error *err)
+{
+    struct plan p = {.base = {.s = solver, .q = q, .w = w, .codes = codes, .rescale = rescale, .context = context},
+                     .rest = rest};
+    int r = open_plan(&p, err);
+    if (r == 0 && q->rows > 0)
+        r = solve(&p, err);
+    free(p.bounds);
+    free(p.group_of);
     return r;
 }

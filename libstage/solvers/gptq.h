@@ -9,6 +9,9 @@
 
 struct qp_gptq;
 
+/* Where there are as many columns, what rounding to nearest loses is estimated first, by so many random projections. */
+enum { QP_SKETCHED = 512, QP_SKETCH = 128 };
+
 /* Factors h[in, in] (symmetric). Columns whose diagonal is 0 were never seen in calibration: they get 1 there, which
  * rounds them to nearest. `block`: columns between updates of the rest; `group`: of the order. *damping: what to add as
  * a share of the mean diagonal, and on return what was added: it is raised tenfold as often as the factorization needs
@@ -25,9 +28,17 @@ bool qp_gptq_serves(const struct qp_gptq *solver, int64_t group);
 typedef int qp_rescale_fn(void *context, int64_t group, int64_t count, const int64_t *columns, const float *w,
                           struct qp_error *err);
 
-/* Codes of w[rows, cols] (overwritten) in the number format, groups, scales and zero points of *q; codes[rows, cols] is
- * q->codes, writable. `rescale` may be NULL; it wants an order that keeps groups whole, and q->group above 0. */
-int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, float *w, uint8_t *codes,
-                  qp_rescale_fn *rescale, void *context, struct qp_error *err);
+/* What is left of the loss, for who goes on from the codes; H without what damping added to it. */
+struct qp_gptq_rest {
+    float *gradient; /* [rows, cols] H (w - q), in the natural order */
+    double *loss;    /* [rows] (w - q)ᵀ H (w - q) */
+};
+
+/* Codes of w[rows, cols] in the number format, groups, scales and zero points of *q; codes[rows, cols] is q->codes,
+ * writable. `rescale` may be NULL; it wants an order that keeps groups whole, and q->group above 0. `rest` may be NULL;
+ * with it a row gets the codes of rounding to nearest where those lose less (as far as a sketch of 128 random
+ * projections tells, where columns are many). */
+int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, const float *w, uint8_t *codes,
+                  qp_rescale_fn *rescale, void *context, const struct qp_gptq_rest *rest, struct qp_error *err);
 
 #endif

@@ -84,8 +84,7 @@ static int set_codes(const struct work *w, const struct qp_gptq *solver, struct 
         return 0;
     }
     q.zero = format->symmetric ? NULL : d->zero;
-    memcpy(d->scratch, weight, (size_t)(d->rows * d->in) * sizeof *weight);
-    return qp_gptq_solve(solver, &q, d->scratch, d->codes, NULL, NULL, err);
+    return qp_gptq_solve(solver, &q, weight, d->codes, NULL, NULL, NULL, err);
 }
 
 /* d->quantized = w by GPTQ, without a solver rounded to nearest, with the scales of least error in the metric of

@@ -129,16 +129,17 @@ static bool can_refit(const struct qp_member *m)
     return m->q.group > 0 && m->spec->granularity != QP_PER_BLOCK && m->q.format.scale_dtype != QP_F8_E8M0;
 }
 
-static int descend_rows(const struct qp_quantize_options *o, struct descent_work *p, struct qp_descent_result *out,
-                        struct qp_error *err)
+/* `known`: the rows' losses, where the codes to start from and their gradient are there; else NULL. */
+static int descend_rows(const struct qp_quantize_options *o, struct descent_work *p, const double *known,
+                        struct qp_descent_result *out, struct qp_error *err)
 {
     int64_t sweeps = qp_descent_sweeps(o);
     *out = (struct qp_descent_result){.asymmetric = p->linear_term != NULL};
     double *rows = qp_new_array(p->m->q.rows, sizeof *rows, "losses of rows", err);
-    int r = rows ? choose_start(p, rows, err) : QP_ERR_SPACE;
+    int r = !rows ? QP_ERR_SPACE : known ? 0 : choose_start(p, rows, err);
     if (r == 0) {
         for (int64_t i = 0; i < p->m->q.rows; i++)
-            out->before += rows[i];
+            out->before += known ? known[i] : rows[i];
         bool refits = o->refit && can_refit(p->m);
         out->after = out->before - run_sweeps(p, sweeps, !refits, rows, &out->steps);
         r = qp_operations_go_on(err);
@@ -191,7 +192,7 @@ static int judge_held(struct descent_work *p, const struct qp_site_work *work, d
 static int attempt(const struct qp_quantize_options *o, const struct qp_site_work *work, struct descent_work *p,
                    struct qp_descent_result *out, double *held, struct qp_error *err)
 {
-    int r = descend_rows(o, p, out, err);
+    int r = descend_rows(o, p, NULL, out, err);
     return r == 0 ? judge_held(p, work, held, err) : r;
 }
 
@@ -236,10 +237,15 @@ static int descent_asymmetric(const struct qp_quantize_options *o, const struct 
 }
 
 int qp_descend_member(const struct qp_quantize_options *options, const struct qp_site_work *work, struct qp_member *m,
-                      struct qp_descent_result *out, struct qp_error *err)
+                      const struct qp_gptq_rest *rest, struct qp_descent_result *out, struct qp_error *err)
 {
     int64_t count = m->q.rows * work->in;
     bool asymmetric = work->asymmetry != NULL;
+    if (rest) {
+        struct descent_work going_on = {
+            .kernels = work->block->kernels, .m = m, .h = m->h, .gradient = rest->gradient, .in = work->in};
+        return descend_rows(options, &going_on, rest->loss, out, err);
+    }
     struct descent_work p = {.kernels = work->block->kernels,
                              .m = m,
                              .h = m->h,
@@ -249,7 +255,7 @@ int qp_descend_member(const struct qp_quantize_options *options, const struct qp
                              .in = work->in};
     int r = p.gradient && p.delta && (p.linear_term || !asymmetric) ? 0 : QP_ERR_SPACE;
     if (r == 0)
-        r = asymmetric ? descent_asymmetric(options, work, &p, out, err) : descend_rows(options, &p, out, err);
+        r = asymmetric ? descent_asymmetric(options, work, &p, out, err) : descend_rows(options, &p, NULL, out, err);
     free(p.linear_term);
     free(p.gradient);
     free(p.delta);

@@ -14,9 +14,15 @@ static void add_scales(const struct qp_task *t, const struct qp_quantize_options
     qp_estimate_scales(spec, d->out, d->in, &sweep, add);
 }
 
-/* The loss of rounding to nearest and the gradient of the codes choose what coordinate descent starts from. With
- * asymmetric calibration, its product comes on top, all is done with it and without, and both are judged. Steps depend
- * on the weights, and count as none. */
+/* GPTQ gives the gradient of its codes then. */
+static bool descends_from_gptq(const struct qp_quantize_options *o)
+{
+    return qp_is(o->method, "gptq") && qp_descent_sweeps(o) > 0 && !(o->asymmetric > 0);
+}
+
+/* After other methods than GPTQ: the loss of rounding to nearest and the gradient of the codes choose what coordinate
+ * descent starts from. With asymmetric calibration, its product comes on top, all is done with it and without, and both
+ * are judged. Steps depend on the weights, and count as none. */
 static void add_descent(const struct qp_quantize_options *o, const struct qp_linear *d, struct qp_work *add)
 {
     double product = qp_gemm_operations(d->out, d->in, d->in);
@@ -24,7 +30,8 @@ static void add_descent(const struct qp_quantize_options *o, const struct qp_lin
     bool asymmetric = o->asymmetric > 0;
     if (qp_descent_sweeps(o) == 0)
         return;
-    add->operations[QP_WORK_GEMM] += asymmetric ? 4 * judged + product : judged;
+    if (!descends_from_gptq(o))
+        add->operations[QP_WORK_GEMM] += asymmetric ? 4 * judged + product : judged;
     add->operations[QP_WORK_SOLVE] +=
         (asymmetric ? 2 : 1) * (o->refit ? 2 : 1) * qp_descent_operations(d->out, d->in, 0);
 }
@@ -36,7 +43,7 @@ static void add_linear(const struct qp_task *t, const struct qp_quantize_options
     double scales = (double)qp_scale_count(d->out, d->in, qp_spec_group(spec, d->in));
     add_scales(t, o, spec, d, add);
     if (qp_is(o->method, "gptq"))
-        qp_gptq_work(d->out, d->in, o->block, add);
+        qp_gptq_work(t->kernels, d->out, d->in, o->block, descends_from_gptq(o), add);
     add_descent(o, d, add);
     add->bytes_read += qp_task_stored(t, weights);
     add->bytes_written += weights + scales * (spec->format.symmetric ? 4 : 5);
@@ -52,6 +59,8 @@ static void add_layer(const struct qp_task *t, const struct qp_quantize_options 
             (o->asymmetric > 0 ? 4 : 1) * qp_task_hessian_bytes(t, layer, site); /* asymmetry, what is held out */
         if (qp_is(o->method, "gptq"))
             add->operations[QP_WORK_SOLVE] += qp_factor_operations(type->sites[site].in);
+        if (descends_from_gptq(o))
+            add->operations[QP_WORK_GEMM] += qp_gptq_sketch_operations(type->sites[site].in);
     }
     for (int l = 0; l < type->linear_count; l++) {
         const struct qp_quant_spec *spec = qp_task_spec(t, layer, l);

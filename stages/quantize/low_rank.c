@@ -59,22 +59,40 @@ static void gram(const struct qp_kernels *k, int64_t in, int64_t rank, const flo
         s[i * rank + i] = s[i * rank + i] > 0.0f ? s[i * rank + i] * (1.0f + LEAST) : 1.0f;
 }
 
-/* With s = a H aᵀ and UᵀU = s⁻¹: low->h = H - (U a H)ᵀ (U a H). */
+/* x[rank, in] = R⁻¹ x, by substitution from the last row up, in blocks. */
+static void substitute(const struct qp_kernels *k, int64_t in, int64_t rank, const float *r, float *x)
+{
+    enum { BLOCK = 32 };
+    for (int64_t end = rank; end > 0; end = (end - 1) / BLOCK * BLOCK) {
+        int64_t at = (end - 1) / BLOCK * BLOCK;
+        k->gemm(false, false, end - at, in, rank - end, -1.0f, r + at * rank + end, rank, x + end * in, in, 1.0f,
+                x + at * in, in);
+        for (int64_t i = end - 1; i >= at; i--)
+            for (int64_t j = 0; j < in; j++) {
+                float sum = x[i * in + j];
+                for (int64_t c = i + 1; c < end; c++)
+                    sum -= r[i * rank + c] * x[c * in + j];
+                x[i * in + j] = sum / r[i * rank + i];
+            }
+    }
+}
+
+/* With s = a H aᵀ = R Rᵀ: low->h = H - (R⁻¹ a H)ᵀ (R⁻¹ a H). */
 static int project(const struct qp_site_work *work, struct qp_low_rank *low, struct qp_error *err)
 {
     const struct qp_kernels *k = work->block->kernels;
     int64_t in = work->in, rank = low->rank;
-    qp_auto_free float *ah = qp_new_floats(rank * in, "a H", err), *uah = qp_new_floats(rank * in, "U a H", err);
+    qp_auto_free float *ah = qp_new_floats(rank * in, "a H", err);
     qp_auto_free float *s = qp_new_floats(rank * rank, "a H aᵀ", err);
-    if (!ah || !uah || !s)
+    if (!ah || !s)
         return QP_ERR_SPACE;
     k->gemm(false, false, rank, in, in, 1.0f, low->a, in, work->h, in, 0.0f, ah, in);
     gram(k, in, rank, ah, low->a, s);
     memcpy(low->h, work->h, (size_t)(in * in) * sizeof *low->h);
-    if (k->inverse_factor(rank, s) != 0)
+    if (k->factor(rank, s) != 0)
         return 0; /* a is worth nothing: all of H counts */
-    k->gemm(false, false, rank, in, rank, 1.0f, s, rank, ah, in, 0.0f, uah, in);
-    k->gemm(true, false, in, in, rank, -1.0f, uah, in, uah, in, 1.0f, low->h, in);
+    substitute(k, in, rank, s, ah);
+    k->gemm(true, false, in, in, rank, -1.0f, ah, in, ah, in, 1.0f, low->h, in);
     k->mirror(in, low->h);
     for (int64_t i = 0; i < in; i++)
         low->h[i * in + i] = fmaxf(low->h[i * in + i], LEAST * work->h[i * in + i]);

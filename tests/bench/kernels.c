@@ -223,8 +223,8 @@ static void bench_hessian(void)
         BYTES(name, 4.0 * (double)(n * n), k->mirror(n, h));
         for (int64_t i = 0; i < n; i++)
             h[i * n + i] *= 1.5f;
-        snprintf(name, sizeof name, "inverse_factor [%d] (2/3 n^3)", (int)n);
-        FLOPS(name, 2.0 / 3 * pow((double)n, 3), (memcpy(copy, h, (size_t)(n * n) * 4), k->inverse_factor(n, copy)));
+        snprintf(name, sizeof name, "factor [%d] (1/3 n^3)", (int)n);
+        FLOPS(name, pow((double)n, 3) / 3, (memcpy(copy, h, (size_t)(n * n) * 4), k->factor(n, copy)));
         free(x);
         free(h);
         free(copy);
@@ -421,23 +421,24 @@ static void bench_gptq(void)
         {.codes = QP_F8_E4M3, .bits = 8, .symmetric = true, .scale_dtype = QP_F32},
         {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F32}};
     const int64_t rows = 4096, count = 128;
-    float *w = numbers(rows * count), *u = numbers(count * count), *scale = array(rows, 4);
-    float *error = array(rows * count, 4);
+    float *w = numbers(rows * count), *r = numbers(count * count), *scale = array(rows, 4);
+    float *s = array(rows * count, 4), *error = array(rows * count, 4);
     uint8_t *codes = array(rows * count, 1);
     int32_t *group_of = array(count, 4);
     char name[64];
 
     for (int64_t i = 0; i < count * count; i++)
-        u[i] = i % (count + 1) == 0 ? 1 : 1e-3f * u[i];
-    for (int64_t r = 0; r < rows; r++)
-        scale[r] = 0.1f;
+        r[i] = i % (count + 1) == 0 ? 1 : 1e-3f * r[i];
+    for (int64_t i = 0; i < rows; i++)
+        scale[i] = 0.1f;
     for (int g = 0; g < 3; g++) {
-        struct qp_gptq_block b = {&formats[g], rows,  count, 1,        w,     count, u,
-                                  count,       scale, NULL,  group_of, codes, count, error};
+        struct qp_gptq_block b = {&formats[g], rows,  count, 1,        w,     count, s,     count, r,
+                                  count,       scale, NULL,  group_of, codes, count, error, count};
         snprintf(name, sizeof name, "gptq_block [4096, 128] %s", qp_dtype_name(formats[g].codes));
-        FLOPS(name, (double)(rows * count * count), k->gptq_block(&b));
+        FLOPS(name, (double)(rows * count * count),
+              (memset(s, 0, (size_t)(rows * count) * sizeof *s), k->gptq_block(&b)));
     }
-    free(w), free(u), free(scale), free(error), free(codes), free(group_of);
+    free(w), free(r), free(s), free(scale), free(error), free(codes), free(group_of);
 }
 
 /* Numbers times candidates a second, in thousands of millions. */

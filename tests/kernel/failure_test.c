@@ -77,10 +77,10 @@ static void linear_int8(struct operands *o)
                                                .y = o->out});
 }
 
-static void inverse_factor(struct operands *o)
+static void factor(struct operands *o)
 {
     memcpy(o->out, o->h, N * N * sizeof *o->out);
-    o->k->inverse_factor(N, o->out);
+    o->k->factor(N, o->out);
 }
 
 static void low_rank(struct operands *o)
@@ -93,20 +93,23 @@ static void gptq_block(struct operands *o)
 {
     static const int32_t group_of[N];
     float error[M * N];
-    memcpy(o->out, o->w, M * N * sizeof *o->out);
+    memset(o->out, 0, M * N * sizeof *o->out);
     o->k->gptq_block(&(struct qp_gptq_block){.format = &format,
                                              .rows = M,
                                              .count = N,
                                              .groups = 1,
-                                             .w = o->out,
+                                             .w = o->w,
                                              .w_stride = N,
-                                             .u = o->h,
-                                             .u_stride = N,
+                                             .s = o->out,
+                                             .s_stride = N,
+                                             .r = o->h,
+                                             .r_stride = N,
                                              .scale = o->scale,
                                              .group_of = group_of,
                                              .codes = o->bytes,
                                              .codes_stride = N,
-                                             .error = error});
+                                             .error = error,
+                                             .error_stride = N});
 }
 
 static void rtn(struct operands *o)
@@ -169,7 +172,7 @@ static const struct {
                   {"linear_bf16", linear_bf16},
                   {"hessian_bf16", hessian_bf16},
                   {"linear_int8", linear_int8},
-                  {"inverse_factor", inverse_factor},
+                  {"factor", factor},
                   {"low_rank", low_rank},
                   {"gptq_block", gptq_block},
                   {"rtn", rtn},

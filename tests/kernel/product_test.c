@@ -1,3 +1,4 @@
+#include "kernels/codec.h"
 #include "tests/kernel/harness.h"
 
 /* Bound of a float32 sum of k products, each of size 1, in any order. */
@@ -128,4 +129,82 @@ Test(mirror, copies_the_upper_triangle)
             free(h);
             free(want);
         }
+}
+
+/* ---- split products ---- */
+
+static void split_parts(const struct qp_kernels *k, int64_t count, const float *x, uint16_t **high, uint16_t **low)
+{
+    *high = fresh(count, sizeof **high);
+    *low = fresh(count, sizeof **low);
+    k->split(count, x, *high, *low);
+}
+
+Test(split, gives_the_references_parts_which_add_up)
+{
+    const int64_t count = 1003;
+    float *x = random_floats(count, 3, 1);
+    uint16_t *want_high, *want_low;
+    x[0] = 0, x[1] = 1, x[2] = 1 + 0x1p-9f, x[3] = -0x1p100f;
+    split_parts(reference(), count, x, &want_high, &want_low);
+    for (int64_t i = 0; i < count; i++) {
+        double sum = (double)qp_bf16_to_f32(want_high[i]) + (double)qp_bf16_to_f32(want_low[i]);
+        cr_assert_leq(fabs(sum - (double)x[i]), 0x1p-16 * fabs((double)x[i]), "%g", (double)x[i]);
+    }
+    EACH_RUN(run)
+    {
+        uint16_t *high, *low;
+        split_parts(run.k, count, x, &high, &low);
+        EXPECT_SAME_BYTES((uint8_t *)high, (uint8_t *)want_high, count * 2, "%s", run.name);
+        EXPECT_SAME_BYTES((uint8_t *)low, (uint8_t *)want_low, count * 2, "%s", run.name);
+        free(high);
+        free(low);
+    }
+    free(x);
+    free(want_high);
+    free(want_low);
+}
+
+static void linear_split(int64_t m, int64_t n, int64_t k)
+{
+    int64_t ldx = k + 3, ldw = k + 5, ldy = n + 2;
+    float *x = random_floats(m * ldx, 1, 1), *w = random_floats(n * ldw, 1, 2), *y = random_floats(m * ldy, 1, 3);
+    float *want = copy_of(y, m * ldy, 4);
+    struct qp_linear_split l = {.m = m, .n = n, .k = k, .x_stride = ldx, .w_stride = ldw, .y_stride = ldy};
+    uint16_t *parts[4];
+
+    split_parts(reference(), m * ldx, x, &parts[0], &parts[1]);
+    split_parts(reference(), n * ldw, w, &parts[2], &parts[3]);
+    l.x_high = parts[0], l.x_low = parts[1], l.w_high = parts[2], l.w_low = parts[3];
+    for (int64_t i = 0; i < m; i++) /* the product of the numbers themselves */
+        for (int64_t j = 0; j < n; j++) {
+            double sum = want[i * ldy + j];
+            for (int64_t p = 0; p < k; p++)
+                sum += (double)x[i * ldx + p] * (double)w[j * ldw + p];
+            want[i * ldy + j] = (float)sum;
+        }
+    for (int r = -1; r < 0 || nth_run(r).k != NULL; r++) {
+        const struct qp_kernels *kernels = r < 0 ? reference() : nth_run(r).k;
+        l.y = copy_of(y, m * ldy, 4);
+        kernels->linear_split(&l);
+        EXPECT_NEAR(l.y, want, m * ldy, 0x1p-16 * 4 * (sqrt((double)k) + 1) + 1e-6 * (double)k, "%s: %d x %d x %d",
+                    kernels->backend, (int)m, (int)n, (int)k);
+        free(l.y);
+    }
+    for (int i = 0; i < 4; i++)
+        free(parts[i]);
+    free(x);
+    free(w);
+    free(y);
+    free(want);
+}
+
+Test(split, products_are_those_of_float32)
+{
+    linear_split(1, 1, 1);
+    linear_split(3, 5, 0);
+    linear_split(0, 4, 7);
+    linear_split(17, 33, 129);
+    linear_split(300, 40, 200);
+    linear_split(9, 1100, 64);
 }

@@ -117,10 +117,8 @@ static void solve(struct problem *p, enum qp_order order, qp_rescale_fn *rescale
     struct qp_error err;
     struct qp_gptq *solver;
     double damping = 0.01;
-    float w[MOST_ROWS * MOST_COLS];
-    memcpy(w, p->w, sizeof w);
     cr_assert_eq(qp_gptq_open(p->block.kernels, p->cols, p->h, 5, order, p->m->q.group, &damping, &solver, &err), 0);
-    cr_assert_eq(qp_gptq_solve(solver, &p->m->q, w, p->codes, rescale, context, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_gptq_solve(solver, &p->m->q, p->w, p->codes, rescale, context, NULL, &err), 0, "%s", err.message);
     qp_gptq_close(solver);
 }
 
@@ -133,7 +131,7 @@ static struct qp_descent_result descent(struct problem *p, int64_t sweeps, doubl
     p->work.asymmetry = asymmetric > 0.0 ? p->asymmetry : NULL;
     p->work.held_asymmetry = p->held_asymmetry;
     p->work.held_hessian = p->held_hessian;
-    cr_assert_eq(qp_descend_member(&o, &p->work, p->m, &out, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_descend_member(&o, &p->work, p->m, NULL, &out, &err), 0, "%s", err.message);
     return out;
 }
 

@@ -10,5 +10,8 @@ void qp_kernels_fill_bf16(struct qp_kernels *table)
 
 void qp_kernels_fill_amx(struct qp_kernels *table)
 {
+    table->split_products = true;
     table->hessian_bf16 = qp_hessian_bf16_tiles;
+    table->split = qp_split_bf16;
+    table->linear_split = qp_linear_split_tiles;
 }

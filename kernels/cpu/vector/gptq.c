@@ -5,8 +5,8 @@
 #include "kernels/scratch.h"
 
 /* LANES rows at a time, transposed, so that a column is one vector. Columns are quantized in steps of DEPTH; what a
- * step owes to the columns after it is then paid at once, each column loaded and stored once for DEPTH subtractions.
- * Every element still sees the same subtractions in the same order. */
+ * step adds to the columns after it is then added at once, each column loaded and stored once for DEPTH sums. Every
+ * element still sees the same sums in the same order. */
 enum { DEPTH = 8 };
 
 /* Scales and zero points of one column, a row in each lane. */
@@ -38,89 +38,118 @@ static void quantize_column(const struct qp_number_format *format, const float *
         for (int l = 0; l < LANES; l++) {
             int8_t code = qp_integer_code(w[l], s->scale[l], s->zero[l], qmin, qmax);
             codes[l] = (uint8_t)code;
-            value[l] = ((float)code - s->zero[l]) * s->scale[l];
+            value[l] = (0.0f - s->zero[l] + (float)code) * s->scale[l]; /* not -0, whatever rounds to 0 */
         }
-}
-
-/* w[j] -= the errors of columns [first, first + DEPTH) in turn, for every j after them. */
-static void pay(const struct qp_gptq_block *b, int64_t first, const float *error, float *w)
-{
-    vf e[DEPTH];
-
-    for (int k = 0; k < DEPTH; k++)
-        e[k] = v_load(error + k * LANES);
-    for (int64_t j = first + DEPTH; j < b->count; j++) {
-        vf x = v_load(w + j * LANES);
-        for (int k = 0; k < DEPTH; k++)
-            x = x - e[k] * v_set(b->u[(first + k) * b->u_stride + j]);
-        v_store(w + j * LANES, x);
-    }
 }
 
 /* Scratch of one tile: [count][LANES] each. */
 struct tile {
-    float *w, *error;
+    float *w, *s, *error;
     uint8_t *codes;
 };
+
+/* s[j] += the deviations of columns [first, first + DEPTH) by R, one after the other, for every j after them. */
+static void add_step(const struct qp_gptq_block *b, int64_t first, float *s)
+{
+    vf d[DEPTH];
+
+    for (int k = 0; k < DEPTH; k++)
+        d[k] = v_load(s + (first + k) * LANES);
+    for (int64_t j = first + DEPTH; j < b->count; j++) {
+        vf x = v_load(s + j * LANES);
+        for (int k = 0; k < DEPTH; k++)
+            x = x + d[k] * v_set(b->r[(first + k) * b->r_stride + j]);
+        v_store(s + j * LANES, x);
+    }
+}
 
 static void quantize_tile(const struct qp_gptq_block *b, int64_t row, int64_t rows, const struct tile *t)
 {
     struct lanes scales = {0};
-    float value[LANES];
+    float value[LANES], target[LANES];
     int64_t group = -1;
 
     for (int64_t i = 0; i < b->count; i++) {
-        const float *u = b->u + i * b->u_stride;
+        const float *r = b->r + i * b->r_stride;
         int64_t end = i / DEPTH * DEPTH + DEPTH < b->count ? i / DEPTH * DEPTH + DEPTH : b->count;
+        vf w = v_load(t->w + i * LANES), v = w + v_load(t->s + i * LANES) / v_set(r[i]);
 
         if (b->group_of[i] != group)
             load_scales(b, row, rows, group = b->group_of[i], &scales);
-        quantize_column(b->format, t->w + i * LANES, &scales, t->codes + i * LANES, value);
-        vf e = (v_load(t->w + i * LANES) - v_load(value)) / v_set(u[i]);
-        v_store(t->error + i * LANES, e);
+        v_store(target, v);
+        quantize_column(b->format, target, &scales, t->codes + i * LANES, value);
+        vf d = w - v_load(value);
+        v_store(t->error + i * LANES, (v - v_load(value)) * v_set(r[i]));
+        v_store(t->s + i * LANES, d);
         for (int64_t j = i + 1; j < end; j++)
-            v_store(t->w + j * LANES, v_load(t->w + j * LANES) - e * v_set(u[j]));
+            v_store(t->s + j * LANES, v_load(t->s + j * LANES) + d * v_set(r[j]));
         if (i + 1 == end && end < b->count)
-            pay(b, end - DEPTH, t->error + (end - DEPTH) * LANES, t->w);
+            add_step(b, end - DEPTH, t->s);
     }
 }
 
-static void load_tile(const struct qp_gptq_block *b, int64_t row, int64_t rows, float *w)
+/* to[count, LANES] = from[rows, count]ᵀ; lanes after the last row repeat the first. */
+static void load_tile(int64_t rows, int64_t count, const float *from, int64_t stride, float *to)
 {
-    for (int64_t l = 0; l < LANES; l++)
-        for (int64_t i = 0; i < b->count; i++)
-            w[i * LANES + l] = b->w[(row + (l < rows ? l : 0)) * b->w_stride + i];
+    int64_t i = 0;
+
+    for (; i + LANES <= count; i += LANES) {
+        vf v[LANES];
+        for (int l = 0; l < LANES; l++)
+            v[l] = v_load(from + (l < rows ? l : 0) * stride + i);
+        v_transpose(v);
+        for (int j = 0; j < LANES; j++)
+            v_store(to + (i + j) * LANES, v[j]);
+    }
+    for (; i < count; i++)
+        for (int64_t l = 0; l < LANES; l++)
+            to[i * LANES + l] = from[(l < rows ? l : 0) * stride + i];
 }
 
-static void store_tile(const struct qp_gptq_block *b, int64_t row, int64_t rows, const struct tile *t)
+static void store_tile(int64_t rows, int64_t count, const float *from, float *to, int64_t stride)
 {
+    int64_t i = 0;
+
+    for (; i + LANES <= count; i += LANES) {
+        vf v[LANES];
+        for (int j = 0; j < LANES; j++)
+            v[j] = v_load(from + (i + j) * LANES);
+        v_transpose(v);
+        for (int l = 0; l < LANES && l < rows; l++)
+            v_store(to + l * stride + i, v[l]);
+    }
+    for (; i < count; i++)
+        for (int64_t l = 0; l < rows; l++)
+            to[l * stride + i] = from[i * LANES + l];
+}
+
+static void run_tile(const struct qp_gptq_block *b, int64_t row, const struct tile *t)
+{
+    int64_t rows = b->rows - row < LANES ? b->rows - row : LANES;
+
+    load_tile(rows, b->count, b->w + row * b->w_stride, b->w_stride, t->w);
+    load_tile(rows, b->count, b->s + row * b->s_stride, b->s_stride, t->s);
+    quantize_tile(b, row, rows, t);
+    store_tile(rows, b->count, t->s, b->s + row * b->s_stride, b->s_stride);
+    if (b->error != NULL)
+        store_tile(rows, b->count, t->error, b->error + row * b->error_stride, b->error_stride);
     for (int64_t l = 0; l < rows; l++)
-        for (int64_t i = 0; i < b->count; i++) {
-            b->w[(row + l) * b->w_stride + i] = t->w[i * LANES + l];
-            b->error[(row + l) * b->count + i] = t->error[i * LANES + l];
+        for (int64_t i = 0; i < b->count; i++)
             b->codes[(row + l) * b->codes_stride + i] = t->codes[i * LANES + l];
-        }
 }
 
 void QP_NAME(qp_gptq_block)(const struct qp_gptq_block *b)
 {
 #pragma omp parallel if (b->rows * b->count >= QP_PARALLEL_ELEMENTS / 4)
     {
-        float *w = qp_scratch((size_t)(b->count * LANES), 2 * sizeof(float) + 1);
-        struct tile t = {0};
-
-        if (w != NULL)
-            t = (struct tile){w, w + b->count * LANES, (uint8_t *)(w + 2 * b->count * LANES)};
+        int64_t size = b->count * LANES;
+        float *w = qp_scratch((size_t)size, 3 * sizeof(float) + 1);
+        struct tile t = {w, w + size, w + 2 * size, (uint8_t *)(w + 3 * size)};
 
 #pragma omp for
-        for (int64_t row = 0; row < b->rows; row += LANES) {
-            int64_t rows = b->rows - row < LANES ? b->rows - row : LANES;
-            if (w == NULL)
-                continue;
-            load_tile(b, row, rows, t.w);
-            quantize_tile(b, row, rows, &t);
-            store_tile(b, row, rows, &t);
-        }
+        for (int64_t row = 0; row < b->rows; row += LANES)
+            if (w != NULL)
+                run_tile(b, row, &t);
         free(w);
     }
 }

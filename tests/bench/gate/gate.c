@@ -85,15 +85,18 @@ static void gptq_block(const struct qp_kernels *k)
                               .rows = ROWS,
                               .count = COLS,
                               .groups = COLS / GROUP,
-                              .w = x,
+                              .w = w,
                               .w_stride = COLS,
-                              .u = h,
-                              .u_stride = COLS,
+                              .s = x,
+                              .s_stride = COLS,
+                              .r = h,
+                              .r_stride = COLS,
                               .scale = scale,
                               .group_of = group_of,
                               .codes = codes,
                               .codes_stride = COLS,
-                              .error = error};
+                              .error = error,
+                              .error_stride = COLS};
     k->gptq_block(&b);
 }
 
