@@ -98,7 +98,7 @@ static int calibrate_layer(struct qp_stage *stage, struct state *s, struct qp_bl
         r = s->prefix ? qp_prefix_collect(s->prefix, stage, block, statistics, err)
                       : collect(s, block, statistics, err);
     if (r == 0)
-        r = qp_statistics_put(statistics, block->unit, err);
+        r = qp_statistics_put(statistics, stage, block, err);
     qp_statistics_free(statistics);
     return r;
 }

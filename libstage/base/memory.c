@@ -1,6 +1,7 @@
 #include "libstage/base/memory.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 void *qp_new_array(int64_t count, size_t size, const char *what, struct qp_error *err)
 {
@@ -18,4 +19,22 @@ void *qp_new_array(int64_t count, size_t size, const char *what, struct qp_error
 float *qp_new_floats(int64_t count, const char *what, struct qp_error *err)
 {
     return qp_new_array(count, sizeof(float), what, err);
+}
+
+void *qp_new_sparse(size_t bytes, const char *what, struct qp_error *err)
+{
+    void *array = bytes ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                        : MAP_FAILED;
+    if (array == MAP_FAILED) {
+        qp_fail_memory(err, bytes, what);
+        return NULL;
+    }
+    madvise(array, bytes, MADV_NOHUGEPAGE); /* which would fill the gaps; where there are none, it fails */
+    return array;
+}
+
+void qp_free_sparse(void *array, size_t bytes)
+{
+    if (array)
+        munmap(array, bytes);
 }

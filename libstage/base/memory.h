@@ -15,4 +15,9 @@ void *qp_new_array(int64_t count, size_t size, const char *what, struct qp_error
 /* The same for float32. */
 float *qp_new_floats(int64_t count, const char *what, struct qp_error *err);
 
+/* `bytes` zeroed bytes, page-aligned, of which a page takes memory when it is first written to: for triangles of a
+ * square. NULL as above. Freed with qp_free_sparse, which takes NULL as well. */
+void *qp_new_sparse(size_t bytes, const char *what, struct qp_error *err);
+void qp_free_sparse(void *array, size_t bytes);
+
 #endif

@@ -232,18 +232,31 @@ void qp_block_drop(const struct qp_block *block, int site, const char *stat)
     qp_unit_remove(block->unit, qp_block_name(block, block->type->sites[site].name, stat, name, sizeof name));
 }
 
+static void unpack_triangle(const struct qp_kernels *kernels, int64_t n, const float *rows, float *h)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        memcpy(h + i * n + i, rows + qp_triangle_row(n, i), (size_t)(n - i) * sizeof *h);
+    kernels->mirror(n, h);
+}
+
 int qp_block_site_matrix(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err)
 {
     int64_t n = site_dim(block, site);
+    const char *module = block->type->sites[site].name;
     const float *fold = NULL;
-    const struct qp_tensor *t;
-    int r = qp_block_get(block, block->type->sites[site].name, stat, QP_F32, n, n, &t, err);
+    const struct qp_tensor *t = qp_block_find(block, module, stat);
+    bool packed = t && t->rank == 1;
+    int r = qp_block_get(block, module, stat, QP_F32, packed ? qp_triangle_row(n, n) : n, packed ? 0 : n, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
         return r;
     qp_work_add_read((double)t->bytes);
-    memcpy(h, t->data, t->bytes);
+    if (packed)
+        unpack_triangle(block->kernels, n, t->data, h);
+    else
+        memcpy(h, t->data, t->bytes);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < (fold ? n : 0); i++)
         for (int64_t j = 0; j < n; j++)

@@ -2,7 +2,8 @@
  *
  * Names in a decoder layer's unit (B = "model.layers.3", S a site's name, M a module):
  *   B.M.weight, B.M.bias, B.NORM.weight    the checkpoint's own tensors, never changed on the way
- *   B.S.hessian F32 [in, in]               sum of xᵀx over the tokens that calibrate saw, both triangles
+ *   B.S.hessian F32 [in (in + 1) / 2]      sum of xᵀx over the tokens that calibrate saw: rows of the upper triangle,
+ *       each from its diagonal on; [in, in] with both triangles is taken as well
  *   B.S.absmax, .min, .max F32 [in]; .absmean F32 [in]  mean of |x|;  attribute `tokens`: how many tokens
  *   B.S.asymmetry F32 [in, in]             sum of (x_original - x)ᵀ x, where x is the input after quantized blocks,
  *       over part of the windows, as large as all would make it
@@ -74,6 +75,12 @@ int qp_block_norm_bias(const struct qp_block *block, int norm, bool transformed,
 bool qp_tensor_is_own(const struct qp_arch *arch, const struct qp_tensor *tensor);
 
 bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat);
+
+/* Where row i of a packed upper triangle [n, n] starts; for i = n, how many numbers it has. */
+static inline int64_t qp_triangle_row(int64_t n, int64_t i)
+{
+    return i * n - i * (i - 1) / 2;
+}
 
 /* Takes a statistic out of the unit; nothing where there is none. */
 void qp_block_drop(const struct qp_block *block, int site, const char *stat);

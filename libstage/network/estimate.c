@@ -69,7 +69,7 @@ bool qp_task_quantizes_site(const struct qp_task *task, int64_t layer, int site)
 double qp_task_hessian_bytes(const struct qp_task *task, int64_t layer, int site)
 {
     double n = (double)qp_layer_type(task->arch, layer)->sites[site].in;
-    return qp_task_has(task, "hessian") ? 4 * n * n : 0;
+    return qp_task_has(task, "hessian") ? 2 * n * (n + 1) : 0;
 }
 
 /* ---- forwards ---- */

@@ -52,7 +52,7 @@ const struct qp_linear_scheme *qp_task_scheme(const struct qp_task *task, int64_
 const struct qp_quant_spec *qp_task_spec(const struct qp_task *task, int64_t layer, int linear);
 bool qp_task_quantizes_site(const struct qp_task *task, int64_t layer, int site);
 
-/* Bytes of a site's float32 Hessian [in, in] where blocks bring it, else 0. */
+/* Bytes of a site's float32 Hessian, of which blocks bring the upper triangle; 0 where they do not. */
 double qp_task_hessian_bytes(const struct qp_task *task, int64_t layer, int site);
 
 /* A forward of `tokens` tokens through the linears of one layer: 2 tokens out in for each. */

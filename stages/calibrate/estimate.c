@@ -14,7 +14,7 @@ static void add_hessians(const struct qp_task *t, bool bf16, struct qp_work *add
             int64_t n = type->sites[s].in;
             add->operations[bf16 ? QP_WORK_HESSIAN_BF16 : QP_WORK_HESSIAN] +=
                 qp_hessian_operations(qp_task_tokens(t), n);
-            add->bytes_written += 4 * (double)n * (double)n;
+            add->bytes_written += 2 * (double)n * (double)(n + 1);
         }
     }
 }
@@ -88,7 +88,7 @@ static double statistic_bytes(const struct qp_task *t, const char *name, double 
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         if (strcmp(name, lists[i].name) == 0)
             return 4 * lists[i].rows * in;
-    return strcmp(name, "hessian") == 0           ? 4 * in * in
+    return strcmp(name, "hessian") == 0           ? 2 * in * (in + 1)
            : strcmp(name, "samples") == 0         ? 4 * samples * in
            : strncmp(name, "window_", 7) == 0     ? 4 * (double)t->windows * in
            : strcmp(name, "block_histogram") == 0 ? 4 * QP_BLOCK_BINS
@@ -112,6 +112,20 @@ static double emitted_bytes(const struct qp_task *t, int64_t layer)
     double sum = 0, most = 0;
     for (int s = 0; s < type->site_count; s++) {
         double bytes = site_bytes(t, (double)type->sites[s].in);
+        sum += bytes;
+        most = fmax(most, bytes);
+    }
+    return qp_task_has(t, "steps") ? most : sum;
+}
+
+/* Hessians while they are summed up: the pages of a square that its upper triangle, and the tiles on the diagonal, lie
+ * on. They become what is emitted. */
+static double sums_bytes(const struct qp_task *t)
+{
+    const struct qp_layer_type *type = qp_layer_type(t->arch, 0);
+    double sum = 0, most = 0;
+    for (int s = 0; qp_task_wants(t, "hessian") && s < type->site_count; s++) {
+        double in = (double)type->sites[s].in, bytes = fmin(4 * in * in, 2 * in * in + 4096 * in);
         sum += bytes;
         most = fmax(most, bytes);
     }
@@ -151,9 +165,10 @@ static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *ou
     out->fixed_bytes = QP_PRODUCTS_BYTES + fmax(original.workspace, quantized.workspace) +
                        4 * (double)qp_task_tokens(t) +
                        (parts ? 4 * (double)qp_task_part(t) * (double)t->arch->hidden : 0) + kept_bytes(t);
-    out->block_bytes = layers + input_bytes(t, bf16);
     for (int64_t layer = 0; layer < t->arch->layers; layer++)
         out->emitted_bytes = fmax(out->emitted_bytes, emitted_bytes(t, layer));
+    double packed = qp_task_wants(t, "hessian") ? out->emitted_bytes : 0;
+    out->block_bytes = fmax(0, layers + input_bytes(t, bf16) + sums_bytes(t) - packed);
     return r;
 }
 

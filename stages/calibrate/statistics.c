@@ -31,6 +31,8 @@ const char *const qp_statistics_names[] = {
 
 /* What nobody wants is NULL. */
 struct site {
+    int64_t in;
+    float *hessian; /* [in, in], its upper triangle; packed when it is complete */
     struct qp_tensor *stats[SITE_KINDS];
     double *abssum;
     double token_sum; /* of each token's max |x| */
@@ -81,8 +83,6 @@ static int shape_of(const struct qp_statistics *s, enum kind kind, int64_t in, i
     shape[0] = in;
     shape[1] = in;
     switch (kind) {
-    case HESSIAN:
-        return 2;
     case SAMPLES:
         shape[0] = tokens < SAMPLES_MAX ? tokens : SAMPLES_MAX;
         return 2;
@@ -104,6 +104,11 @@ static int shape_of(const struct qp_statistics *s, enum kind kind, int64_t in, i
     }
 }
 
+static size_t square(int64_t n)
+{
+    return (size_t)(n * n) * sizeof(float);
+}
+
 static int open_site(struct qp_stage *stage, const struct qp_block *block, struct qp_statistics *s, int site,
                      struct qp_error *err)
 {
@@ -114,9 +119,12 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, struc
     for (int k = 0; k < SITE_KINDS && r == 0; k++) {
         float fill = k == MIN || k == WINDOW_MIN ? INFINITY : k == MAX || k == WINDOW_MAX ? -INFINITY : 0.0f;
         int rank = shape_of(s, (enum kind)k, in, shape);
-        if (qp_stage_wants(stage, qp_statistics_names[k]))
+        if (k != HESSIAN && qp_stage_wants(stage, qp_statistics_names[k]))
             r = new_stat(stage, block, desc->name, qp_statistics_names[k], rank, shape, fill, &t->stats[k], err);
     }
+    t->in = in;
+    if (r == 0 && qp_stage_wants(stage, "hessian") && !(t->hessian = qp_new_sparse(square(in), "a Hessian", err)))
+        r = QP_ERR_SPACE;
     if (r < 0 || !t->stats[ABSMEAN])
         return r;
     t->abssum = qp_new_array(in, sizeof(double), "a site's statistics", err);
@@ -224,8 +232,8 @@ int qp_statistics_site(void *statistics, int site, const float *x, int64_t rows,
     (void)err;
     struct qp_statistics *s = statistics;
     struct site *t = &s->sites[site];
-    if (t->stats[HESSIAN])
-        s->kernels->hessian(rows, in, x, values(t->stats[HESSIAN]));
+    if (t->hessian)
+        s->kernels->hessian(rows, in, x, t->hessian);
     add_values(s, t, x, rows, in);
     return 0;
 }
@@ -235,8 +243,8 @@ int qp_statistics_site_bf16(void *statistics, int site, const uint16_t *x, int64
 {
     struct qp_statistics *s = statistics;
     struct site *t = &s->sites[site];
-    if (t->stats[HESSIAN])
-        s->kernels->hessian_bf16(rows, in, x, values(t->stats[HESSIAN]));
+    if (t->hessian)
+        s->kernels->hessian_bf16(rows, in, x, t->hessian);
     if (!wants_values(t)) {
         t->tokens += rows;
         return 0;
@@ -272,11 +280,30 @@ static int put(struct qp_unit *unit, struct qp_tensor **tensor, struct qp_error 
     return t ? qp_unit_put(unit, t, err) : 0;
 }
 
-static int put_site(const struct qp_statistics *s, struct site *t, struct qp_unit *unit, struct qp_error *err)
+/* The upper triangle of a site's Hessian, and frees that. */
+static int pack_hessian(struct qp_stage *stage, const struct qp_block *block, const char *module, struct site *t,
+                        struct qp_error *err)
 {
-    struct qp_tensor *hessian = t->stats[HESSIAN], *absmean = t->stats[ABSMEAN];
-    if (hessian)
-        s->kernels->mirror(hessian->shape[0], hessian->data);
+    char name[256];
+    int64_t n = t->in, numbers = qp_triangle_row(n, n);
+    if (!t->hessian)
+        return 0;
+    qp_block_name(block, module, "hessian", name, sizeof name);
+    int r = qp_allocate(qp_stage_allocator(stage), name, QP_F32, 1, &numbers, &t->stats[HESSIAN], err);
+    if (r < 0)
+        return r;
+    float *packed = values(t->stats[HESSIAN]);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        memcpy(packed + qp_triangle_row(n, i), t->hessian + i * n + i, (size_t)(n - i) * sizeof *packed);
+    qp_free_sparse(t->hessian, square(n));
+    t->hessian = NULL;
+    return 0;
+}
+
+static int put_site(struct site *t, struct qp_unit *unit, struct qp_error *err)
+{
+    struct qp_tensor *absmean = t->stats[ABSMEAN];
     for (int64_t i = 0; absmean && i < absmean->elements; i++)
         values(absmean)[i] = (float)(t->abssum[i] / (double)t->tokens);
     if (t->stats[TOKEN_ABSMAX])
@@ -287,13 +314,16 @@ static int put_site(const struct qp_statistics *s, struct site *t, struct qp_uni
     return r;
 }
 
-int qp_statistics_put(struct qp_statistics *s, struct qp_unit *unit, struct qp_error *err)
+int qp_statistics_put(struct qp_statistics *s, struct qp_stage *stage, struct qp_block *block, struct qp_error *err)
 {
+    struct qp_unit *unit = block->unit;
     int r = put(unit, &s->key_absmax, err);
     if (r == 0)
         r = put(unit, &s->value_absmax, err);
     for (int i = 0; i < s->count && r == 0; i++)
-        r = put_site(s, &s->sites[i], unit, err);
+        r = pack_hessian(stage, block, block->type->sites[i].name, &s->sites[i], err);
+    for (int i = 0; i < s->count && r == 0; i++)
+        r = put_site(&s->sites[i], unit, err);
     if (r == 0 && json_object_set_new(unit->attrs, "tokens", json_integer(s->sites[0].tokens)) < 0)
         return qp_fail_memory(err, 0, "statistics");
     return r;
@@ -305,6 +335,7 @@ void qp_statistics_free(struct qp_statistics *s)
         for (int k = 0; k < SITE_KINDS; k++)
             qp_tensor_unref(s->sites[i].stats[k]);
         free(s->sites[i].abssum);
+        qp_free_sparse(s->sites[i].hessian, square(s->sites[i].in));
     }
     if (s) {
         qp_tensor_unref(s->key_absmax);

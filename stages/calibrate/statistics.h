@@ -32,8 +32,9 @@ int qp_statistics_site_bf16(void *statistics, int site, const uint16_t *x, int64
 int qp_statistics_cache(void *statistics, const float *keys, const float *values, int64_t rows, int64_t dim,
                         struct qp_error *err);
 
-/* Moves all of it, and the attribute `tokens`, into the unit. */
-int qp_statistics_put(struct qp_statistics *statistics, struct qp_unit *unit, struct qp_error *err);
+/* Moves all of it, Hessians packed, and the attribute `tokens`, into the block's unit. */
+int qp_statistics_put(struct qp_statistics *statistics, struct qp_stage *stage, struct qp_block *block,
+                      struct qp_error *err);
 
 void qp_statistics_free(struct qp_statistics *statistics); /* NULL is accepted */
 

@@ -55,8 +55,9 @@ static void add_layer(const struct qp_task *t, const struct qp_quantize_options 
     for (int site = 0; site < type->site_count; site++) {
         if (!qp_task_quantizes_site(t, layer, site))
             continue;
-        add->bytes_read +=
-            (o->asymmetric > 0 ? 4 : 1) * qp_task_hessian_bytes(t, layer, site); /* asymmetry, what is held out */
+        add->bytes_read += qp_task_hessian_bytes(t, layer, site);
+        if (o->asymmetric > 0) /* asymmetry and what is held out are whole squares */
+            add->bytes_read += 3 * 4 * (double)type->sites[site].in * (double)type->sites[site].in;
         if (qp_is(o->method, "gptq"))
             add->operations[QP_WORK_SOLVE] += qp_factor_operations(type->sites[site].in);
         if (descends_from_gptq(o))

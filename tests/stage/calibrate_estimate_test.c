@@ -28,7 +28,7 @@ Test(calibrate_estimate, collects_hessians)
     cr_expect_eq(work.operations[QP_WORK_ATTENTION], 2 * LAYER_ATTENTION);
     cr_expect_eq(work.operations[QP_WORK_HESSIAN], 2 * LAYER_HESSIANS);
     cr_expect_eq(work.operations[QP_WORK_GEMM_BF16], 0);
-    cr_expect_eq(work.bytes_written, 2 * 4.0 * (3 * 64 * 64 + 96 * 96));
+    cr_expect_eq(work.bytes_written, 2 * 4.0 * (3 * 64 * 65 / 2 + 96 * 97 / 2), "triangles");
     cr_expect_eq(work.bytes_read, 2 * 4.0 * (30720 + 2 * 64) + 4.0 * 128 * 64, "layers with norms, rows of text");
 }
 
@@ -63,14 +63,15 @@ Test(calibrate_estimate, refuses_what_is_no_question)
     json_decref(question);
 }
 
-/* A Hessian of each site, float32; the histogram has 512 bins a channel. */
+/* The upper triangle of each site's Hessian, which is summed up in a square; the histogram has 512 bins a channel. */
 Test(calibrate_estimate, memory_of_statistics)
 {
     cr_expect_eq(cost(NULL, NULL).emitted_bytes + cost(NULL, NULL).fixed_bytes, 0, "nothing is asked for");
     struct qp_estimate hessians = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"));
     cr_assert(hessians.memory_known);
-    cr_expect_eq(hessians.emitted_bytes, 4.0 * (3 * 64 * 64 + 96 * 96));
-    cr_expect_eq(hessians.block_bytes, 4.0 * (30720 + 2 * 64), "a layer in float32");
+    cr_expect_eq(hessians.emitted_bytes, 2.0 * (3 * 64 * 65 + 96 * 97));
+    cr_expect_eq(hessians.block_bytes + hessians.emitted_bytes, 4.0 * (30720 + 2 * 64) + 4.0 * (3 * 64 * 64 + 96 * 96),
+                 "a layer in float32, and squares");
     struct qp_estimate histogram = cost(NULL, json_pack("[s, s]", "absmax", "histogram"));
     cr_expect_eq(histogram.emitted_bytes, 4.0 * (1 + 512) * (3 * 64 + 96));
 }
@@ -83,6 +84,6 @@ Test(calibrate_estimate, memory_of_a_step)
     json_object_set_new(question, "feedback", json_true());
     struct qp_estimate steps = estimate_of(question);
     struct qp_estimate whole = cost(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"));
-    cr_expect_eq(steps.emitted_bytes, 4.0 * 96 * 96);
+    cr_expect_eq(steps.emitted_bytes, 2.0 * 96 * 97);
     cr_expect_geq(steps.fixed_bytes, whole.fixed_bytes + 4.0 * 128 * 64);
 }

@@ -225,13 +225,23 @@ static double expect_product(enum part part, const float *found, const float *a,
 static const char *const sites[] = {"attn_in", "attn_out", "mlp_in", "mlp_out"};
 static const int64_t widths[] = {TINY_HIDDEN, TINY_HIDDEN, TINY_HIDDEN, TINY_FFN};
 
+/* A packed Hessian, both triangles; until the next call. */
+static const float *unpacked(const float *packed, int64_t in)
+{
+    static float h[TINY_FFN * TINY_FFN];
+    for (int64_t i = 0; i < in; i++)
+        for (int64_t j = 0; j < in; j++)
+            h[i * in + j] = tiny_hessian(packed, in, i, j);
+    return h;
+}
+
 /* The largest entry of the asymmetry. */
 static double expect_site(const struct walk *x, const struct walk *xq, const struct qp_unit *unit, int layer, int site)
 {
     const float *now = xq->inputs[site], *original = x->inputs[site];
     const char *name = sites[site];
     int64_t in = widths[site];
-    expect_product(ALL, find(unit, layer, name, "hessian"), now, NULL, now, in, name);
+    expect_product(ALL, unpacked(find(unit, layer, name, "hessian"), in), now, NULL, now, in, name);
     expect_product(HELD, find(unit, layer, name, "held_hessian"), now, NULL, now, in, name);
     expect_product(HELD, find(unit, layer, name, "held_asymmetry"), original, now, now, in, name);
     return expect_product(LEARNED, find(unit, layer, name, "asymmetry"), original, now, now, in, name);

@@ -259,3 +259,11 @@ struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params,
     cr_assert_eq(r, expected, "%s returned %d: %s", desc->name, r, err.message);
     return out;
 }
+
+float tiny_hessian(const float *packed, int64_t n, int64_t i, int64_t j)
+{
+    int64_t row = i < j ? i : j, col = i < j ? j : i, at = 0;
+    for (int64_t r = 0; r < row; r++)
+        at += n - r;
+    return packed[at + col - row];
+}

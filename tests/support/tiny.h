@@ -39,6 +39,9 @@ struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params,
                            size_t *count, json_t **report);
 extern char tiny_message[QP_ERROR_SIZE];
 
+/* H[i, j] of a packed Hessian [n, n]. */
+float tiny_hessian(const float *packed, int64_t n, int64_t i, int64_t j);
+
 void tiny_free(struct qp_unit **units, size_t count);
 
 #endif

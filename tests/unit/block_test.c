@@ -141,6 +141,51 @@ Test(fold, heads_that_share_values_get_their_geometric_mean)
     qp_checkpoint_close(checkpoint);
 }
 
+/* Puts the upper triangle of a site's Hessian in its place. */
+static void pack_hessian(const struct qp_block *block, int64_t n, const char *name)
+{
+    struct qp_tensor *packed;
+    struct qp_error err;
+    const float *h = qp_unit_find(block->unit, name)->data;
+    int64_t numbers = n * (n + 1) / 2, at = 0;
+    cr_assert_eq(qp_tensor_new(name, QP_F32, 1, &numbers, &packed, &err), 0, "%s", err.message);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i; j < n; j++)
+            ((float *)packed->data)[at++] = h[i * n + j];
+    cr_assert_eq(qp_unit_put(block->unit, packed, &err), 0);
+}
+
+Test(block, a_packed_hessian_is_the_whole_one)
+{
+    static float whole[TINY_FFN * TINY_FFN], unpacked[TINY_FFN * TINY_FFN];
+    static const char name[] = "model.layers.0.mlp_out.hessian";
+    float s[TINY_FFN];
+    struct qp_error err;
+    struct qp_unit *units[TINY_UNITS];
+    struct qp_arch arch;
+    struct qp_block block;
+    json_t *config = tiny_config();
+    tiny_units("\"int4\"", true, units);
+    cr_assert_eq(qp_arch_parse(config, "tiny", &arch, &err), 0);
+    cr_assert_eq(qp_block_of(&arch, qp_kernels_open("ref"), units[2], &block, &err), 0);
+    fold(&block, QP_SITE_MLP_OUT, 7, s);
+    cr_assert_eq(qp_block_hessian(&block, QP_SITE_MLP_OUT, whole, &err), 0, "%s", err.message);
+    pack_hessian(&block, TINY_FFN, name);
+    cr_assert_eq(qp_block_hessian(&block, QP_SITE_MLP_OUT, unpacked, &err), 0, "%s", err.message);
+    for (int i = 0; i < TINY_FFN * TINY_FFN; i++)
+        cr_assert_eq(unpacked[i], whole[i], "number %d", i);
+    int64_t shape[] = {TINY_FFN};
+    struct qp_tensor *short_one;
+    cr_assert_eq(qp_tensor_new(name, QP_F32, 1, shape, &short_one, &err), 0);
+    cr_assert_eq(qp_unit_put(units[2], short_one, &err), 0);
+    cr_expect_eq(qp_block_hessian(&block, QP_SITE_MLP_OUT, whole, &err), QP_ERR_INPUT);
+    cr_expect(strstr(err.message, "mlp_out.hessian: found shape [96], expected [4656]"), "%s", err.message);
+    qp_block_drop(&block, QP_SITE_MLP_OUT, "hessian");
+    cr_expect_null(qp_unit_find(units[2], name));
+    json_decref(config);
+    tiny_free(units, TINY_UNITS);
+}
+
 Test(fold, statistics_follow)
 {
     static float h[TINY_FFN * TINY_FFN], folded[TINY_FFN * TINY_FFN];
