@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_FORMATS_COMPRESSED_LAYOUT_H
 #define QUANTPIPE_FORMATS_COMPRESSED_LAYOUT_H
 
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 /* The shape of weight_scale of a matrix [rows, cols]; returns the rank. */
 int qp_compressed_scale_shape(const struct qp_quant_spec *spec, int64_t rows, int64_t cols, int64_t shape[2]);

@@ -2,7 +2,7 @@
 #ifndef QUANTPIPE_FORMATS_COMPRESSED_SIZE_H
 #define QUANTPIPE_FORMATS_COMPRESSED_SIZE_H
 
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 struct qp_stored {
     uint64_t bytes; /* of the tensors' data: codes, scales, zero points, global scales, shape */

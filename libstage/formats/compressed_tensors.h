@@ -6,7 +6,7 @@
 #include "libstage/base/json.h"
 
 #include "libstage/tensor/quantized.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 #include "libstage/tensor/tensor.h"
 
 /* The word that compressed-tensors uses for how a linear is stored (its infer_module_format): "nvfp4-pack-quantized",

@@ -31,7 +31,7 @@
 #include "kernels/kernels.h"
 #include "libstage/network/arch.h"
 #include "libstage/tensor/quantized.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 #include "libstage/tensor/unit.h"
 
 struct qp_block {

@@ -5,7 +5,7 @@
 #include "libstage/formats/gguf.h"
 #include "libstage/formats/safetensors.h"
 #include "libstage/network/arch.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 #include "libstage/tensor/unit.h"
 
 /* Corrections of low rank lie in a folder of the checkpoint's, as a LoRA adapter of PEFT; names of its tensors by

@@ -5,7 +5,7 @@
 
 #include "libstage/network/block.h"
 #include "libstage/solvers/gptq.h"
-#include "libstage/tensor/scheme_budget.h"
+#include "libstage/tensor/scheme/budget.h"
 
 /* ---- the task ---- */
 

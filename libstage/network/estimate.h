@@ -8,7 +8,7 @@
 #include "kernels/work.h"
 #include "libstage/base/json.h"
 #include "libstage/network/arch.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 /* What is known of the stage's input; its parameters are in its state. All is borrowed. */
 struct qp_task {

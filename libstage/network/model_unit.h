@@ -4,7 +4,7 @@
 
 #include "libstage/network/arch.h"
 #include "libstage/calibration/data.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 #include "libstage/tensor/unit.h"
 
 struct qp_model {

@@ -4,7 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "libstage/base/error.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 /* How the scale of a group is chosen among those of its shrunken range (kernels/scale_search.h). */
 enum qp_scale_method {

@@ -46,13 +46,21 @@ void qp_unit_free(struct qp_unit *unit)
     for (size_t i = 0; i < unit->count; i++)
         qp_tensor_unref(unit->tensors[i]);
     free(unit->tensors);
+    qp_names_clear(&unit->names);
     json_decref(unit->attrs);
     free(unit);
 }
 
+/* From this many tensors on, names are found by hash. */
+#define MANY 32
+
 static size_t index_of(const struct qp_unit *unit, const char *name)
 {
     size_t i = 0;
+    if (unit->names.count == unit->count && unit->count > 0) {
+        i = qp_names_find(&unit->names, name);
+        return i == QP_NO_NAME ? unit->count : i;
+    }
     while (i < unit->count && strcmp(unit->tensors[i]->name, name) != 0)
         i++;
     return i;
@@ -64,13 +72,24 @@ struct qp_tensor *qp_unit_find(const struct qp_unit *unit, const char *name)
     return i < unit->count ? unit->tensors[i] : NULL;
 }
 
+/* Names the tensors that have come since the names were complete, all of them after one was taken out. */
+static int name_tensors(struct qp_unit *unit, struct qp_error *err)
+{
+    int r = 0;
+    for (size_t i = unit->names.count; i < unit->count && r == 0; i++)
+        r = qp_names_set(&unit->names, unit->tensors[i]->name, i, err);
+    return r;
+}
+
 int qp_unit_put(struct qp_unit *unit, struct qp_tensor *tensor, struct qp_error *err)
 {
     size_t i = index_of(unit, tensor->name);
     if (i < unit->count) {
-        qp_tensor_unref(unit->tensors[i]);
+        struct qp_tensor *old = unit->tensors[i];
+        int r = unit->names.count == unit->count ? qp_names_set(&unit->names, tensor->name, i, err) : 0;
         unit->tensors[i] = tensor;
-        return 0;
+        qp_tensor_unref(old);
+        return r;
     }
     if (unit->count == unit->capacity) {
         size_t capacity = unit->capacity ? 2 * unit->capacity : 16;
@@ -83,7 +102,7 @@ int qp_unit_put(struct qp_unit *unit, struct qp_tensor *tensor, struct qp_error 
         unit->capacity = capacity;
     }
     unit->tensors[unit->count++] = tensor;
-    return 0;
+    return unit->count >= MANY ? name_tensors(unit, err) : 0;
 }
 
 void qp_unit_remove(struct qp_unit *unit, const char *name)
@@ -91,6 +110,7 @@ void qp_unit_remove(struct qp_unit *unit, const char *name)
     size_t i = index_of(unit, name);
     if (i == unit->count)
         return;
+    qp_names_clear(&unit->names);
     qp_tensor_unref(unit->tensors[i]);
     memmove(&unit->tensors[i], &unit->tensors[i + 1], (--unit->count - i) * sizeof(struct qp_tensor *));
 }

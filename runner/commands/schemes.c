@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 #include "runner/subcommand.h"
 
 /* "a, b" as a list. */

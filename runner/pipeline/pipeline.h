@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include "libstage/base/json.h"
 
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 #include "runner/pipeline/document.h"
 
 #define QP_PIPELINE_VERSION 1

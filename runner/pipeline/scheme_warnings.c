@@ -15,23 +15,6 @@ static int warn(const struct qp_branch *b, json_t *warnings, const char *code, c
     return 0;
 }
 
-static bool is_ignored(const struct qp_scheme *s, const char *module)
-{
-    for (size_t i = 0; i < s->ignore_count; i++)
-        if (fnmatch(s->ignore[i], module, 0) == 0)
-            return true;
-    return false;
-}
-
-/* Index of the rule that applies to a module; rule_count when none does. */
-static size_t rule_of(const struct qp_scheme *s, const char *module)
-{
-    size_t i = 0;
-    while (i < s->rule_count && fnmatch(s->rules[i].match, module, 0) != 0)
-        i++;
-    return i;
-}
-
 /* Calls for each linear of the decoder layers, in order; stops when `see` returns true. */
 static bool any_linear(const struct qp_arch *arch, bool (*see)(const char *module, const void *context),
                        const void *context)
@@ -57,7 +40,7 @@ struct rule_question {
 static bool is_ruled(const char *module, const void *context)
 {
     const struct rule_question *q = context;
-    return rule_of(q->scheme, module) == q->rule && !is_ignored(q->scheme, module);
+    return qp_scheme_rule_of(q->scheme, module) == q->rule && !qp_scheme_ignores(q->scheme, module);
 }
 
 static int check_rule(const struct qp_branch *b, const struct qp_arch *arch, size_t rule, json_t *warnings,
@@ -89,7 +72,7 @@ static int check_ignore(const struct qp_branch *b, const struct qp_arch *arch, c
 /* Left as it is though no rule and no pattern of `ignore` speaks of it. */
 static bool is_forgotten(const struct qp_scheme *s, const char *module)
 {
-    return !qp_scheme_for(s, module) && !is_ignored(s, module) && rule_of(s, module) == s->rule_count;
+    return !qp_scheme_for(s, module) && !qp_scheme_ignores(s, module) && qp_scheme_rule_of(s, module) == QP_NO_NAME;
 }
 
 static bool has_linear(const struct qp_arch *arch, int64_t layer, int linear)

@@ -4,7 +4,7 @@
 #define QUANTPIPE_STAGES_ALLOCATE_TABLE_H
 
 #include "libstage/network/model_unit.h"
-#include "libstage/tensor/scheme_budget.h"
+#include "libstage/tensor/scheme/budget.h"
 
 struct qp_group {
     int64_t layer;

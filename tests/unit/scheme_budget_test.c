@@ -7,7 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/formats/compressed_size.h"
 #include "libstage/formats/compressed_tensors.h"
-#include "libstage/tensor/scheme_budget.h"
+#include "libstage/tensor/scheme/budget.h"
 
 static struct qp_scheme *parse(const char *text, struct qp_error *err)
 {

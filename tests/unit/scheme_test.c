@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 

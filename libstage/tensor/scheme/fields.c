@@ -1,4 +1,4 @@
-#include "libstage/tensor/scheme_fields.h"
+#include "libstage/tensor/scheme/fields.h"
 
 #include <stdio.h>
 

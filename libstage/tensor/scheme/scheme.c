@@ -1,11 +1,10 @@
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
-#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "libstage/tensor/scheme_budget.h"
+#include "libstage/tensor/scheme/budget.h"
 
 void qp_scheme_free(struct qp_scheme *scheme)
 {
@@ -15,6 +14,8 @@ void qp_scheme_free(struct qp_scheme *scheme)
         free(scheme->ignore[i]);
     for (size_t i = 0; i < scheme->rule_count; i++)
         free(scheme->rules[i].match);
+    qp_match_clear(&scheme->ignore_match);
+    qp_match_clear(&scheme->rule_match);
     free(scheme->ignore);
     free(scheme->rules);
     free(scheme->name);
@@ -48,17 +49,22 @@ void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype)
         bind_linear(&scheme->budget->candidates[i].scheme, dtype);
 }
 
+bool qp_scheme_ignores(const struct qp_scheme *scheme, const char *module)
+{
+    return qp_match_first(&scheme->ignore_match, module) != QP_NO_NAME;
+}
+
+size_t qp_scheme_rule_of(const struct qp_scheme *scheme, const char *module)
+{
+    return qp_match_first(&scheme->rule_match, module);
+}
+
 const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, const char *module)
 {
-    for (size_t i = 0; i < scheme->ignore_count; i++)
-        if (fnmatch(scheme->ignore[i], module, 0) == 0)
-            return NULL;
-    const struct qp_linear_scheme *found = &scheme->base;
-    for (size_t i = 0; i < scheme->rule_count; i++)
-        if (fnmatch(scheme->rules[i].match, module, 0) == 0) {
-            found = &scheme->rules[i].scheme;
-            break;
-        }
+    if (qp_scheme_ignores(scheme, module))
+        return NULL;
+    size_t rule = qp_scheme_rule_of(scheme, module);
+    const struct qp_linear_scheme *found = rule == QP_NO_NAME ? &scheme->base : &scheme->rules[rule].scheme;
     return found->weights.enabled ? found : NULL;
 }
 

@@ -4,7 +4,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/words.h"
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 /* Numbers: compressed-tensors 0.20, quant_scheme.py; NVIDIA Model Optimizer 0.47, modelopt/torch/quantization/config.
  */

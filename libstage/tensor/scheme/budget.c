@@ -1,4 +1,4 @@
-#include "libstage/tensor/scheme_budget.h"
+#include "libstage/tensor/scheme/budget.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
-#include "libstage/tensor/scheme_fields.h"
+#include "libstage/tensor/scheme/fields.h"
 
 static const char *const candidate_keys[] = {"name", "weights", "activations", NULL};
 static const char *const plain_formats[] = {"bf16", "fp16", "fp32", NULL};

@@ -9,6 +9,7 @@
 
 #include "kernels/quant.h"
 #include "libstage/base/error.h"
+#include "libstage/tensor/scheme/match.h"
 
 enum qp_granularity {
     QP_PER_TENSOR = 1,
@@ -64,7 +65,8 @@ struct qp_scheme {
     size_t ignore_count;
     struct qp_scheme_rule *rules; /* the first that matches wins */
     size_t rule_count;
-    struct qp_budget *budget; /* formats are still to be chosen (scheme_budget.h): base is empty; NULL otherwise */
+    struct qp_match_list ignore_match, rule_match; /* the same patterns, for lookups */
+    struct qp_budget *budget; /* formats are still to be chosen (scheme/budget.h): base is empty; NULL otherwise */
 };
 
 struct qp_preset {
@@ -120,6 +122,10 @@ void qp_scheme_free(struct qp_scheme *scheme); /* NULL is accepted */
 /* Sets the dtype that scales are stored in: the model's own (BF16, F16, F32), F32 with exact: modelopt. Those of NVFP4
  * and MX have the format's, those of ranges taken at run time are F32. */
 void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype);
+
+/* Whether a pattern of `ignore` matches a module; the first rule that does, QP_NO_NAME for none. */
+bool qp_scheme_ignores(const struct qp_scheme *scheme, const char *module);
+size_t qp_scheme_rule_of(const struct qp_scheme *scheme, const char *module);
 
 /* What applies to a module ("model.layers.0.mlp.up_proj"): NULL when it is ignored or left as it is. Borrowed. */
 const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, const char *module);

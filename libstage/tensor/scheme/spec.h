@@ -4,7 +4,7 @@
 
 #include "libstage/base/json.h"
 
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 /* *spec is set whole. QP_ERR_INPUT with a path that starts with `path`. */
 int qp_scheme_parse_weights(const json_t *value, const char *path, enum qp_exact exact, struct qp_quant_spec *spec,

@@ -1,10 +1,10 @@
-#include "libstage/tensor/scheme_spec.h"
+#include "libstage/tensor/scheme/spec.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "libstage/base/words.h"
-#include "libstage/tensor/scheme_fields.h"
+#include "libstage/tensor/scheme/fields.h"
 
 /* What a format's name stands for. MX: OCP Microscaling Formats v1.0, table 1; NVFP4: NVIDIA's E2M1 in blocks of 16. */
 struct format {

@@ -3,7 +3,7 @@
 #ifndef QUANTPIPE_TENSOR_SCHEME_BUDGET_H
 #define QUANTPIPE_TENSOR_SCHEME_BUDGET_H
 
-#include "libstage/tensor/scheme.h"
+#include "libstage/tensor/scheme/scheme.h"
 
 #define QP_MAX_CANDIDATES 16
 

@@ -3,9 +3,9 @@
 #include <stdio.h>
 
 #include "libstage/base/cleanup.h"
-#include "libstage/tensor/scheme_budget.h"
-#include "libstage/tensor/scheme_fields.h"
-#include "libstage/tensor/scheme_spec.h"
+#include "libstage/tensor/scheme/budget.h"
+#include "libstage/tensor/scheme/fields.h"
+#include "libstage/tensor/scheme/spec.h"
 
 #define PATH QP_SCHEME_PATH
 
@@ -55,7 +55,8 @@ static int parse_rule(const json_t *value, size_t index, struct qp_scheme *schem
         return qp_fail_memory(err, strlen(match), "the scheme");
     rule->scheme = scheme->base;
     scheme->rule_count++;
-    return parse_linear(value, path, scheme->exact, &rule->scheme, err);
+    int r = qp_match_add(&scheme->rule_match, rule->match, err);
+    return r < 0 ? r : parse_linear(value, path, scheme->exact, &rule->scheme, err);
 }
 
 static int parse_rules(const json_t *list, struct qp_scheme *scheme, struct qp_error *err)
@@ -88,7 +89,8 @@ static int parse_ignore(const json_t *list, struct qp_scheme *scheme, struct qp_
             return qp_scheme_wrong_type(item, path, "", "a pattern of module names", err);
         if (!(scheme->ignore[i] = strdup(json_string_value(item))))
             return qp_fail_memory(err, json_string_length(item), "the scheme");
-        scheme->ignore_count++;
+        if (qp_match_add(&scheme->ignore_match, scheme->ignore[scheme->ignore_count++], err) < 0)
+            return err->code;
     }
     return 0;
 }
