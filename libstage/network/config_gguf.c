@@ -66,21 +66,39 @@ static int copy_real(const struct reader *r, const char *key, const char *name, 
     return 0;
 }
 
+/* Of families with one GGUF name the first is taken, or the first with windows for a file that has them. */
+static bool fits(const struct reader *r, const struct qp_family *f, const char *found)
+{
+    char name[128];
+    if (strcmp(found, f->gguf) != 0)
+        return false;
+    snprintf(name, sizeof name, "%s.attention.sliding_window", f->gguf);
+    return f->window_rule != QP_WINDOW_NONE || json_number_value(json_object_get(r->file->metadata, name)) == 0;
+}
+
 static int find_family(struct reader *r, struct qp_error *err)
 {
+    bool windows = false;
     const char *found = json_string_value(json_object_get(r->file->metadata, "general.architecture"));
     char supported[256] = "";
     for (const struct qp_family *const *f = qp_families(); *f; f++) {
         if (!(*f)->gguf)
             continue;
-        if (found && strcmp(found, (*f)->gguf) == 0) {
+        if (found && fits(r, *f, found)) {
             r->family = *f;
             return 0;
         }
+        windows = windows || (found && strcmp(found, (*f)->gguf) == 0);
         size_t at = strlen(supported);
         if (!strstr(supported, (*f)->gguf))
             snprintf(supported + at, sizeof supported - at, "%s%s", at ? ", " : "", (*f)->gguf);
     }
+    if (windows)
+        return qp_fail(
+            err, QP_ERR_INPUT,
+            "%s: %s.attention.sliding_window: windows of this architecture are not supported; start from the "
+            "Hugging Face checkpoint",
+            r->file->path, found);
     return qp_fail(err, QP_ERR_INPUT, "%s: general.architecture: %s is not supported; supported: %s", r->file->path,
                    found ? found : "nothing", supported);
 }
@@ -100,6 +118,8 @@ static const char *dtype_name(const struct qp_gguf *file)
 
 static int add_sizes(const struct reader *r, struct qp_error *err)
 {
+    const char *eps =
+        r->family->norm == QP_NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     if (copy_number(r, "embedding_length", "hidden_size", true, err) < 0 ||
         copy_number(r, "feed_forward_length", "intermediate_size", true, err) < 0 ||
         copy_number(r, "block_count", "num_hidden_layers", true, err) < 0 ||
@@ -108,7 +128,7 @@ static int add_sizes(const struct reader *r, struct qp_error *err)
         copy_number(r, "attention.head_count", "num_key_value_heads", true, err) < 0 ||
         copy_number(r, "attention.head_count_kv", "num_key_value_heads", false, err) < 0 ||
         copy_number(r, "attention.key_length", "head_dim", false, err) < 0 ||
-        copy_real(r, "attention.layer_norm_rms_epsilon", r->family->norm_eps.key, true, err) < 0)
+        copy_real(r, eps, r->family->norm_eps.key, true, err) < 0)
         return err->code;
     if (json_integer_value(get(r, "expert_count")) > 0)
         return wrong(r, "expert_count", "0: mixtures of experts are not supported", err);
@@ -125,18 +145,37 @@ static double config_number(const struct reader *r, const char *name)
     return json_number_value(json_object_get(r->config, name));
 }
 
+/* transformers fails at a pattern without windows, but not at a list of layers that have none. */
+static void add_no_windows(const struct reader *r, bool mixed)
+{
+    double layers = config_number(r, "num_hidden_layers");
+    json_t *types = mixed ? json_array() : NULL;
+    json_object_set_new(r->config, "sliding_window", json_null());
+    for (int i = 0; mixed && i < layers && i < 65536; i++)
+        json_array_append_new(types, json_string("full_attention"));
+    if (mixed)
+        json_object_set_new(r->config, "layer_types", types);
+}
+
 /* Which layers have a window: one number n for all but each n-th, or a flag a layer; what the family does if neither is
- * there. Families that mix both kinds of layers are not what they were without the size of the window. */
+ * there. Without a size, or with 0, no layer has one, which a family that mixes both kinds of layers can do without
+ * only if it says what they rotate then. */
 static int add_windows(const struct reader *r, struct qp_error *err)
 {
     static const char key[] = "attention.sliding_window_pattern";
     const json_t *pattern = get(r, key), *flag;
     bool mixed = r->family->window_rule == QP_WINDOW_PATTERN;
+    bool needed = mixed && r->family->rope_rule != QP_ROPE_SLIDING;
     size_t i;
     if (!mixed && r->family->window_rule != QP_WINDOW_ALL)
         return 0;
-    if (copy_number(r, "attention.sliding_window", "sliding_window", mixed, err) < 0 ||
-        (!json_is_array(pattern) && copy_number(r, key, "sliding_window_pattern", false, err) < 0))
+    if (copy_number(r, "attention.sliding_window", "sliding_window", needed, err) < 0)
+        return err->code;
+    if (config_number(r, "sliding_window") == 0) {
+        add_no_windows(r, mixed);
+        return 0;
+    }
+    if (!json_is_array(pattern) && copy_number(r, key, "sliding_window_pattern", false, err) < 0)
         return err->code;
     if (!json_is_array(pattern))
         return 0;
@@ -156,6 +195,8 @@ static int add_scale(const struct reader *r, struct qp_error *err)
 {
     const struct qp_family *f = r->family;
     json_t *scale = get(r, "attention.scale");
+    if (f->scale_rule == QP_SCALE_VALUE)
+        return copy_real(r, "attention.scale", f->scale.key, true, err);
     if (f->scale_rule != QP_SCALE_RSQRT)
         return 0;
     double heads = config_number(r, "num_attention_heads"), value = config_number(r, "head_dim");
@@ -172,15 +213,16 @@ static int add_scale(const struct reader *r, struct qp_error *err)
     return 0;
 }
 
-/* The caps that the family has, and its scale of scores. */
-static int add_caps(const struct reader *r, struct qp_error *err)
+/* The caps and multipliers that the family has, and its scale of scores. */
+static int add_multipliers(const struct reader *r, struct qp_error *err)
 {
     const struct qp_family *f = r->family;
     const struct {
         const char *key, *name;
     } all[] = {
-        {"attn_logit_softcapping", f->attn_cap.key},
-        {"final_logit_softcapping", f->logit_cap.key},
+        {"attn_logit_softcapping", f->attn_cap.key}, {"final_logit_softcapping", f->logit_cap.key},
+        {"embedding_scale", f->embed_scale.key},     {"residual_scale", f->residual_scale.key},
+        {"logit_scale", f->logit_scale.key},         {"logit_scale", f->logit_divisor.key},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].name && copy_real(r, all[i].key, all[i].name, false, err) < 0)
@@ -188,15 +230,58 @@ static int add_caps(const struct reader *r, struct qp_error *err)
     return add_scale(r, err);
 }
 
+static int64_t head_dim_of(const struct reader *r)
+{
+    double dim = config_number(r, "head_dim"), heads = config_number(r, "num_attention_heads");
+    return (int64_t)(dim > 0 ? dim : heads > 0 ? config_number(r, "hidden_size") / heads : 0);
+}
+
+/* Numbers of a head that are rotated, where the family may leave some alone; the factor gives them back exactly. */
+static void add_rotary(const struct reader *r)
+{
+    int64_t dim = head_dim_of(r), count = json_integer_value(get(r, "rope.dimension_count"));
+    if (count < 1 || count > dim || (count == dim && r->family->rotary == 0))
+        return;
+    double factor = shortest((double)count / (double)dim);
+    if ((int64_t)((double)dim * factor) != count)
+        factor = ((double)count + 0.5) / (double)dim;
+    json_object_set_new(r->config, "partial_rotary_factor", json_real(factor));
+}
+
+static json_t *factors_of(const struct reader *r, const char *name)
+{
+    enum { MOST = 65536 };
+    const struct qp_gguf_tensor *t = qp_gguf_find(r->file, name);
+    qp_auto_free float *factors = t && t->rank == 1 && t->elements <= MOST ? malloc(MOST * sizeof *factors) : NULL;
+    json_t *list = factors ? json_array() : NULL;
+    if (!list)
+        return NULL;
+    qp_gguf_rows(r->file, t, 0, 1, factors);
+    for (int64_t i = 0; i < t->elements; i++)
+        json_array_append_new(list, json_real(shortest((double)factors[i])));
+    return list;
+}
+
+/* Phi 3's longrope: a factor for each pair, and the length from which the long ones count; 1 when there is one. */
+static int add_longrope(const struct reader *r, struct qp_error *err)
+{
+    static const char key[] = "rope.scaling.original_context_length";
+    if (!qp_gguf_find(r->file, "rope_factors_long.weight"))
+        return 0;
+    json_t *longer = factors_of(r, "rope_factors_long.weight"), *shorter = factors_of(r, "rope_factors_short.weight");
+    json_object_set_new(
+        r->config, "rope_scaling",
+        json_pack("{s:s, s:o?, s:o?}", "rope_type", "longrope", "long_factor", longer, "short_factor", shorter));
+    int code = copy_number(r, key, "original_max_position_embeddings", true, err);
+    return code < 0 ? code : 1;
+}
+
 /* llama.cpp stores rope_type llama3 as factors that divide each pair's frequency. All Llama 3 models have the same
  * low and high factors (Llama 3.1 release), so the scaling is named again and then compared with every factor. */
 static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor *t, struct qp_error *err)
 {
-    int64_t heads = json_integer_value(json_object_get(r->config, "num_attention_heads"));
-    int64_t hidden = json_integer_value(json_object_get(r->config, "hidden_size"));
-    json_t *dim = json_object_get(r->config, "head_dim");
     json_t *length = get(r, "rope.scaling.original_context_length");
-    int64_t head_dim = dim ? json_integer_value(dim) : heads > 0 ? hidden / heads : 0;
+    int64_t head_dim = head_dim_of(r);
     if (t->rank != 1 || head_dim < 2 || head_dim > 65536 || t->elements != head_dim / 2)
         return qp_fail(err, QP_ERR_INPUT, "%s: %s: expected one factor for each of %lld rotary pairs", r->file->path,
                        t->name, (long long)head_dim / 2);
@@ -240,6 +325,10 @@ static int add_rope(const struct reader *r, struct qp_error *err)
         (sliding && copy_number(r, "rope.freq_base_swa", sliding, false, err) < 0))
         return err->code;
     json_object_set_new(r->config, "rope_scaling", json_null());
+    add_rotary(r);
+    int longrope = add_longrope(r, err);
+    if (longrope != 0)
+        return longrope < 0 ? longrope : 0;
     const struct qp_gguf_tensor *factors = qp_gguf_find(r->file, "rope_freqs.weight");
     if (factors)
         return add_rope_factors(r, factors, err);
@@ -253,15 +342,25 @@ static int add_rope(const struct reader *r, struct qp_error *err)
     return 0;
 }
 
+/* A key that says of several linears whether they have biases goes by the last of them here. */
+static void add_bias(const struct reader *r, const struct qp_flag *flag, const char *module)
+{
+    char name[128];
+    snprintf(name, sizeof name, "blk.0.%s.bias", module);
+    if (flag->key)
+        json_object_set_new(r->config, flag->key, json_boolean(qp_gguf_find(r->file, name)));
+}
+
 static int add_all(const struct reader *r, struct qp_error *err)
 {
-    if (add_sizes(r, err) < 0 || add_rope(r, err) < 0 || add_windows(r, err) < 0 || add_caps(r, err) < 0)
+    if (add_sizes(r, err) < 0 || add_rope(r, err) < 0 || add_windows(r, err) < 0 || add_multipliers(r, err) < 0)
         return err->code;
     bool tied = !qp_gguf_find(r->file, "output.weight");
-    bool attn_bias = qp_gguf_find(r->file, "blk.0.attn_q.bias"), mlp_bias = qp_gguf_find(r->file, "blk.0.ffn_up.bias");
+    const struct qp_family *f = r->family;
     json_object_set_new(r->config, "tie_word_embeddings", json_boolean(tied));
-    json_object_set_new(r->config, "attention_bias", json_boolean(attn_bias));
-    json_object_set_new(r->config, "mlp_bias", json_boolean(mlp_bias));
+    add_bias(r, &f->o_bias, f->o.gguf);
+    add_bias(r, &f->qkv_bias, f->q.gguf ? f->q.gguf : f->qkv.gguf);
+    add_bias(r, &f->mlp_bias, f->down.gguf);
     json_object_set_new(r->config, "torch_dtype", json_string(dtype_name(r->file)));
     json_object_set_new(r->config, "model_type", json_string(r->family->name));
     json_object_set_new(r->config, "architectures", json_pack("[s]", r->family->class_name));

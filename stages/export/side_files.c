@@ -87,13 +87,14 @@ static int from_gguf(const char *model, const char *folder, struct qp_error *err
     int r = qp_gguf_open(model, &file, err);
     if (r < 0)
         return r;
-    r = qp_tokenizer_from_gguf(file, &made, err);
+    bool tokens = json_object_get(file->metadata, "tokenizer.ggml.model");
+    r = tokens ? qp_tokenizer_from_gguf(file, &made, err) : 0;
     qp_auto_json json_t *tokenizer = made;
     qp_auto_json json_t *config = tokenizer_config(file->metadata);
     qp_auto_json json_t *generation = generation_config(file->metadata);
-    if (r == 0)
+    if (r == 0 && tokens)
         r = write_json(folder, "tokenizer.json", tokenizer, err);
-    if (r == 0)
+    if (r == 0 && tokens)
         r = write_json(folder, "tokenizer_config.json", config, err);
     if (r == 0)
         r = write_json(folder, "generation_config.json", generation, err);

@@ -5,7 +5,7 @@ the families that are run from what was seen. For each family a few tiny random 
 than the text, caps, multipliers. Our float32 logits have to lie within 1e-4 of the largest logit. Then, without --quick,
 the first of them is quantized (the others to int4 alone) to int4 by AWQ and GPTQ, to int8 by SmoothQuant and GPTQ, and to fp8-dynamic rounded to
 nearest (--all: each format by each method, rotations too; what quantpipe refuses is noted); each output has to load in transformers with no missing, unexpected
-or mismatched tensor and to have there, within 0.5 %, the mean loss that validate reported. Prints one PASS or FAIL line a check.
+or mismatched tensor and to have there, within 0.5 %, the mean loss that validate reported. So have two outputs of each GGUF file of the unit tests. Prints one PASS or FAIL line a check.
 """
 import argparse
 import itertools
@@ -157,6 +157,7 @@ def pipeline(folder, output, scheme, method, ids):
 SCHEMES = {"int4": {"weights": {"format": "int4", "group": 32}, "ignore": ["lm_head"]}, "int8": "int8",
            "fp8-dynamic": "fp8-dynamic"}
 REFUSAL = "cannot be rotated"
+GGUF_VOCAB, GGUF_RUNS = 48, [("int8", "awq+gptq"), ("fp8-dynamic", "rtn")]
 USUAL = [("int4", "awq+gptq"), ("int8", "smoothquant+gptq"), ("fp8-dynamic", "rtn")]
 
 
@@ -215,6 +216,16 @@ def run_family(build, family, depth, scratch):
     return seen
 
 
+def run_gguf(build, path, scratch):
+    """An output made of a GGUF file: what transformers reads of the config.json and tensors that quantpipe gave it."""
+    made = scratch / f"{path.parent.name}-{path.stem}"
+    made.mkdir()
+    ids = scratch / "gguf.npy"
+    np.save(ids, torch.randint(3, GGUF_VOCAB, (WINDOWS * LENGTH,), generator=torch.Generator().manual_seed(2)).numpy().astype(np.int32))
+    for scheme, method in GGUF_RUNS:
+        quantize(build, f"{path.parent.name}/{path.name}", path, made, scheme, method, ids)
+
+
 def lines_of(build, *arguments):
     text = subprocess.run([f"{build}/tests/dump_families", *arguments], capture_output=True, text=True, check=True).stdout
     return [line.split() for line in text.splitlines()]
@@ -247,8 +258,8 @@ in modules (Conv1D) that compressed-tensors passes over, and would take codes fo
 (`model.language_model.layers.0...`); tensors of the vision tower and the projector are copied, and engines are told to
 leave them alone. What the projector puts into the residual stream would have to be rotated as well, so `r1` is refused.
 
-**GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Not run here but
-for Llama and Gemma 3 (`tests/unit/forward_test.c`); conversions of a family may differ from its checkpoints.
+**GGUF** names the architecture under which a .gguf file is read; `-`: from Hugging Face folders alone. Each is
+held to transformers' logits on a tiny file as llama.cpp's converter writes it (`tests/unit/golden/families_gguf.py`).
 
 """
 
@@ -306,6 +317,10 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         table = {family: run_family(arguments.build, family, arguments.depth, pathlib.Path(scratch))
                  for family in arguments.families or CASES}
+        if not arguments.families and arguments.depth != "quick":
+            golden = ROOT / "tests/unit/golden"
+            for path in sorted([*golden.glob("gguf/*.gguf"), *golden.glob("gemma3/*.gguf")]):
+                run_gguf(arguments.build, path, pathlib.Path(scratch))
     if arguments.support:
         write_support(arguments.build, arguments.support, table)
     check_rows(arguments.build)

@@ -209,25 +209,51 @@ Test(checkpoint, gguf_windows_must_be_said)
                     "gemma3.attention.sliding_window_pattern: found something else, expected one number, or true or");
 }
 
-/* GGUF has no query_pre_attn_scalar: it is the heads' size, but hidden / heads in the model of 62 layers. */
-Test(checkpoint, gguf_scale_of_gemma3_goes_by_layers)
+/* The golden file `gguf` with another number of layers, at `key`, says that many for query_pre_attn_scalar. */
+static void scale_is(const char *gguf, const char *key, size_t length, int layers, int expected)
 {
-    static const char key[] = "gemma3.block_count\4\0\0\0\7";
     struct qp_error err = {0};
-    for (int layers = 61; layers <= 62; layers++) {
-        size_t total;
-        qp_auto_free char *bytes = scratch_read(golden_path("../gemma3/plain.gguf"), &total);
-        qp_auto_json json_t *config = NULL;
-        struct qp_gguf *file;
-        char *at = memmem(bytes, total, key, sizeof key - 1);
-        cr_assert_not_null(at);
-        at[sizeof key - 2] = (char)layers;
-        cr_assert_eq(qp_gguf_open(scratch_write("model.gguf", bytes, total), &file, &err), 0, "%s", err.message);
-        cr_assert_eq(qp_gguf_config(file, &config, &err), 0, "%s", err.message);
-        cr_expect(json_is_integer(json_object_get(config, "query_pre_attn_scalar"))); /* transformers refuses 12.0 */
-        cr_expect_eq(json_integer_value(json_object_get(config, "query_pre_attn_scalar")), layers == 62 ? 8 : 12);
-        qp_gguf_close(file);
-    }
+    size_t total;
+    qp_auto_free char *bytes = scratch_read(golden_path(gguf), &total);
+    qp_auto_json json_t *config = NULL;
+    struct qp_gguf *file;
+    char *at = memmem(bytes, total, key, length);
+    cr_assert_not_null(at, "%s", gguf);
+    at[length] = (char)layers;
+    cr_assert_eq(qp_gguf_open(scratch_write("model.gguf", bytes, total), &file, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_gguf_config(file, &config, &err), 0, "%s", err.message);
+    cr_expect(json_is_integer(json_object_get(config, "query_pre_attn_scalar"))); /* transformers refuses 12.0 */
+    cr_expect_eq(json_integer_value(json_object_get(config, "query_pre_attn_scalar")), expected, "%s of %d layers",
+                 gguf, layers);
+    qp_gguf_close(file);
+}
+
+/* GGUF has no query_pre_attn_scalar: it is the heads' size, but hidden / heads in the largest models. */
+Test(checkpoint, gguf_scale_of_gemma_goes_by_layers)
+{
+    static const char two[] = "gemma2.block_count\4\0\0\0", three[] = "gemma3.block_count\4\0\0\0";
+    scale_is("../gemma3/plain.gguf", three, sizeof three - 1, 61, 12);
+    scale_is("../gemma3/plain.gguf", three, sizeof three - 1, 62, 8);
+    scale_is("../gguf/gemma2.gguf", two, sizeof two - 1, 45, 12);
+    scale_is("../gguf/gemma2.gguf", two, sizeof two - 1, 46, 8);
+}
+
+/* OLMo 3 has the same GGUF name, and windows that this does not read. */
+Test(checkpoint, gguf_with_windows_that_the_family_has_not_is_refused)
+{
+    static const char from[] = "olmo2.context_length\4\0\0\0", to[] = "olmo2.attention.sliding_window\4\0\0\0";
+    size_t total;
+    qp_auto_free char *bytes = scratch_read(golden_path("../gguf/olmo2.gguf"), &total);
+    char *at = memmem(bytes, total, from, sizeof from - 1);
+    cr_assert_not_null(at);
+    size_t before = (size_t)(at - bytes), longer = sizeof to - sizeof from;
+    qp_auto_free char *changed = calloc(1, total + longer);
+    memcpy(changed, bytes, before);
+    memcpy(changed + before, to, sizeof to - 1);
+    memcpy(changed + before + sizeof to - 1, at + sizeof from - 1, total - before - sizeof from + 1);
+    changed[before - 8] = (char)(changed[before - 8] + (char)longer); /* the key's length */
+    refused(scratch_write("model.gguf", changed, total + longer),
+            "olmo2.attention.sliding_window: windows of this architecture are not supported");
 }
 
 Test(checkpoint, rope_factors_must_be_those_of_llama3)

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,20 @@ Test(forward, gguf_of_gemma3)
 Test(forward, gguf_of_gemma3_that_states_windows_theta_and_cap)
 {
     same_logits("../gemma3/stated.gguf", "../gemma3/stated", "ref");
+}
+
+/* Made by golden/families_gguf.py. */
+Test(forward, gguf_of_families)
+{
+    static const char *const cases[] = {"mistral",    "gemma",     "gemma2",       "qwen2",   "qwen3",
+                                        "phi3",       "phi3.long", "glm4",         "granite", "olmo2",
+                                        "starcoder2", "exaone4",   "exaone4.full", "smollm3"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char model[64], logits[64];
+        snprintf(model, sizeof model, "../gguf/%s.gguf", cases[i]);
+        snprintf(logits, sizeof logits, "../gguf/%s", cases[i]);
+        same_logits(model, logits, "cpu");
+    }
 }
 
 /* ---- quantized: against weights dequantized and activations rounded by hand ---- */

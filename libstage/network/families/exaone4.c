@@ -5,6 +5,7 @@
 const struct qp_family qp_family_exaone4 = {
     .name = "exaone4",
     .class_name = "Exaone4ForCausalLM",
+    .gguf = "exaone4",
     QP_FAMILY_ENDS,
     QP_FAMILY_QKV,
     QP_FAMILY_GATED,

@@ -14,7 +14,8 @@ const struct qp_family qp_family_glm = {.name = "glm", .class_name = "GlmForCaus
 const struct qp_family qp_family_glm4 = {
     .name = "glm4",
     .class_name = "Glm4ForCausalLM",
+    .gguf = "glm4",
     GLM,
-    .attn_out = {"post_self_attn_layernorm", NULL},
-    .mlp_out = {"post_mlp_layernorm", NULL},
+    .attn_out = {"post_self_attn_layernorm", "post_attention_norm"},
+    .mlp_out = {"post_mlp_layernorm", "post_ffw_norm"},
 };

@@ -4,6 +4,8 @@
 const struct qp_family qp_family_granite = {
     .name = "granite",
     .class_name = "GraniteForCausalLM",
+    .gguf = "granite",
+    .permuted = true,
     QP_FAMILY_LLAMA,
     .qkv_bias = {"attention_bias", false},
     .o_bias = {"attention_bias", false},

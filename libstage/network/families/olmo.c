@@ -8,7 +8,7 @@
         .tied = {"tie_word_embeddings", false}
 
 const struct qp_family qp_family_olmo2 = {
-    .name = "olmo2", .class_name = "Olmo2ForCausalLM", OLMO, .rope_theta = {"rope_theta", 10000}};
+    .name = "olmo2", .class_name = "Olmo2ForCausalLM", .gguf = "olmo2", OLMO, .rope_theta = {"rope_theta", 10000}};
 
 /* OLMo Team 2025: the same with windows in three of four layers. */
 const struct qp_family qp_family_olmo3 = {

@@ -4,6 +4,7 @@
 const struct qp_family qp_family_phi3 = {
     .name = "phi3",
     .class_name = "Phi3ForCausalLM",
+    .gguf = "phi3",
     QP_FAMILY_ENDS,
     QP_FAMILY_PRE_NORMS,
     .norm_eps = {"rms_norm_eps", 1e-5},

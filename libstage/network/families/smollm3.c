@@ -4,6 +4,8 @@
 const struct qp_family qp_family_smollm3 = {
     .name = "smollm3",
     .class_name = "SmolLM3ForCausalLM",
+    .gguf = "smollm3",
+    .permuted = true,
     QP_FAMILY_LLAMA,
     .qkv_bias = {"attention_bias", false},
     .o_bias = {"attention_bias", false},

@@ -12,6 +12,8 @@ import gguf
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gguf_file import write
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEQUENCES, LENGTH, VOCAB = 2, 20, 48
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
@@ -55,11 +57,6 @@ def to_old_config(path):
     json.dump(config, open(path, "w"), indent=2)
 
 
-def permute(w, heads):
-    """As llama.cpp's converter stores q and k: the two rotary halves of each head interleaved."""
-    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
-
-
 def llama3_factors(rope):
     factors = []
     for i in range(HEAD_DIM // 2):
@@ -71,54 +68,14 @@ def llama3_factors(rope):
     return torch.tensor(factors, dtype=torch.float32)
 
 
-NAMES = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-         "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-
-
-def gguf_name(name):
-    module, _, kind = name.rpartition(".")
-    if module in TOP:
-        return f"{TOP[module]}.{kind}"
-    _, _, layer, part = module.split(".", 3)
-    return f"blk.{layer}.{NAMES[part]}.{kind}"
-
-
-def write_gguf(path, model, dtype):
-    c = model.config
-    w = gguf.GGUFWriter(path, "llama")
-    w.add_embedding_length(c.hidden_size)
-    w.add_feed_forward_length(c.intermediate_size)
-    w.add_block_count(c.num_hidden_layers)
-    w.add_context_length(c.max_position_embeddings)
-    w.add_head_count(c.num_attention_heads)
-    w.add_head_count_kv(c.num_key_value_heads)
-    w.add_key_length(c.head_dim)
-    w.add_value_length(c.head_dim)
+def say(w, c):
     w.add_rope_dimension_count(c.head_dim)
-    w.add_layer_norm_rms_eps(c.rms_norm_eps)
     w.add_rope_freq_base(c.rope_parameters["rope_theta"])
     w.add_bos_token_id(c.bos_token_id)
     w.add_eos_token_id(c.eos_token_id)
     if c.rope_parameters["rope_type"] == "llama3":
         w.add_rope_scaling_orig_ctx_len(c.rope_parameters["original_max_position_embeddings"])
         w.add_tensor("rope_freqs.weight", llama3_factors(c.rope_parameters).numpy())
-    for name, t in model.state_dict().items():
-        if name == "lm_head.weight" and c.tie_word_embeddings:
-            continue
-        t = t.float()
-        for part, heads in (("q_proj", HEADS), ("k_proj", KV_HEADS)):
-            t = permute(t, heads) if part in name else t
-        if t.ndim == 1:
-            w.add_tensor(gguf_name(name), t.contiguous().numpy())
-        else:
-            data = gguf.quantize(t.contiguous().numpy(), dtype)
-            w.add_tensor(gguf_name(name), data, raw_dtype=dtype)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
 
 
 def main():
@@ -140,7 +97,7 @@ def main():
         print(name, float(logits.abs().max()), sorted(os.listdir(folder)))
         if name in ("biased", "llama3"):
             kind = gguf.GGMLQuantizationType.F16 if name == "biased" else gguf.GGMLQuantizationType.BF16
-            write_gguf(os.path.join(root, f"{name}.gguf"), model, kind)
+            write(os.path.join(root, f"{name}.gguf"), "llama", model, say, permuted=True, dtype=kind)
 
 
 if __name__ == "__main__":
