@@ -5,6 +5,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/wire/control.h"
+#include "libstage/wire/long_header.h"
 #include "libstage/wire/message.h"
 #include "libstage/wire/socket.h"
 #include "libstage/wire/unit_header.h"
@@ -40,6 +41,7 @@ struct qp_in {
     struct qp_receipts receipts;
     struct open_receipt *open;
     struct received_unit *coming;
+    struct qp_long_header header; /* of a unit, in parts */
     struct received_unit *first, **last;
     int64_t last_seq, taken; /* seq of the unit that came last, and of the one that was taken last */
     int64_t units;           /* headers since hello */
@@ -141,6 +143,7 @@ void qp_in_free(struct qp_in *in)
     if (!in)
         return;
     free_received(in->coming);
+    qp_long_header_clear(&in->header);
     while (in->first) {
         struct received_unit *received = in->first;
         in->first = received->next;
@@ -398,6 +401,18 @@ static int finish_unit(struct qp_in *in, struct qp_error *err)
 
 /* ---- polling ---- */
 
+/* A part of a unit's header: the unit begins with the last one. */
+static int take_header(struct qp_in *in, const json_t *part, zmq_msg_t *frame, struct qp_error *err)
+{
+    qp_auto_json json_t *body = NULL;
+    int r = qp_long_header_take(&in->header, part, zmq_msg_data(frame), zmq_msg_size(frame), err);
+    if (r <= 0)
+        return r;
+    r = qp_unit_message_unpack(in->header.data, in->header.size, &body, err);
+    qp_long_header_clear(&in->header);
+    return r < 0 ? r : begin_unit(in, body, err);
+}
+
 static int take_message(struct qp_in *in, struct qp_frames *frames, struct qp_error *err)
 {
     const char *kind;
@@ -406,10 +421,15 @@ static int take_message(struct qp_in *in, struct qp_frames *frames, struct qp_er
                               &body, err);
     if (r < 0)
         return r;
-    bool chunk = strcmp(kind, "chunk") == 0;
-    if (frames->count != 1 + chunk)
+    bool chunk = strcmp(kind, "chunk") == 0, header = strcmp(kind, "header") == 0;
+    if (frames->count != 1 + (chunk || header))
         return qp_fail(err, QP_ERR_STAGE, "a %s of %d frames", kind, frames->count);
-    r = chunk ? take_chunk(in, body, &frames->frame[1], err) : begin_unit(in, body, err);
+    if (in->header.at > 0 && !header)
+        return qp_fail(err, QP_ERR_STAGE, "a %s before all parts of the header of unit %lld", kind,
+                       (long long)in->header.seq);
+    r = chunk    ? take_chunk(in, body, &frames->frame[1], err)
+        : header ? take_header(in, body, &frames->frame[1], err)
+                 : begin_unit(in, body, err);
     return r < 0 ? r : finish_unit(in, err);
 }
 

@@ -7,6 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/wire/codec.h"
 #include "libstage/wire/control.h"
+#include "libstage/wire/long_header.h"
 #include "libstage/wire/message.h"
 #include "libstage/wire/socket.h"
 #include "libstage/wire/unit_header.h"
@@ -326,7 +327,9 @@ static int send_unit(struct qp_out *out, struct edge *edge, struct queued_unit *
     qp_auto_sbuffer msgpack_sbuffer header;
     msgpack_sbuffer_init(&header);
     int r = qp_unit_header_pack(unit, &queued_unit->attrs, edge->units_sent, edge->local, &header, err);
-    if (r == 0)
+    if (r == 0 && header.size > QP_HEADER_LIMIT)
+        r = qp_long_header_send(out->socket, edge->peer, unit->seq, header.data, header.size, err);
+    else if (r == 0)
         r = qp_frame_send(out->socket, edge->peer, header.data, header.size, false, err);
     for (size_t i = 0; r == 0 && i < unit->count; i++)
         if (qp_travels(unit->tensors[i], edge->local) == QP_WHERE_INLINE)

@@ -44,6 +44,7 @@ static const struct kind kinds[] = {
     {QP_FROM_CONSUMER, "ack", QP_SMALL_HEADER_LIMIT, {"seq:i"}},
     {QP_FROM_CONSUMER, "release", QP_SMALL_HEADER_LIMIT, {"seq:i", "tensors:a"}},
     {QP_FROM_PRODUCER, "unit", QP_HEADER_LIMIT, {"kind:s", "seq:i", "units:i", "attrs:o", "tensors:a"}},
+    {QP_FROM_PRODUCER, "header", QP_SMALL_HEADER_LIMIT, {"seq:i", "bytes:i", "offset:i"}},
     {QP_FROM_PRODUCER, "chunk", QP_SMALL_HEADER_LIMIT, {"seq:i", "tensor:i", "offset:i"}},
 };
 
@@ -101,18 +102,43 @@ int qp_message_check(enum qp_speaker speaker, const char *kind, const json_t *bo
     return qp_fields_check(body, k->fields, k->name, err);
 }
 
-int qp_message_unpack(enum qp_speaker speaker, const void *data, size_t size, const char **kind, json_t **body,
-                      struct qp_error *err)
+/* Reads the envelope of a message of at most `most` bytes. */
+static int unpack_header(const void *data, size_t size, size_t most, json_t **out, struct qp_error *err)
 {
     static const char *const envelope[] = {"kind:s", "body:o", NULL};
-    if (size > QP_HEADER_LIMIT)
-        return qp_fail(err, QP_ERR_STAGE, "a header of %zu bytes; at most %d are accepted", size, QP_HEADER_LIMIT);
+    if (size > most)
+        return qp_fail(err, QP_ERR_STAGE, "a header of %zu bytes; at most %zu are accepted", size, most);
     qp_auto_json json_t *header = NULL;
     int r = qp_codec_unpack(data, size, &header, err);
     if (r == 0 && !json_is_object(header))
         r = qp_fail(err, QP_ERR_STAGE, "a header that is not a map");
     if (r == 0)
         r = qp_fields_check(header, envelope, "header", err);
+    if (r == 0)
+        *out = json_incref(header);
+    return r;
+}
+
+int qp_unit_message_unpack(const void *data, size_t size, json_t **body, struct qp_error *err)
+{
+    qp_auto_json json_t *header = NULL;
+    int r = unpack_header(data, size, QP_UNIT_HEADER_LIMIT, &header, err);
+    if (r < 0)
+        return r;
+    json_t *content = json_object_get(header, "body");
+    if (strcmp(json_string_value(json_object_get(header, "kind")), "unit") != 0)
+        return qp_fail(err, QP_ERR_STAGE, "a header in parts that is not a unit's");
+    r = qp_message_check(QP_FROM_PRODUCER, "unit", content, err);
+    if (r == 0)
+        *body = json_incref(content);
+    return r;
+}
+
+int qp_message_unpack(enum qp_speaker speaker, const void *data, size_t size, const char **kind, json_t **body,
+                      struct qp_error *err)
+{
+    qp_auto_json json_t *header = NULL;
+    int r = unpack_header(data, size, QP_HEADER_LIMIT, &header, err);
     if (r < 0)
         return r;
     const char *name = json_string_value(json_object_get(header, "kind"));

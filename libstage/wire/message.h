@@ -10,6 +10,7 @@
 #include "libstage/base/error.h"
 
 #define QP_HEADER_LIMIT (1 << 20)        /* bytes of a header that carries attributes, parameters or a report */
+#define QP_UNIT_HEADER_LIMIT (64 << 20)  /* bytes of a unit's header that comes in parts (long_header.h) */
 #define QP_SMALL_HEADER_LIMIT (64 << 10) /* bytes of any other header */
 #define QP_CHUNK_LIMIT (4 << 20)         /* bytes of a chunk's frame */
 
@@ -19,6 +20,9 @@ enum qp_speaker { QP_FROM_STAGE, QP_FROM_RUNNER, QP_FROM_CONSUMER, QP_FROM_PRODU
  * may not say. */
 int qp_message_unpack(enum qp_speaker speaker, const void *data, size_t size, const char **kind, json_t **body,
                       struct qp_error *err);
+
+/* The same for the header of a unit that came in parts; QP_ERR_STAGE also when it is another message. */
+int qp_unit_message_unpack(const void *data, size_t size, json_t **body, struct qp_error *err);
 
 /* Appends {kind, body} to `out`; `body` NULL: an empty one. */
 int qp_message_pack(const char *kind, const json_t *body, msgpack_sbuffer *out, struct qp_error *err);

@@ -99,10 +99,10 @@ int qp_unit_header_pack(const struct qp_unit *unit, const msgpack_sbuffer *attrs
     int r = 0;
     for (size_t i = 0; r == 0 && i < unit->count; i++)
         r = pack_tensor(unit->tensors[i], qp_travels(unit->tensors[i], same_host), &packer, err);
-    if (r == 0 && out->size > QP_HEADER_LIMIT)
+    if (r == 0 && out->size > QP_UNIT_HEADER_LIMIT)
         return qp_fail(err, QP_ERR_INPUT,
                        "the header of %s unit %lld has %zu bytes; at most %d can be sent: make its attributes smaller",
-                       qp_unit_kind_name(unit->kind), (long long)unit->seq, out->size, QP_HEADER_LIMIT);
+                       qp_unit_kind_name(unit->kind), (long long)unit->seq, out->size, QP_UNIT_HEADER_LIMIT);
     return r;
 }
 

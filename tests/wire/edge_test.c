@@ -313,13 +313,43 @@ Test(edge, seq_has_to_grow)
     cr_expect_eq(qp_out_push(edges.out, edges_unit(QP_UNIT_BLOCK, 3, 1, NULL), NULL, &err), QP_ERR_STAGE);
 }
 
+/* A layer of many experts: its header is longer than a message may be. */
+Test(edge, long_headers_come_in_parts)
+{
+    enum { TENSORS = 20000 };
+    struct qp_error err;
+    struct qp_unit *unit = edges_unit(QP_UNIT_MODEL, 0, 1, NULL);
+    for (int i = 0; i < TENSORS; i++) {
+        char name[64];
+        struct qp_tensor *t;
+        snprintf(name, sizeof name, "model.layers.0.mlp.experts.%d.up_proj.weight", i);
+        cr_assert_eq(qp_tensor_new(name, QP_I32, 1, (int64_t[]){1}, &t, &err), 0);
+        memcpy(t->data, &i, sizeof i);
+        cr_assert_eq(qp_unit_put(unit, t, &err), 0);
+    }
+    size_t count = unit->count;
+    push(unit);
+    push(edges_unit(QP_UNIT_BLOCK, 1, 7, NULL));
+    edges_dial(&edges, true, 3, 1 << 20);
+    struct qp_unit *came = edges_take(&edges, 0);
+    cr_assert_eq(came->count, count);
+    for (int i = 0; i < TENSORS; i += 199) {
+        char name[64];
+        snprintf(name, sizeof name, "model.layers.0.mlp.experts.%d.up_proj.weight", i);
+        const struct qp_tensor *t = qp_unit_find(came, name);
+        cr_assert(t && memcmp(t->data, &i, sizeof i) == 0, "%s", name);
+    }
+    qp_unit_free(came);
+    qp_unit_free(edges_take(&edges, 1));
+}
+
 Test(edge, attributes_have_a_limit)
 {
     struct qp_error err;
     struct qp_unit *unit = edges_unit(QP_UNIT_MODEL, 0, 1, NULL);
-    qp_auto_free char *text = malloc(QP_HEADER_LIMIT + 1);
-    memset(text, 'a', QP_HEADER_LIMIT);
-    text[QP_HEADER_LIMIT] = '\0';
+    qp_auto_free char *text = malloc(QP_UNIT_HEADER_LIMIT + 1);
+    memset(text, 'a', QP_UNIT_HEADER_LIMIT);
+    text[QP_UNIT_HEADER_LIMIT] = '\0';
     json_object_set_new(unit->attrs, "config", json_string(text));
     cr_expect_eq(qp_out_push(edges.out, unit, NULL, &err), QP_ERR_INPUT);
     cr_expect(strstr(err.message, "make its attributes smaller"), "%s", err.message);

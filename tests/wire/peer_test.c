@@ -246,6 +246,31 @@ Test(strange_producer, a_lost_unit_is_noticed)
     expect_failure("2 units were sent before it, 1 have come: some are lost");
 }
 
+#define PART(seq, bytes, offset) \
+    "{\"kind\": \"header\", \"body\": {\"seq\": " #seq ", \"bytes\": " #bytes ", \"offset\": " #offset "}}"
+
+Test(strange_producer, a_header_in_parts)
+{
+    static const struct {
+        const char *first, *then, *why;
+    } wrong[] = {{PART(0, 100, 1), NULL, "a part of its header at byte 1 that is not the next one"},
+                 {PART(0, 2, 0), NULL, "a part of its header at byte 0 that is not the next one"},
+                 {PART(0, 70000000, 0), NULL, "a header of 70000000 bytes; at most 67108864"},
+                 {PART(0, 4, 0), NULL, "malformed message"},
+                 {PART(0, 100, 0), PART(0, 100, 3), "at byte 3 that is not the next one"},
+                 {PART(0, 100, 0), PART(1, 100, 4), "at byte 4 that is not the next one"},
+                 {PART(0, 100, 0), PART(0, 101, 4), "at byte 4 that is not the next one"},
+                 {PART(0, 100, 0), CHUNK(0, 0, 0), "a chunk before all parts of the header of unit 0"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        greet();
+        tell(wrong[i].first, "abcd");
+        if (wrong[i].then)
+            tell(wrong[i].then, "efgh");
+        expect_failure(wrong[i].why);
+        dial_again();
+    }
+}
+
 Test(strange_producer, chunks_have_an_order)
 {
     greet();
