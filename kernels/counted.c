@@ -19,11 +19,10 @@ static bool count(enum qp_work_kind kind, double operations)
     return true;
 }
 
-static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+static void gemm(const struct qp_gemm *g)
 {
-    if (count(QP_WORK_GEMM, qp_gemm_operations(m, n, k)))
-        inner.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (count(QP_WORK_GEMM, qp_gemm_operations(g->m, g->n, g->k)))
+        inner.gemm(g);
 }
 
 static void linear_bf16(int64_t m, int64_t n, int64_t k, const uint16_t *x, const uint16_t *w, bool add, float *y)

@@ -2,16 +2,16 @@
 
 #include "kernels/codec.h"
 
-void qp_gemm_ref(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+void qp_gemm_ref(const struct qp_gemm *g)
 {
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) {
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
             double sum = 0;
-            for (int64_t l = 0; l < k; l++)
-                sum += (double)(ta ? a[l * lda + i] : a[i * lda + l]) * (tb ? b[j * ldb + l] : b[l * ldb + j]);
-            double kept = beta == 0 ? 0 : (double)beta * c[i * ldc + j];
-            c[i * ldc + j] = (float)(alpha * sum + kept);
+            for (int64_t l = 0; l < g->k; l++)
+                sum += (double)(g->ta ? g->a[l * g->lda + i] : g->a[i * g->lda + l]) *
+                       (g->tb ? g->b[j * g->ldb + l] : g->b[l * g->ldb + j]);
+            double kept = g->beta == 0 ? 0 : (double)g->beta * g->c[i * g->ldc + j];
+            g->c[i * g->ldc + j] = (float)(g->alpha * sum + kept);
         }
 }
 

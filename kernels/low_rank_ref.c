@@ -73,17 +73,17 @@ static double take_largest(int64_t n, double *g, int64_t *place)
     return value;
 }
 
-/* Column k of b, and row k of a. */
-static void set_factor(int64_t rows, int64_t cols, int64_t rank, int64_t k, const float *e, const double *vector,
-                       float *b, float *a)
+/* A column of b, whose rows are `rank` apart, from a vector or zeros, and the row of a that it makes of e. */
+static void set_factor(int64_t rows, int64_t cols, int64_t rank, const float *e, const double *vector, float *column,
+                       float *row)
 {
     for (int64_t r = 0; r < rows; r++)
-        b[r * rank + k] = vector ? (float)vector[r] : 0.0f;
+        column[r * rank] = vector ? (float)vector[r] : 0.0f;
     for (int64_t j = 0; j < cols; j++) {
         double sum = 0.0;
         for (int64_t r = 0; r < rows; r++)
-            sum += (double)b[r * rank + k] * e[r * cols + j];
-        a[k * cols + j] = (float)sum;
+            sum += (double)column[r * rank] * e[r * cols + j];
+        row[j] = (float)sum;
     }
 }
 
@@ -104,7 +104,8 @@ int qp_low_rank_ref(int64_t rows, int64_t cols, int64_t rank, const float *e, co
     for (int64_t k = 0; k < rank && good; k++) {
         int64_t place;
         double value = take_largest(rows, g, &place);
-        set_factor(rows, cols, rank, k, e, value > QP_LOW_RANK_NOTHING * trace ? v + place * rows : NULL, b, a);
+        set_factor(rows, cols, rank, e, value > QP_LOW_RANK_NOTHING * trace ? v + place * rows : NULL, b + k,
+                   a + k * cols);
     }
     free(g);
     free(v);

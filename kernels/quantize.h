@@ -16,14 +16,20 @@
 typedef void qp_qparams_fn(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
                            const float *w, float *scale, int8_t *zero);
 
+/* A matrix [rows, cols] and its scales and zero points, one for each group. */
+struct qp_grouped {
+    const struct qp_number_format *format;
+    int64_t rows, cols, group;
+    const float *scale;
+    const int8_t *zero; /* may be NULL: 0 */
+};
+
 /* codes[rows, cols] of w. Exact on every backend: x / scale is one float32 division, then + zero, then clamp, then
  * round half to even. NaN gives the code of 0 (FP8: NaN; FP6 and FP4: a zero with its sign). */
-typedef void qp_quantize_fn(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
-                            const float *w, const float *scale, const int8_t *zero, uint8_t *codes);
+typedef void qp_quantize_fn(const struct qp_grouped *m, const float *w, uint8_t *codes);
 
-/* w[rows, cols] = (code - zero) * scale, one float32 product. Exact. zero may be NULL. */
-typedef void qp_dequantize_fn(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
-                              const uint8_t *codes, const float *scale, const int8_t *zero, float *w);
+/* w[rows, cols] = (code - zero) * scale, one float32 product. Exact. */
+typedef void qp_dequantize_fn(const struct qp_grouped *m, const uint8_t *codes, float *w);
 
 /* In place x = dequantize(quantize(x)) with dynamic ranges of x itself: what an engine does to activations.
  * group = cols: per token. Engines keep dynamic scales in float32 (scale_dtype F32), those of NVFP4 and MX in E4M3 and

@@ -37,9 +37,12 @@ void qp_qparams_ref(const struct qp_number_format *format, int64_t rows, int64_t
         }
 }
 
-void qp_quantize_ref(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group, const float *w,
-                     const float *scale, const int8_t *zero, uint8_t *codes)
+void qp_quantize_ref(const struct qp_grouped *m, const float *w, uint8_t *codes)
 {
+    const struct qp_number_format *format = m->format;
+    const float *scale = m->scale;
+    const int8_t *zero = m->zero;
+    int64_t rows = m->rows, cols = m->cols, group = m->group;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < cols; i++) {
             int64_t at = scale_of(cols, group, r, i);
@@ -47,9 +50,12 @@ void qp_quantize_ref(const struct qp_number_format *format, int64_t rows, int64_
         }
 }
 
-void qp_dequantize_ref(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
-                       const uint8_t *codes, const float *scale, const int8_t *zero, float *w)
+void qp_dequantize_ref(const struct qp_grouped *m, const uint8_t *codes, float *w)
 {
+    const struct qp_number_format *format = m->format;
+    const float *scale = m->scale;
+    const int8_t *zero = m->zero;
+    int64_t rows = m->rows, cols = m->cols, group = m->group;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < cols; i++) {
             int64_t at = scale_of(cols, group, r, i);

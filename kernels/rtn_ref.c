@@ -17,7 +17,8 @@ void qp_rtn_ref(const struct qp_rtn *job)
     if (w != NULL && codes != NULL) {
         qp_to_f32_ref(job->dtype, count, job->w, w);
         qp_qparams_ref(format, job->rows, job->cols, job->group, w, job->scale, job->zero);
-        qp_quantize_ref(format, job->rows, job->cols, job->group, w, job->scale, job->zero, (uint8_t *)codes);
+        qp_quantize_ref(&(struct qp_grouped){format, job->rows, job->cols, job->group, job->scale, job->zero}, w,
+                        (uint8_t *)codes);
         if (job->packed)
             qp_pack_ref(format->bits, job->rows, job->cols, codes, job->codes);
     }

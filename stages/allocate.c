@@ -135,8 +135,9 @@ static int open_probes(struct qp_stage *stage, struct state *s, struct qp_error 
     if (!json_is_object(data))
         return qp_fail(err, QP_ERR_INPUT, "%s needs calibration data: add data.calibration",
                        perturbed ? "sensitivity: measured" : "a format with activations in choose_from");
-    return qp_probes_open(&s->model, data, s->tokens, perturbed, s->table.count, qp_stage_scratch(stage), &s->probes,
-                          err);
+    return qp_probes_open(
+        &s->model, &(struct qp_probes_options){data, s->tokens, perturbed, s->table.count, qp_stage_scratch(stage)},
+        &s->probes, err);
 }
 
 /* With losses at hand the decision is made here; otherwise units are kept from here on. */

@@ -130,7 +130,7 @@ static int rename_stored(const struct state *s, struct qp_tensor **tensor, struc
     const char *name = qp_stored_name(&s->model.arch, t->name, text, sizeof text);
     if (name == t->name)
         return 0;
-    int r = qp_tensor_view(name, t->dtype, t->rank, t->shape, t->storage, t->offset, tensor, err);
+    int r = qp_tensor_view(name, t->dtype, t->rank, t->shape, (struct qp_place){t->storage, t->offset}, tensor, err);
     if (r == 0)
         qp_tensor_unref(t);
     return r;

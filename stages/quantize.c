@@ -238,7 +238,9 @@ static int open_solver(struct qp_stage *stage, const struct qp_quantize_options 
     qp_gptq_close(*solver);
     *solver = NULL;
     qp_layer_name(block->arch, block->layer, block->type->sites[work->site].name, where, sizeof where);
-    int r = qp_gptq_open(block->kernels, work->in, m->h, o->block, order_of(o), m->q.group, &used, solver, err);
+    int r = qp_gptq_open(block->kernels, work->in, m->h,
+                         &(struct qp_gptq_columns){.block = o->block, .order = order_of(o), .group = m->q.group}, &used,
+                         solver, err);
     if (r < 0)
         return qp_wrap(err, "%s", where);
     if (used > o->damping)
@@ -260,8 +262,9 @@ static int solve_gptq(const struct qp_quantize_options *o, const struct qp_site_
         if (!rest->gradient || !rest->loss)
             return QP_ERR_SPACE;
     }
-    return qp_gptq_solve(solver, &m->q, m->w, m->codes, o->reestimate && m->q.group > 0 ? qp_rescale_group : NULL,
-                         &rescaling, wanted ? rest : NULL, err);
+    return qp_gptq_solve(solver, &m->q, m->w, m->codes,
+                         &(struct qp_rescale){o->reestimate && m->q.group > 0 ? qp_rescale_group : NULL, &rescaling},
+                         wanted ? rest : NULL, err);
 }
 
 /* Codes for a member that has its scales. */
@@ -280,8 +283,8 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
     } else if (work->exact == QP_EXACT_MODELOPT)
         qp_modelopt_round(work->block->kernels, work->block->arch->dtype, m);
     else
-        work->block->kernels->quantize(&m->q.format, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero,
-                                       m->codes);
+        work->block->kernels->quantize(
+            &(struct qp_grouped){&m->q.format, m->q.rows, m->q.cols, m->q.group, m->scale, m->q.zero}, m->w, m->codes);
     if (r == 0 && qp_descent_sweeps(o) > 0)
         r = qp_descend_member(o, work, m, rest.gradient ? &rest : NULL, &descended, err);
     free(rest.gradient);

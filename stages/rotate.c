@@ -254,13 +254,11 @@ static int rotate_layer(struct qp_stage *stage, const struct state *s, struct qp
 
 /* ---- embedding and head ---- */
 
-/* Rows of a matrix that is too large to be held in float64. */
-static int rotate_chunk(const struct state *s, const struct qp_block *block, const struct qp_tensor *from,
-                        int64_t first, int64_t rows, const double *gain, double *w, float *out, struct qp_error *err)
+/* Of rows out[rows, hidden] of a matrix that is too large to be held in float64; w[rows, hidden] is scratch. */
+static int rotate_chunk(const struct state *s, int64_t rows, const double *gain, double *w, float *out,
+                        struct qp_error *err)
 {
     int64_t hidden = s->model.arch.hidden;
-    size_t row_bytes = from->bytes / (size_t)from->shape[0];
-    block->kernels->to_f32(from->dtype, rows * hidden, (const char *)from->data + (size_t)first * row_bytes, out);
     for (int64_t i = 0; i < rows * hidden; i++)
         w[i] = gain ? out[i] * gain[i % hidden] : out[i];
     int r = rotate_rows(&s->residual, rows, hidden, w, err);
@@ -281,15 +279,18 @@ static int rotate_end(struct qp_stage *stage, const struct state *s, struct qp_b
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s is missing, or not of the model's size and kind",
                        (long long)block->unit->seq, from);
     struct qp_tensor *out;
+    size_t row_bytes = t->bytes / (size_t)arch->vocab;
     qp_auto_free double *w = qp_new_array(CHUNK * arch->hidden, sizeof *w, "rows in float64", err);
     int r = w ? qp_allocate(qp_stage_allocator(stage), to, QP_F32, 2, shape, &out, err) : QP_ERR_SPACE;
     if (r < 0)
         return r;
     for (int64_t first = 0; first < arch->vocab && r == 0; first += CHUNK) {
         int64_t rows = arch->vocab - first < CHUNK ? arch->vocab - first : CHUNK;
+        float *chunk = (float *)out->data + first * arch->hidden;
+        block->kernels->to_f32(t->dtype, rows * arch->hidden, (const char *)t->data + (size_t)first * row_bytes, chunk);
         r = qp_operations_go_on(err);
         if (r == 0)
-            r = rotate_chunk(s, block, t, first, rows, gain, w, (float *)out->data + first * arch->hidden, err);
+            r = rotate_chunk(s, rows, gain, w, chunk, err);
     }
     if (r < 0) {
         qp_tensor_unref(out);

@@ -90,9 +90,14 @@ static void propose(const struct state *s, double alpha, int64_t in, const float
     }
 }
 
+/* Of a site's inputs and of its weights' columns. */
+struct maxima {
+    const float *inputs, *columns;
+};
+
 /* Tries alphas from 0 to 1; *alpha is the best of them, negative when no scales are better still. */
-static int search_alpha(const struct state *s, const struct qp_block *block, int site, const float *a,
-                        const float *columns, float *scale, double *alpha, struct qp_error *err)
+static int search_alpha(const struct state *s, const struct qp_block *block, int site, const struct maxima *m,
+                        float *scale, double *alpha, struct qp_error *err)
 {
     struct outputs o;
     double best = 0.0, loss;
@@ -104,7 +109,7 @@ static int search_alpha(const struct state *s, const struct qp_block *block, int
     *alpha = -1.0;
     for (int64_t i = 0; r == 0 && i < s->options.grid; i++) {
         double candidate = (double)i / (double)(s->options.grid - 1);
-        propose(s, candidate, o.in, a, columns, scale);
+        propose(s, candidate, o.in, m->inputs, m->columns, scale);
         qp_share_heads(&block->type->sites[site], scale);
         r = outputs_loss(&o, scale, &loss, err);
         if (r == 0 && loss < best) {
@@ -129,7 +134,7 @@ static int smooth_site(struct qp_stage *stage, const struct state *s, struct qp_
     if (r == 0)
         r = weight_maxima(block, site, in, columns, err);
     if (r == 0 && s->options.grid > 0 && strcmp(s->options.method, "smoothquant") == 0) {
-        r = search_alpha(s, block, site, a, columns, scale, &alpha, err);
+        r = search_alpha(s, block, site, &(struct maxima){a, columns}, scale, &alpha, err);
         qp_stage_log(stage, QP_DEBUG, "layer %lld %s: alpha %.2f", (long long)block->layer,
                      block->type->sites[site].name, alpha);
     }

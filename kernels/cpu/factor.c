@@ -69,9 +69,10 @@ static void take_off(int64_t rows, int64_t depth, const float *p, int64_t p_stri
         for (int64_t j = 0; j < across; j++) {
             int64_t row = i * TALL, column = row + j * WIDE;
             if (column < rows)
-                qp_gemm_alone(false, true, rows - row < TALL ? rows - row : TALL,
-                              rows - column < WIDE ? rows - column : WIDE, depth, -1, p + row * p_stride, p_stride,
-                              p + column * p_stride, p_stride, 1, a + row * stride + column, stride);
+                qp_gemm_alone(&(struct qp_gemm){false, true, rows - row < TALL ? rows - row : TALL,
+                                                rows - column < WIDE ? rows - column : WIDE, depth, -1,
+                                                p + row * p_stride, p_stride, p + column * p_stride, p_stride, 1,
+                                                a + row * stride + column, stride});
         }
 }
 
@@ -93,7 +94,8 @@ static int64_t factor_blocks(int64_t n, int64_t block, float *a, int64_t stride,
             invert_transposed(count, diagonal, stride, w->inverse);
             for (int64_t i = 0; i < at; i++)
                 memcpy(w->above + i * count, a + i * stride + at, (size_t)count * sizeof *a);
-            qp_gemm_cpu(false, false, at, count, count, 1, w->above, count, w->inverse, count, 0, a + at, stride);
+            qp_gemm_cpu(&(struct qp_gemm){false, false, at, count, count, 1, w->above, count, w->inverse, count, 0,
+                                          a + at, stride});
             take_off(at, count, a + at, stride, a, stride);
         }
         end = at;

@@ -22,13 +22,13 @@ static int64_t tile_rows(int64_t m, int64_t column_pieces)
     return piece(m, most, 8);
 }
 
-void qp_gemm_alone(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                   const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+void qp_gemm_alone(const struct qp_gemm *g)
 {
     int threads = omp_get_max_threads();
 
     omp_set_num_threads(1);
-    dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    dnnl_sgemm(g->ta ? 'T' : 'N', g->tb ? 'T' : 'N', g->m, g->n, g->k, g->alpha, g->a, g->lda, g->b, g->ldb, g->beta,
+               g->c, g->ldc);
     omp_set_num_threads(threads);
 }
 
@@ -39,20 +39,21 @@ static void scale(int64_t m, int64_t n, float beta, float *c, int64_t ldc)
             c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
 }
 
-void qp_gemm_cpu(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+void qp_gemm_cpu(const struct qp_gemm *g)
 {
-    if (m == 0 || n == 0 || k == 0) {
-        scale(m, n, beta, c, ldc);
+    if (g->m == 0 || g->n == 0 || g->k == 0) {
+        scale(g->m, g->n, g->beta, g->c, g->ldc);
         return;
     }
-    int64_t columns = piece(n, MOST_COLUMNS, 48), across = (n + columns - 1) / columns;
-    int64_t rows = tile_rows(m, across), tiles = (m + rows - 1) / rows * across;
+    int64_t columns = piece(g->n, MOST_COLUMNS, 48), across = (g->n + columns - 1) / columns;
+    int64_t rows = tile_rows(g->m, across), tiles = (g->m + rows - 1) / rows * across;
 
 #pragma omp parallel for schedule(dynamic, 1) if (tiles > 1)
     for (int64_t t = 0; t < tiles; t++) {
         int64_t i = t / across * rows, j = t % across * columns;
-        qp_gemm_alone(ta, tb, m - i < rows ? m - i : rows, n - j < columns ? n - j : columns, k, alpha,
-                      ta ? a + i : a + i * lda, lda, tb ? b + j * ldb : b + j, ldb, beta, c + i * ldc + j, ldc);
+        qp_gemm_alone(
+            &(struct qp_gemm){g->ta, g->tb, g->m - i < rows ? g->m - i : rows, g->n - j < columns ? g->n - j : columns,
+                              g->k, g->alpha, g->ta ? g->a + i : g->a + i * g->lda, g->lda,
+                              g->tb ? g->b + j * g->ldb : g->b + j, g->ldb, g->beta, g->c + i * g->ldc + j, g->ldc});
     }
 }

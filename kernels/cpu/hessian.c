@@ -23,8 +23,8 @@ void qp_hessian_cpu(int64_t rows, int64_t n, const float *x, float *h)
             int64_t i = row * tall, j = column * width;
             int64_t columns = n - j < width ? n - j : width, end = j + columns;
             if (i < end)
-                qp_gemm_alone(true, false, end - i < tall ? end - i : tall, columns, rows, 1, x + i, n, x + j, n, 1,
-                              h + i * n + j, n);
+                qp_gemm_alone(&(struct qp_gemm){true, false, end - i < tall ? end - i : tall, columns, rows, 1, x + i,
+                                                n, x + j, n, 1, h + i * n + j, n});
         }
 }
 

@@ -12,22 +12,18 @@
  * it. */
 enum { ROWS = 256, COLUMNS = 1024, DEPTH = 1024 };
 
-/* On the calling thread; ldy: floats between rows of y. */
-static void multiply(int64_t m, int64_t n, int64_t k, const uint16_t *x, const uint16_t *w, bool add, float *y,
-                     int64_t ldy)
+/* `all` on the calling thread, in parts of its sums. */
+static void multiply(const struct qp_dnnl_product *all, const uint16_t *x, const uint16_t *w, float *y)
 {
     int threads = omp_get_max_threads();
 
     omp_set_num_threads(1);
-    for (int64_t p = 0; p < k; p += DEPTH)
-        qp_dnnl_multiply(&(struct qp_dnnl_product){.m = m,
-                                                   .n = n,
-                                                   .k = k - p < DEPTH ? k - p : DEPTH,
-                                                   .x_stride = k,
-                                                   .w_stride = k,
-                                                   .y_stride = ldy,
-                                                   .add = add || p > 0},
-                         x + p, w + p, y);
+    for (int64_t p = 0; p < all->k; p += DEPTH) {
+        struct qp_dnnl_product part = *all;
+        part.k = all->k - p < DEPTH ? all->k - p : DEPTH;
+        part.add = all->add || p > 0;
+        qp_dnnl_multiply(&part, x + p, w + p, y);
+    }
     omp_set_num_threads(threads);
 }
 
@@ -49,9 +45,15 @@ void qp_linear_bf16_cpu(int64_t m, int64_t n, int64_t k, const uint16_t *x, cons
 #pragma omp parallel for schedule(dynamic, 1) if (tiles > 1)
     for (int64_t t = 0; t < tiles; t++) {
         int64_t i = t / across * ROWS, j = t % across * columns;
+        struct qp_dnnl_product tile = {.m = m - i < ROWS ? m - i : ROWS,
+                                       .n = n - j < columns ? n - j : columns,
+                                       .k = k,
+                                       .x_stride = k,
+                                       .w_stride = k,
+                                       .y_stride = n,
+                                       .add = add};
         if (j < n)
-            multiply(m - i < ROWS ? m - i : ROWS, n - j < columns ? n - j : columns, k, x + i * k, w + j * k, add,
-                     y + i * n + j, n);
+            multiply(&tile, x + i * k, w + j * k, y + i * n + j);
     }
 }
 
@@ -82,7 +84,7 @@ enum { ROWS_AT_ONCE = 2048 };
 static void multiply_group(int64_t rows, int64_t n, int64_t k, const float *a, const float *b, float *y, int64_t ldy)
 {
     if (rows == GROUP) {
-        qp_gemm_alone(false, true, GROUP, n, k, 1, a, k, b, k, 1, y, ldy);
+        qp_gemm_alone(&(struct qp_gemm){false, true, GROUP, n, k, 1, a, k, b, k, 1, y, ldy});
         return;
     }
     float *sums = qp_scratch((size_t)(GROUP * n), sizeof *sums);
@@ -91,7 +93,7 @@ static void multiply_group(int64_t rows, int64_t n, int64_t k, const float *a, c
     for (int64_t r = 0; r < GROUP; r++)
         for (int64_t c = 0; c < n; c++)
             sums[r * n + c] = r < rows ? y[r * ldy + c] : 0;
-    qp_gemm_alone(false, true, GROUP, n, k, 1, a, k, b, k, 1, sums, n);
+    qp_gemm_alone(&(struct qp_gemm){false, true, GROUP, n, k, 1, a, k, b, k, 1, sums, n});
     for (int64_t r = 0; r < rows; r++)
         memcpy(y + r * ldy, sums + r * n, (size_t)n * sizeof *sums);
     free(sums);

@@ -72,16 +72,23 @@ static void swap_rows(int64_t count, double *x, double *y)
     }
 }
 
-static lapack_int syevr(lapack_int n, lapack_int rank, double *g, double *values, double *vectors, double *work,
-                        lapack_int lwork, lapack_int *iwork, lapack_int liwork)
+/* What LAPACK works in; -1 as a size asks for it. */
+struct lapack_workspace {
+    double *work;
+    lapack_int lwork, *iwork, liwork;
+};
+
+static lapack_int syevr(lapack_int n, lapack_int rank, double *g, double *values, double *vectors,
+                        const struct lapack_workspace *w)
 {
     lapack_int count, *support = qp_scratch(2 * (size_t)n, sizeof *support);
     if (support == NULL)
         return -1;
     int threads = omp_get_max_threads();
     omp_set_num_threads(n < LEAST_SHARED ? 1 : threads);
-    lapack_int failed = LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'L', n, g, n, 0.0, 0.0, n - rank + 1, n, 0.0,
-                                            &count, values, vectors, n, support, work, lwork, iwork, liwork);
+    lapack_int failed =
+        LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'L', n, g, n, 0.0, 0.0, n - rank + 1, n, 0.0, &count, values,
+                            vectors, n, support, w->work, w->lwork, w->iwork, w->liwork);
     omp_set_num_threads(threads);
     free(support);
     return failed;
@@ -93,13 +100,14 @@ static int largest_vectors(int64_t n, int64_t rank, double *g, double *values, d
 {
     double wanted;
     lapack_int order = (lapack_int)n, count = (lapack_int)rank, whole;
-    if (syevr(order, count, g, values, vectors, &wanted, -1, &whole, -1) != 0)
+    if (syevr(order, count, g, values, vectors, &(struct lapack_workspace){&wanted, -1, &whole, -1}) != 0)
         return -1;
     double *work = qp_scratch((size_t)wanted, sizeof *work);
     lapack_int *iwork = qp_scratch((size_t)whole, sizeof *iwork);
     lapack_int failed = -1;
     if (work != NULL && iwork != NULL)
-        failed = syevr(order, count, g, values, vectors, work, (lapack_int)wanted, iwork, whole);
+        failed =
+            syevr(order, count, g, values, vectors, &(struct lapack_workspace){work, (lapack_int)wanted, iwork, whole});
     free(work);
     free(iwork);
     for (int64_t k = 0; k < rank / 2 && failed == 0; k++) {
@@ -262,10 +270,10 @@ static int from_columns(int64_t rows, int64_t cols, int64_t rank, const double *
     return r;
 }
 
-static int approximate(int64_t rows, int64_t cols, int64_t rank, const float *e, const float *h, double *wide,
-                       double *u, double *ue)
+/* Of e[rows, cols], which `wide` has: u[rank, rows] and its product with that. */
+static int approximate(int64_t rows, int64_t cols, int64_t rank, const double *wide, const float *h, double *u,
+                       double *ue)
 {
-    widen(rows * cols, e, wide);
     int r = rows <= cols ? from_rows(rows, cols, rank, wide, h, u) : from_columns(rows, cols, rank, wide, h, u);
     if (r == 0)
         multiply(&(struct product){.m = rank, .n = cols, .k = rows, .lda = rows, .ldb = cols, .ldc = cols}, u, wide,
@@ -278,7 +286,11 @@ int qp_low_rank_cpu(int64_t rows, int64_t cols, int64_t rank, const float *e, co
     if (rank == 0)
         return 0;
     double *wide = new_matrix(rows, cols), *u = new_matrix(rank, rows), *ue = new_matrix(rank, cols);
-    int r = wide != NULL && u != NULL && ue != NULL ? approximate(rows, cols, rank, e, h, wide, u, ue) : -1;
+    int r = wide != NULL && u != NULL && ue != NULL ? 0 : -1;
+    if (r == 0) {
+        widen(rows * cols, e, wide);
+        r = approximate(rows, cols, rank, wide, h, u, ue);
+    }
     for (int64_t i = 0; i < rank * cols && r == 0; i++)
         a[i] = (float)ue[i];
     for (int64_t i = 0; i < rank * rows && r == 0; i++)

@@ -91,8 +91,8 @@ static void round_centres(const struct qp_kernels *kernels, const struct qp_numb
     kernels->qparams(format, 1, 1, 0, &range, &scale, NULL);
     for (int b = 0; b < bins; b++)
         centres[b] = (float)edge(h, b + 0.5);
-    kernels->quantize(format, 1, bins, 0, centres, &scale, NULL, codes);
-    kernels->dequantize(format, 1, bins, 0, codes, &scale, NULL, rounded);
+    kernels->quantize(&(struct qp_grouped){format, 1, bins, 0, &scale, NULL}, centres, codes);
+    kernels->dequantize(&(struct qp_grouped){format, 1, bins, 0, &scale, NULL}, codes, rounded);
 }
 
 float qp_range_mse(const struct qp_kernels *kernels, const struct qp_number_format *format, double norm,

@@ -40,7 +40,8 @@ static int add_view(struct packing *p, const char *suffix, enum qp_dtype dtype, 
     qp_auto_free char *name = qp_format("%s.%s", p->module, suffix);
     if (!name)
         return qp_fail_memory(p->err, strlen(p->module), suffix);
-    int r = qp_tensor_view(name, dtype, 2, shape, source->storage, source->offset, &p->out[p->count], p->err);
+    int r = qp_tensor_view(name, dtype, 2, shape, (struct qp_place){source->storage, source->offset}, &p->out[p->count],
+                           p->err);
     p->count += r == 0;
     return r;
 }

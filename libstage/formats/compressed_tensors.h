@@ -50,11 +50,17 @@ int qp_compressed_config(const struct qp_scheme *scheme, const json_t *ignore, j
  * `path` (of the config.json) and the key. */
 int qp_compressed_parse(const json_t *config, const char *path, struct qp_scheme **out, struct qp_error *err);
 
-/* Dequantizes the linear `module` to float32 w[rows, cols] from the tensors found by `find` (which borrows them out,
- * NULL when there is none): shapes, dtypes and scales are checked against [rows, cols] and `scheme`. Both ways of
- * storing integers are read, whichever the tensors' names show. */
+/* Where tensors are found: find borrows them out, NULL when there is none of that name. */
 typedef struct qp_tensor *qp_find_fn(void *context, const char *name);
+struct qp_finder {
+    qp_find_fn *find;
+    void *context;
+};
+
+/* Dequantizes the linear `module` to float32 w[rows, cols] from the tensors found: shapes, dtypes and scales are
+ * checked against [rows, cols] and `scheme`. Both ways of storing integers are read, whichever the tensors' names show.
+ */
 int qp_compressed_unpack(const char *module, const struct qp_linear_scheme *scheme, int64_t rows, int64_t cols,
-                         qp_find_fn *find, void *context, float *w, struct qp_error *err);
+                         struct qp_finder finder, float *w, struct qp_error *err);
 
 #endif

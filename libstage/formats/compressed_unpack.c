@@ -222,7 +222,7 @@ static int read_parts(struct unpacking *u)
 }
 
 int qp_compressed_unpack(const char *module, const struct qp_linear_scheme *scheme, int64_t rows, int64_t cols,
-                         qp_find_fn *find_tensor, void *context, float *w, struct qp_error *err)
+                         struct qp_finder finder, float *w, struct qp_error *err)
 {
     struct qp_error local;
     struct unpacking u = {.module = module,
@@ -231,13 +231,13 @@ int qp_compressed_unpack(const char *module, const struct qp_linear_scheme *sche
                           .rows = rows,
                           .cols = cols,
                           .group = qp_spec_group(&scheme->weights, cols),
-                          .find = find_tensor,
-                          .context = context,
+                          .find = finder.find,
+                          .context = finder.context,
                           .kernels = qp_kernels_open("cpu"),
                           .err = err ? err : &local};
     int r = read_parts(&u);
     if (r == 0)
-        u.kernels->dequantize(&u.format, rows, cols, u.group, u.codes, u.scale, u.zero, w);
+        u.kernels->dequantize(&(struct qp_grouped){&u.format, rows, cols, u.group, u.scale, u.zero}, u.codes, w);
     while (u.owned_count > 0)
         free(u.owned[--u.owned_count]);
     return r;

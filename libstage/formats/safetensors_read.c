@@ -206,7 +206,7 @@ static int make_tensor(const struct header *h, const struct entry *e, struct qp_
 {
     uint64_t offset = h->data + e->begin;
     if (offset % (uint64_t)(qp_dtype_bits(e->dtype) / 8) == 0)
-        return qp_tensor_view(e->name, e->dtype, e->rank, e->shape, file, offset, out, err);
+        return qp_tensor_view(e->name, e->dtype, e->rank, e->shape, (struct qp_place){file, offset}, out, err);
     int r = qp_tensor_new(e->name, e->dtype, e->rank, e->shape, out, err);
     if (r == 0 && (*out)->bytes > 0)
         memcpy((*out)->data, (const char *)file->base + offset, (*out)->bytes);

@@ -167,17 +167,18 @@ json_t *qp_stage_describe(const struct qp_stage_desc *desc);
  * parameter, what was found and what is accepted; unknown names come with the nearest known one. */
 int qp_params_parse(const struct qp_param *params, const json_t *values, void *state, struct qp_error *err);
 
-/* Runs a stage inside the calling process, without sockets: opens it with `params` and `context`, feeds it the units
- * (taken over), and collects what leaves its first output into *out (new array of *count units that the caller frees
- * with free and qp_unit_free). `wants`: NULL-terminated, what downstream asks for. `report` (may be NULL) receives an
- * object. */
-int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
-                  const char *const *wants, struct qp_unit **units, size_t unit_count, struct qp_unit ***out,
-                  size_t *count, json_t **report, struct qp_error *err);
+struct qp_call {
+    const json_t *params, *context;
+    const char *const *wants; /* what downstream asks for, ends with NULL; NULL: nothing */
+    struct qp_unit **units;   /* `count` of them, taken over */
+    const char *const *ports; /* through which they come, one each; NULL: the first for all */
+    size_t count;
+};
 
-/* The same for a stage with several inputs: units[i] comes through ports[i]; the ports that are named are connected. */
-int qp_stage_call_ports(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
-                        const char *const *wants, struct qp_unit **units, const char *const *ports, size_t unit_count,
-                        struct qp_unit ***out, size_t *count, json_t **report, struct qp_error *err);
+/* Runs a stage inside the calling process, without sockets: opens it, feeds it the units, and collects what leaves its
+ * first output into *out (new array of *count units that the caller frees with free and qp_unit_free). Ports that are
+ * named are connected. `report` (may be NULL) receives an object. */
+int qp_stage_call(const struct qp_stage_desc *desc, const struct qp_call *call, struct qp_unit ***out, size_t *count,
+                  json_t **report, struct qp_error *err);
 
 #endif

@@ -60,7 +60,7 @@ int qp_block_number(const struct qp_block *block, const char *module, const char
                     struct qp_error *err)
 {
     const struct qp_tensor *t;
-    int r = qp_block_get(block, module, what, QP_F32, 1, 0, &t, err);
+    int r = qp_block_get(block, module, what, QP_F32, (const int64_t[2]){1, 0}, &t, err);
     if (r < 0)
         return r;
     *value = *(const float *)t->data;

@@ -54,17 +54,16 @@ struct qp_tensor *qp_block_find(const struct qp_block *block, const char *module
     return qp_unit_find(block->unit, qp_block_name(block, module, what, name, sizeof name));
 }
 
-int qp_block_get(const struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype, int64_t rows,
-                 int64_t cols, const struct qp_tensor **out, struct qp_error *err)
+int qp_block_get(const struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype,
+                 const int64_t shape[2], const struct qp_tensor **out, struct qp_error *err)
 {
     char name[256], found[128], expected[64];
-    int64_t shape[2] = {rows, cols};
-    int rank = cols ? 2 : 1;
+    int rank = shape[1] ? 2 : 1;
     const struct qp_tensor *t = qp_block_find(block, module, what);
     qp_block_name(block, module, what, name, sizeof name);
     if (!t)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld has no tensor %s", (long long)block->unit->seq, name);
-    if (t->rank != rank || t->shape[0] != rows || (rank == 2 && t->shape[1] != cols))
+    if (t->rank != rank || t->shape[0] != shape[0] || (rank == 2 && t->shape[1] != shape[1]))
         return qp_fail(err, QP_ERR_INPUT, "%s: found shape %s, expected %s", name,
                        qp_shape_text(t->rank, t->shape, found, sizeof found),
                        qp_shape_text(rank, shape, expected, sizeof expected));
@@ -79,7 +78,7 @@ static int get_f32(const struct qp_block *block, const char *module, const char 
                    float *v, struct qp_error *err)
 {
     const struct qp_tensor *t;
-    int r = qp_block_get(block, module, what, QP_DTYPE_NONE, rows, cols, &t, err);
+    int r = qp_block_get(block, module, what, QP_DTYPE_NONE, (const int64_t[2]){rows, cols}, &t, err);
     if (r < 0)
         return r;
     qp_work_add_read((double)t->bytes);
@@ -98,7 +97,7 @@ int qp_block_site_fold(const struct qp_block *block, int site, const float **fol
     const struct qp_tensor *t;
     if (!qp_block_find(block, name, "fold"))
         return 0;
-    int r = qp_block_get(block, name, "fold", QP_F32, site_dim(block, site), 0, &t, err);
+    int r = qp_block_get(block, name, "fold", QP_F32, (const int64_t[2]){site_dim(block, site), 0}, &t, err);
     if (r < 0)
         return r;
     *fold = t->data;
@@ -161,7 +160,7 @@ int qp_block_stored_weight(const struct qp_block *block, int linear, const struc
     int r = get_folds(block, linear, &folds, err);
     if (r < 0 || folds.in || folds.out)
         return r;
-    r = qp_block_get(block, d->module, "weight", QP_DTYPE_NONE, d->out, d->in, out, err);
+    r = qp_block_get(block, d->module, "weight", QP_DTYPE_NONE, (const int64_t[2]){d->out, d->in}, out, err);
     return r < 0 ? r : 1;
 }
 
@@ -247,7 +246,8 @@ int qp_block_site_matrix(const struct qp_block *block, int site, const char *sta
     const float *fold = NULL;
     const struct qp_tensor *t = qp_block_find(block, module, stat);
     bool packed = t && t->rank == 1;
-    int r = qp_block_get(block, module, stat, QP_F32, packed ? qp_triangle_row(n, n) : n, packed ? 0 : n, &t, err);
+    int r = qp_block_get(block, module, stat, QP_F32,
+                         (const int64_t[2]){packed ? qp_triangle_row(n, n) : n, packed ? 0 : n}, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -274,7 +274,7 @@ int qp_block_stat(const struct qp_block *block, int site, const char *stat, floa
     int64_t n = site_dim(block, site);
     const float *fold = NULL;
     const struct qp_tensor *t;
-    int r = qp_block_get(block, block->type->sites[site].name, stat, QP_F32, n, 0, &t, err);
+    int r = qp_block_get(block, block->type->sites[site].name, stat, QP_F32, (const int64_t[2]){n, 0}, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -292,7 +292,7 @@ int qp_block_samples(const struct qp_block *block, int site, int64_t *count, flo
     const struct qp_tensor *t = qp_block_find(block, name, "samples");
     const float *fold = NULL;
     int64_t rows = t && t->rank > 0 && t->shape[0] > 0 ? t->shape[0] : 1;
-    int r = qp_block_get(block, name, "samples", QP_F32, rows, n, &t, err);
+    int r = qp_block_get(block, name, "samples", QP_F32, (const int64_t[2]){rows, n}, &t, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -306,14 +306,20 @@ int qp_block_samples(const struct qp_block *block, int site, int64_t *count, flo
     return 0;
 }
 
+struct form {
+    enum qp_dtype dtype;
+    int rank;
+    const int64_t *shape;
+};
+
 /* Puts a tensor B.M.what of undefined contents into the unit; *data is where they go. */
-static int put_new(struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype, int rank,
-                   const int64_t *shape, const struct qp_allocator *allocator, void **data, struct qp_error *err)
+static int put_new(struct qp_block *block, const char *module, const char *what, const struct form *form,
+                   const struct qp_allocator *allocator, void **data, struct qp_error *err)
 {
     char name[256];
     struct qp_tensor *t;
     qp_block_name(block, module, what, name, sizeof name);
-    int r = qp_allocate(allocator, name, dtype, rank, shape, &t, err);
+    int r = qp_allocate(allocator, name, form->dtype, form->rank, form->shape, &t, err);
     if (r < 0)
         return r;
     *data = t->data;
@@ -321,15 +327,15 @@ static int put_new(struct qp_block *block, const char *module, const char *what,
 }
 
 /* The same with a copy of `data`. */
-static int put_copy(struct qp_block *block, int linear, const char *what, enum qp_dtype dtype, int rank,
-                    const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
+static int put_copy(struct qp_block *block, int linear, const char *what, const struct form *form, const void *data,
+                    const struct qp_allocator *allocator, struct qp_error *err)
 {
     void *copy;
     int64_t elements;
     size_t bytes;
-    int r = put_new(block, block->type->linears[linear].module, what, dtype, rank, shape, allocator, &copy, err);
+    int r = put_new(block, block->type->linears[linear].module, what, form, allocator, &copy, err);
     if (r == 0)
-        r = qp_tensor_size(dtype, rank, shape, &elements, &bytes, err);
+        r = qp_tensor_size(form->dtype, form->rank, form->shape, &elements, &bytes, err);
     if (r == 0)
         memcpy(copy, data, bytes);
     return r;
@@ -352,12 +358,12 @@ int qp_block_new_quantized(struct qp_block *block, int linear, const struct qp_a
     int rank = scale_shape(job->rows, job->cols, job->group, scales);
     enum qp_dtype dtype = job->packed ? QP_I32 : qp_format_storage(job->format);
     void *codes = NULL, *scale = NULL, *zero = NULL;
-    int r =
-        put_new(block, module, job->packed ? "weight_packed" : "weight_codes", dtype, 2, shape, allocator, &codes, err);
+    int r = put_new(block, module, job->packed ? "weight_packed" : "weight_codes", &(struct form){dtype, 2, shape},
+                    allocator, &codes, err);
     if (r == 0)
-        r = put_new(block, module, "weight_scale", QP_F32, rank, scales, allocator, &scale, err);
+        r = put_new(block, module, "weight_scale", &(struct form){QP_F32, rank, scales}, allocator, &scale, err);
     if (r == 0 && !job->format->symmetric)
-        r = put_new(block, module, "weight_zero_point", QP_I8, rank, scales, allocator, &zero, err);
+        r = put_new(block, module, "weight_zero_point", &(struct form){QP_I8, rank, scales}, allocator, &zero, err);
     if (r == 0 && job->format->symmetric)
         qp_unit_remove(block->unit, qp_block_name(block, module, "weight_zero_point", name, sizeof name));
     job->codes = codes;
@@ -373,13 +379,16 @@ int qp_block_set_quantized(struct qp_block *block, int linear, const struct qp_q
     const char *module = block->type->linears[linear].module;
     int64_t shape[2] = {q->rows, q->cols}, scales[2], one = 1;
     int rank = scale_shape(q->rows, q->cols, q->group, scales);
-    int r = put_copy(block, linear, "weight_codes", qp_format_storage(&q->format), 2, shape, q->codes, allocator, err);
+    int r = put_copy(block, linear, "weight_codes", &(struct form){qp_format_storage(&q->format), 2, shape}, q->codes,
+                     allocator, err);
     if (r == 0)
-        r = put_copy(block, linear, "weight_scale", QP_F32, rank, scales, q->scale, allocator, err);
+        r = put_copy(block, linear, "weight_scale", &(struct form){QP_F32, rank, scales}, q->scale, allocator, err);
     if (r == 0 && q->format.scale_dtype == QP_F8_E4M3)
-        r = put_copy(block, linear, "weight_global_scale", QP_F32, 1, &one, &q->format.global, allocator, err);
+        r = put_copy(block, linear, "weight_global_scale", &(struct form){QP_F32, 1, &one}, &q->format.global,
+                     allocator, err);
     if (r == 0 && q->zero)
-        return put_copy(block, linear, "weight_zero_point", QP_I8, rank, scales, q->zero, allocator, err);
+        return put_copy(block, linear, "weight_zero_point", &(struct form){QP_I8, rank, scales}, q->zero, allocator,
+                        err);
     if (r == 0)
         qp_unit_remove(block->unit, qp_block_name(block, module, "weight_zero_point", name, sizeof name));
     return r;
@@ -396,11 +405,13 @@ int qp_block_scales(const struct qp_block *block, int linear, const struct qp_li
     if (!qp_block_find(block, d->module, "weight_scale"))
         return 0;
     scale_shape(rows, cols, group, scales);
-    int r = qp_block_get(block, d->module, "weight_scale", QP_F32, scales[0], scales[1], &scale, err);
+    int r =
+        qp_block_get(block, d->module, "weight_scale", QP_F32, (const int64_t[2]){scales[0], scales[1]}, &scale, err);
     if (r == 0 && !format->symmetric)
-        r = qp_block_get(block, d->module, "weight_zero_point", QP_I8, scales[0], scales[1], &zero, err);
+        r = qp_block_get(block, d->module, "weight_zero_point", QP_I8, (const int64_t[2]){scales[0], scales[1]}, &zero,
+                         err);
     if (r == 0 && format->scale_dtype == QP_F8_E4M3)
-        r = qp_block_get(block, d->module, "weight_global_scale", QP_F32, 1, 0, &global, err);
+        r = qp_block_get(block, d->module, "weight_global_scale", QP_F32, (const int64_t[2]){1, 0}, &global, err);
     if (r < 0)
         return r;
     *q = (struct qp_quantized){*format, rows, cols, group, NULL, scale->data, zero ? zero->data : NULL, NULL, NULL};
@@ -418,10 +429,10 @@ static int find_codes(const struct qp_block *block, const char *module, const st
         return qp_fail(err, QP_ERR_INPUT,
                        "block unit %lld: %s.weight_packed: expected weight_codes, for %s is not packed",
                        (long long)block->unit->seq, module, qp_dtype_name(format->codes));
-    int r = packed ? qp_block_get(block, module, "weight_packed", QP_I32, q->rows,
-                                  qp_packed_words(format->bits, q->cols), &q->tensor, err)
-                   : qp_block_get(block, module, "weight_codes", qp_format_storage(format), q->rows, q->cols,
-                                  &q->tensor, err);
+    int r = packed ? qp_block_get(block, module, "weight_packed", QP_I32,
+                                  (const int64_t[2]){q->rows, qp_packed_words(format->bits, q->cols)}, &q->tensor, err)
+                   : qp_block_get(block, module, "weight_codes", qp_format_storage(format),
+                                  (const int64_t[2]){q->rows, q->cols}, &q->tensor, err);
     if (r < 0)
         return r;
     q->packed = packed ? q->tensor->data : NULL;
@@ -459,6 +470,7 @@ int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q
         return QP_ERR_SPACE;
     if (q->packed)
         kernels->unpack(q->format.bits, q->rows, q->cols, q->packed, (int8_t *)unpacked);
-    kernels->dequantize(&q->format, q->rows, q->cols, q->group, q->packed ? unpacked : q->codes, q->scale, q->zero, w);
+    kernels->dequantize(&(struct qp_grouped){&q->format, q->rows, q->cols, q->group, q->scale, q->zero},
+                        q->packed ? unpacked : q->codes, w);
     return 0;
 }

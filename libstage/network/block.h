@@ -231,12 +231,18 @@ struct qp_workspace; /* scratch memory of forwards, grown as needed; one a threa
 int qp_workspace_new(struct qp_workspace **out, struct qp_error *err);
 void qp_workspace_free(struct qp_workspace *workspace);
 
-/* One decoder layer in place on x[sequences * length, hidden], each sequence from position 0: its graph, operation by
+/* Hidden states x[count * length, hidden]. */
+struct qp_sequences {
+    int64_t count, length;
+    float *x;
+};
+
+/* One decoder layer in place on hidden states, each sequence from position 0: its graph, operation by
  * operation. rotations: tables of at least `length` rows. Computed in chunks of whole sequences of about 2048 tokens;
  * activations that have one range a tensor get one a sequence. `taps` may be NULL. */
-int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length,
-                     const struct qp_rotations *rotations, float *x, struct qp_workspace *workspace,
-                     const struct qp_taps *taps, struct qp_error *err);
+int qp_layer_forward(const struct qp_layer *layer, const struct qp_sequences *sequences,
+                     const struct qp_rotations *rotations, struct qp_workspace *workspace, const struct qp_taps *taps,
+                     struct qp_error *err);
 
 /* x[count, hidden] = rows of the embedding unit's matrix, projected and with learned positions where the network has
  * them; count is a whole number of sequences of `length` tokens. QP_QUANTIZED: rounded to the model's dtype, as it will

@@ -9,8 +9,8 @@ struct qp_tensor *qp_block_find(const struct qp_block *block, const char *module
 
 /* The same, with its shape checked: rank 1 [rows] when cols is 0, else [rows, cols]. QP_ERR_INPUT when it is not
  * there, or not as expected. dtype QP_DTYPE_NONE: F32, F16, BF16 or F64. */
-int qp_block_get(const struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype, int64_t rows,
-                 int64_t cols, const struct qp_tensor **out, struct qp_error *err);
+int qp_block_get(const struct qp_block *block, const char *module, const char *what, enum qp_dtype dtype,
+                 const int64_t shape[2], const struct qp_tensor **out, struct qp_error *err);
 
 /* 1 with *fold[in] the scale of a site, 0 when it has none, negative on error. */
 int qp_block_site_fold(const struct qp_block *block, int site, const float **fold, struct qp_error *err);

@@ -215,7 +215,7 @@ static int unpack(struct qp_checkpoint *c, const struct qp_part *part, const str
     qp_auto_tensor struct qp_tensor *t = NULL;
     int r = qp_allocate(allocator, qp_part_name(&c->arch, part, name, sizeof name), QP_F32, 2, shape, &t, err);
     if (r == 0)
-        r = qp_compressed_unpack(module, scheme, shape[0], shape[1], find_stored, c, t->data, err);
+        r = qp_compressed_unpack(module, scheme, shape[0], shape[1], (struct qp_finder){find_stored, c}, t->data, err);
     if (r < 0)
         return qp_wrap(err, "%s", c->path);
     *out = t;
@@ -236,7 +236,7 @@ static int load_part(struct qp_checkpoint *c, const struct qp_part *part, const 
         return unpack(c, part, scheme, allocator, out, err);
     struct qp_tensor *t = qp_checkpoint_find(c, qp_part_name(&c->arch, part, name, sizeof name));
     if (strcmp(t->name, name) != 0)
-        return qp_tensor_view(name, t->dtype, t->rank, t->shape, t->storage, t->offset, out, err);
+        return qp_tensor_view(name, t->dtype, t->rank, t->shape, (struct qp_place){t->storage, t->offset}, out, err);
     *out = qp_tensor_ref(t);
     return 0;
 }

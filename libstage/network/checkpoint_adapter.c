@@ -107,7 +107,8 @@ static int add_factor(struct qp_block *block, int linear, const char *what, cons
     char name[256];
     struct qp_tensor *t;
     qp_block_name(block, block->type->linears[linear].module, what, name, sizeof name);
-    int r = qp_tensor_view(name, from->dtype, from->rank, from->shape, from->storage, from->offset, &t, err);
+    int r = qp_tensor_view(name, from->dtype, from->rank, from->shape, (struct qp_place){from->storage, from->offset},
+                           &t, err);
     return r < 0 ? r : qp_unit_put(block->unit, t, err);
 }
 

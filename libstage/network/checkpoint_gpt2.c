@@ -199,7 +199,7 @@ int qp_gpt2_part(const struct qp_safetensors *file, const struct qp_arch *arch, 
     int rank = qp_part_shape(arch, part, shape);
     qp_part_name(arch, part, name, sizeof name);
     if (!is_linear(part) && part->kind != QP_PART_POSITIONS)
-        return qp_tensor_view(name, from->dtype, rank, shape, from->storage, from->offset, out, err);
+        return qp_tensor_view(name, from->dtype, rank, shape, (struct qp_place){from->storage, from->offset}, out, err);
     int r = qp_allocate(allocator, name, from->dtype, rank, shape, out, err);
     if (r < 0)
         return r;

@@ -99,8 +99,8 @@ static void quantize_with(const struct qp_kernels *kernels, const struct qp_numb
     for (int64_t at = 0; at < count; at += PIECE) {
         uint8_t codes[PIECE];
         int64_t n = count - at < PIECE ? count - at : PIECE;
-        kernels->quantize(format, 1, n, 0, x + at, &scale, NULL, codes);
-        kernels->dequantize(format, 1, n, 0, codes, &scale, NULL, x + at);
+        kernels->quantize(&(struct qp_grouped){format, 1, n, 0, &scale, NULL}, x + at, codes);
+        kernels->dequantize(&(struct qp_grouped){format, 1, n, 0, &scale, NULL}, codes, x + at);
     }
 }
 
@@ -159,8 +159,8 @@ static void quantize_site(const struct chunk *c, int site, int64_t n, float *x)
     if (has_linear(layer, site, true)) {
         struct codes b = codes_of(c);
         find_ranges(c, &b, site, n, x);
-        layer->kernels->quantize(&layer->activations[site].format, c->rows, n, n, x, b.scale, b.zero,
-                                 (uint8_t *)b.codes);
+        layer->kernels->quantize(&(struct qp_grouped){&layer->activations[site].format, c->rows, n, n, b.scale, b.zero},
+                                 x, (uint8_t *)b.codes);
     }
     if (has_linear(layer, site, false))
         quantize_activations(c, site, n, x);
@@ -254,8 +254,8 @@ static void run_linear(const struct chunk *c, const struct qp_op *op)
     else if (layer->compute == QP_BF16)
         layer->kernels->linear_bf16(c->rows, d->out, d->in, x, layer->bf16[op->index], add, y);
     else
-        layer->kernels->gemm(false, true, c->rows, d->out, d->in, 1.0f, x, d->in, layer->weight[op->index], d->in,
-                             add ? 1.0f : 0.0f, y, d->out);
+        layer->kernels->gemm(&(struct qp_gemm){false, true, c->rows, d->out, d->in, 1.0f, x, d->in,
+                                               layer->weight[op->index], d->in, add ? 1.0f : 0.0f, y, d->out});
     qp_low_rank_leave(layer, op->index, c->rows, c->low, y);
 }
 
@@ -390,27 +390,28 @@ static int op_count(const struct qp_layer_type *type, bool ends)
     return count;
 }
 
-int qp_layer_forward(const struct qp_layer *layer, int64_t sequences, int64_t length,
-                     const struct qp_rotations *rotations, float *x, struct qp_workspace *workspace,
-                     const struct qp_taps *taps, struct qp_error *err)
+int qp_layer_forward(const struct qp_layer *layer, const struct qp_sequences *sequences,
+                     const struct qp_rotations *rotations, struct qp_workspace *workspace, const struct qp_taps *taps,
+                     struct qp_error *err)
 {
     static const struct qp_taps none;
+    int64_t count = sequences->count, length = sequences->length;
     taps = taps ? taps : &none;
     int64_t step = length < CHUNK_TOKENS ? CHUNK_TOKENS / length : 1;
-    if (step > sequences)
-        step = sequences;
+    if (step > count)
+        step = count;
     uint64_t buffers = (uint64_t)(layer->plan->floats * step * length);
     int r = reserve(workspace, buffers + (uint64_t)(qp_low_rank_width(layer) * step * length), err);
     int ops = op_count(layer->type, taps->ends);
-    for (int64_t s = 0; r == 0 && s < sequences; s += step) {
-        int64_t n = sequences - s < step ? sequences - s : step;
+    for (int64_t s = 0; r == 0 && s < count; s += step) {
+        int64_t n = count - s < step ? count - s : step;
         struct chunk c = {layer,
                           n,
                           length,
                           n * length,
                           rotations,
                           taps,
-                          x + s * length * layer->arch->hidden,
+                          sequences->x + s * length * layer->arch->hidden,
                           workspace->memory,
                           workspace->memory + buffers};
         for (int i = 0; r == 0 && i < ops; i++) {

@@ -95,7 +95,8 @@ static int embed_projected(const struct qp_block *block, enum qp_version version
             return r;
         if (version == QP_QUANTIZED && rounds(arch, embedding))
             qp_round_to(block->kernels, arch->dtype, n * width, rows);
-        block->kernels->gemm(false, true, n, hidden, width, 1.0f, rows, width, w, width, 0.0f, x + at * hidden, hidden);
+        block->kernels->gemm(&(struct qp_gemm){false, true, n, hidden, width, 1.0f, rows, width, w, width, 0.0f,
+                                               x + at * hidden, hidden});
     }
     return 0;
 }
@@ -296,7 +297,8 @@ static float *project(const struct qp_head *head, enum qp_version version, int64
     int64_t hidden = head->arch->hidden, width = head->arch->embed_width;
     const float *w = head->project + (version == QP_QUANTIZED ? width * hidden : 0);
     float *out = normed + rows * hidden;
-    head->kernels->gemm(false, true, rows, width, hidden, 1.0f, normed, hidden, w, hidden, 0.0f, out, width);
+    head->kernels->gemm(
+        &(struct qp_gemm){false, true, rows, width, hidden, 1.0f, normed, hidden, w, hidden, 0.0f, out, width});
     return out;
 }
 
@@ -312,8 +314,8 @@ void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t
     if (head->bf16)
         head->kernels->linear_bf16(rows, arch->vocab, width, (const uint16_t *)scratch, head->bf16, false, logits);
     else
-        head->kernels->gemm(false, true, rows, arch->vocab, width, 1.0f, scratch, width, weight, width, 0.0f, logits,
-                            arch->vocab);
+        head->kernels->gemm(&(struct qp_gemm){false, true, rows, arch->vocab, width, 1.0f, scratch, width, weight,
+                                              width, 0.0f, logits, arch->vocab});
     if (arch->logit_scale != 1)
         head->kernels->multiply(rows * arch->vocab, arch->logit_scale, logits);
     if (arch->logit_cap != 0)

@@ -12,9 +12,9 @@ int qp_block_low_rank(const struct qp_block *block, int linear, const struct qp_
     int64_t rank = found && found->rank == 2 ? found->shape[0] : 0;
     if (!found)
         return 0;
-    int r = qp_block_get(block, d->module, "low_rank_a", QP_DTYPE_NONE, rank, d->in, a, err);
+    int r = qp_block_get(block, d->module, "low_rank_a", QP_DTYPE_NONE, (const int64_t[2]){rank, d->in}, a, err);
     if (r == 0)
-        r = qp_block_get(block, d->module, "low_rank_b", QP_DTYPE_NONE, d->out, rank, b, err);
+        r = qp_block_get(block, d->module, "low_rank_b", QP_DTYPE_NONE, (const int64_t[2]){d->out, rank}, b, err);
     return r < 0 ? r : 1;
 }
 
@@ -75,7 +75,8 @@ int qp_block_add_low_rank(const struct qp_block *block, int linear, float *w, st
     struct qp_low_rank_factors f;
     int r = load(block, linear, &f, err);
     if (r == 0 && f.rank > 0)
-        block->kernels->gemm(false, false, rows, cols, f.rank, 1.0f, f.b, f.rank, f.a, cols, 1.0f, w, cols);
+        block->kernels->gemm(
+            &(struct qp_gemm){false, false, rows, cols, f.rank, 1.0f, f.b, f.rank, f.a, cols, 1.0f, w, cols});
     unload(&f);
     return r;
 }
@@ -126,7 +127,8 @@ void qp_low_rank_enter(const struct qp_layer *layer, int site, int64_t rows, int
     for (int l = 0; l < layer->type->linear_count; l++)
         if (reads(layer, l, site)) {
             const struct qp_low_rank_factors *f = &layer->low_rank[l];
-            layer->kernels->gemm(false, true, rows, f->rank, in, 1.0f, x, in, f->a, in, 0.0f, low, f->rank);
+            layer->kernels->gemm(
+                &(struct qp_gemm){false, true, rows, f->rank, in, 1.0f, x, in, f->a, in, 0.0f, low, f->rank});
             low += rows * f->rank;
         }
 }
@@ -140,5 +142,6 @@ void qp_low_rank_leave(const struct qp_layer *layer, int linear, int64_t rows, c
         return;
     for (int l = 0; l < (int)linear; l++)
         low += reads(layer, l, d->site) ? rows * layer->low_rank[l].rank : 0;
-    layer->kernels->gemm(false, true, rows, out, f->rank, 1.0f, low, f->rank, f->b, f->rank, 1.0f, y, out);
+    layer->kernels->gemm(
+        &(struct qp_gemm){false, true, rows, out, f->rank, 1.0f, low, f->rank, f->b, f->rank, 1.0f, y, out});
 }

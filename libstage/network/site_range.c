@@ -48,7 +48,7 @@ static int get_histogram(const struct qp_block *block, int site, struct qp_range
     const struct qp_tensor *counts;
     const float *fold = NULL;
     float *absmax;
-    int r = qp_block_get(block, desc->name, "histogram", QP_F32, in, QP_LOG_BINS, &counts, err);
+    int r = qp_block_get(block, desc->name, "histogram", QP_F32, (const int64_t[2]){in, QP_LOG_BINS}, &counts, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r >= 0)
@@ -67,9 +67,9 @@ static int average(const struct qp_block *block, int site, float *range, struct 
     const struct qp_tensor *found = qp_block_find(block, desc->name, "window_min"), *least, *most;
     const int64_t windows = found && found->rank == 2 ? found->shape[0] : 1;
     const float *fold = NULL;
-    int r = qp_block_get(block, desc->name, "window_min", QP_F32, windows, in, &least, err);
+    int r = qp_block_get(block, desc->name, "window_min", QP_F32, (const int64_t[2]){windows, in}, &least, err);
     if (r == 0)
-        r = qp_block_get(block, desc->name, "window_max", QP_F32, windows, in, &most, err);
+        r = qp_block_get(block, desc->name, "window_max", QP_F32, (const int64_t[2]){windows, in}, &most, err);
     if (r == 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)
@@ -128,8 +128,8 @@ int qp_site_headroom(const struct qp_block *block, int site, double rho, float *
     if (r >= 0 && fold)
         r = count_samples(block, site, counts, err);
     else if (r >= 0) {
-        r = qp_block_get(block, block->type->sites[site].name, "block_histogram", QP_F32, QP_BLOCK_BINS, 0, &counted,
-                         err);
+        r = qp_block_get(block, block->type->sites[site].name, "block_histogram", QP_F32,
+                         (const int64_t[2]){QP_BLOCK_BINS, 0}, &counted, err);
         if (r == 0)
             memcpy(counts, counted->data, sizeof counts);
     }
@@ -145,9 +145,9 @@ int qp_cache_absmax(const struct qp_block *block, float *keys, float *values, st
     const struct qp_layer_type *type = block->type;
     int64_t dim = (int64_t)type->attention.kv_heads * type->attention.head_dim;
     int site = qp_site_of_rows(type, type->value_linear);
-    int r = qp_block_get(block, "kv", "key_absmax", QP_F32, dim, 0, &key, err);
+    int r = qp_block_get(block, "kv", "key_absmax", QP_F32, (const int64_t[2]){dim, 0}, &key, err);
     if (r == 0)
-        r = qp_block_get(block, "kv", "value_absmax", QP_F32, dim, 0, &value, err);
+        r = qp_block_get(block, "kv", "value_absmax", QP_F32, (const int64_t[2]){dim, 0}, &value, err);
     if (r == 0 && site >= 0)
         r = qp_block_site_fold(block, site, &fold, err);
     if (r < 0)

@@ -84,8 +84,8 @@ static int forward_part(const struct qp_text *text, const void *context, int64_t
 {
     (void)first;
     const struct forward_pass *p = context;
-    return qp_layer_forward(p->layer, windows, text->windows->length, &text->rotations, x, text->workspace, p->taps,
-                            err);
+    return qp_layer_forward(p->layer, &(struct qp_sequences){windows, text->windows->length, x}, &text->rotations,
+                            text->workspace, p->taps, err);
 }
 
 int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, struct qp_hidden_states *states,

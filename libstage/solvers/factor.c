@@ -55,13 +55,13 @@ void qp_factor_prepare(const struct qp_factor *f, int64_t rows, const struct qp_
         f->kernels->split(to - from, x->x + r * f->n + from, x->high + r * f->n + from, x->low + r * f->n + from);
 }
 
-void qp_factor_add(const struct qp_factor *f, int64_t rows, const struct qp_factor_rows *x, int64_t from, int64_t to,
-                   int64_t into, int64_t end, float *y)
+void qp_factor_add(const struct qp_factor *f, int64_t rows, const struct qp_factor_rows *x,
+                   const struct qp_factor_span *span, float *y)
 {
-    int64_t at = into * f->stride + from;
+    int64_t from = span->from, to = span->to, into = span->into, end = span->end, at = into * f->stride + from;
     if (!f->high) {
-        f->kernels->gemm(false, true, rows, end - into, to - from, 1.0f, x->x + from, f->n, f->r + at, f->n, 1.0f,
-                         y + into, f->n);
+        f->kernels->gemm(&(struct qp_gemm){false, true, rows, end - into, to - from, 1.0f, x->x + from, f->n, f->r + at,
+                                           f->n, 1.0f, y + into, f->n});
         return;
     }
     f->kernels->linear_split(&(struct qp_linear_split){.m = rows,

@@ -31,9 +31,14 @@ void qp_factor_diagonal(const struct qp_factor *f, int64_t at, int64_t count, fl
 void qp_factor_prepare(const struct qp_factor *f, int64_t rows, const struct qp_factor_rows *x, int64_t from,
                        int64_t to);
 
+/* Columns [from, to) of x, and [into, end) of y. */
+struct qp_factor_span {
+    int64_t from, to, into, end;
+};
+
 /* y[rows, n], columns [into, end) += x R of columns [from, to) of x, which all come before `into`; or, where `into`
  * comes before them, x Rᵀ. The two ranges may not overlap. */
-void qp_factor_add(const struct qp_factor *f, int64_t rows, const struct qp_factor_rows *x, int64_t from, int64_t to,
-                   int64_t into, int64_t end, float *y);
+void qp_factor_add(const struct qp_factor *f, int64_t rows, const struct qp_factor_rows *x,
+                   const struct qp_factor_span *span, float *y);
 
 #endif

@@ -88,7 +88,7 @@ static int make_sketch(struct qp_gptq *s, const struct qp_kernels *kernels, cons
     int result = signs && s->sketch ? 0 : QP_ERR_SPACE;
     if (result == 0) {
         fill_signs(QP_SKETCH * n, signs);
-        kernels->gemm(false, true, QP_SKETCH, n, n, 1.0f, signs, n, r, n, 0.0f, s->sketch, n);
+        kernels->gemm(&(struct qp_gemm){false, true, QP_SKETCH, n, n, 1.0f, signs, n, r, n, 0.0f, s->sketch, n});
     }
     free(signs);
     return result;
@@ -110,13 +110,13 @@ static int open_solver(struct qp_gptq *s, const struct qp_kernels *kernels, cons
     return result;
 }
 
-int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, int64_t block, enum qp_order order,
-                 int64_t group, double *damping, struct qp_gptq **out, struct qp_error *err)
+int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, const struct qp_gptq_columns *columns,
+                 double *damping, struct qp_gptq **out, struct qp_error *err)
 {
     struct qp_gptq *s = calloc(1, sizeof *s);
     if (!s)
         return qp_fail_memory(err, sizeof *s, "a solver");
-    *s = (struct qp_gptq){.in = in, .block = block, .group = group, .kind = order};
+    *s = (struct qp_gptq){.in = in, .block = columns->block, .group = columns->group, .kind = columns->order};
     int r = open_solver(s, kernels, h, damping, err);
     if (r < 0) {
         qp_gptq_close(s);
@@ -294,9 +294,14 @@ static int solve(const struct plan *p, struct qp_error *err)
 }
 
 int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, const float *w, uint8_t *codes,
-                  qp_rescale_fn *rescale, void *context, const struct qp_gptq_rest *rest, struct qp_error *err)
+                  const struct qp_rescale *rescale, const struct qp_gptq_rest *rest, struct qp_error *err)
 {
-    struct plan p = {.base = {.s = solver, .q = q, .w = w, .codes = codes, .rescale = rescale, .context = context},
+    struct plan p = {.base = {.s = solver,
+                              .q = q,
+                              .w = w,
+                              .codes = codes,
+                              .rescale = rescale ? rescale->set : NULL,
+                              .context = rescale ? rescale->context : NULL},
                      .rest = rest};
     int r = open_plan(&p, err);
     if (r == 0 && q->rows > 0)

@@ -12,12 +12,19 @@ struct qp_gptq;
 /* Where there are as many columns, what rounding to nearest loses is estimated first, by so many random projections. */
 enum { QP_SKETCHED = 512, QP_SKETCH = 128 };
 
+/* How columns are taken. */
+struct qp_gptq_columns {
+    int64_t block; /* columns between updates of the rest */
+    enum qp_order order;
+    int64_t group; /* of the order */
+};
+
 /* Factors h[in, in] (symmetric). Columns whose diagonal is 0 were never seen in calibration: they get 1 there, which
- * rounds them to nearest. `block`: columns between updates of the rest; `group`: of the order. *damping: what to add as
+ * rounds them to nearest. *damping: what to add as
  * a share of the mean diagonal, and on return what was added: it is raised tenfold as often as the factorization needs
  * it, to at most 1. QP_ERR_INPUT when H is not finite, or not even that suffices. */
-int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, int64_t block, enum qp_order order,
-                 int64_t group, double *damping, struct qp_gptq **out, struct qp_error *err);
+int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, const struct qp_gptq_columns *columns,
+                 double *damping, struct qp_gptq **out, struct qp_error *err);
 void qp_gptq_close(struct qp_gptq *solver); /* NULL is accepted */
 
 /* Whether the solver's order suits this group. */
@@ -27,6 +34,10 @@ bool qp_gptq_serves(const struct qp_gptq *solver, int64_t group);
  * columns[count] are their places in the matrix. */
 typedef int qp_rescale_fn(void *context, int64_t group, int64_t count, const int64_t *columns, const float *w,
                           struct qp_error *err);
+struct qp_rescale {
+    qp_rescale_fn *set; /* NULL: scales stay */
+    void *context;
+};
 
 /* What is left of the loss, for who goes on from the codes; H without what damping added to it. */
 struct qp_gptq_rest {
@@ -39,6 +50,6 @@ struct qp_gptq_rest {
  * with it a row gets the codes of rounding to nearest where those lose less (as far as a sketch of 128 random
  * projections tells, where columns are many). */
 int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, const float *w, uint8_t *codes,
-                  qp_rescale_fn *rescale, void *context, const struct qp_gptq_rest *rest, struct qp_error *err);
+                  const struct qp_rescale *rescale, const struct qp_gptq_rest *rest, struct qp_error *err);
 
 #endif

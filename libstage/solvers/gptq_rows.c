@@ -104,8 +104,8 @@ static int round_blocks(struct qp_gptq_rows *v, int64_t from, int64_t to, struct
     r = round_blocks(v, from, middle, err);
     if (r < 0)
         return r;
-    qp_factor_add(&v->s->factor, v->rows, &v->deviation, at, v->bounds[middle], v->bounds[middle], v->bounds[to],
-                  v->deviation.x);
+    qp_factor_add(&v->s->factor, v->rows, &v->deviation,
+                  &(struct qp_factor_span){at, v->bounds[middle], v->bounds[middle], v->bounds[to]}, v->deviation.x);
     return round_blocks(v, middle, to, err);
 }
 
@@ -133,7 +133,8 @@ static double loss_of(const struct qp_gptq *s, const float *error, const float *
 static void set_deviation(const struct qp_gptq_rows *v, const uint8_t *codes, float *scratch, float *to)
 {
     int64_t n = v->s->in, group = v->q->group == 0 ? n : v->q->group;
-    v->s->factor.kernels->dequantize(&v->q->format, v->rows, n, group, codes, v->scale, v->zero, scratch);
+    v->s->factor.kernels->dequantize(&(struct qp_grouped){&v->q->format, v->rows, n, group, v->scale, v->zero}, codes,
+                                     scratch);
     for (int64_t i = 0; i < v->rows; i++)
         for (int64_t k = 0; k < n; k++) {
             int64_t at = i * n + qp_gptq_column(v->s, k);
@@ -149,8 +150,8 @@ static int64_t likely_rows(struct qp_gptq_rows *v, const double *loss)
     float *projected = v->other_error; /* [rows, QP_SKETCH], of which there are at most n */
     if (s->sketch) {
         memset(projected, 0, (size_t)(v->rows * QP_SKETCH) * sizeof *projected);
-        s->factor.kernels->gemm(false, true, v->rows, QP_SKETCH, n, 1.0f, v->other.x, n, s->sketch, n, 0.0f, projected,
-                                QP_SKETCH);
+        s->factor.kernels->gemm(&(struct qp_gemm){false, true, v->rows, QP_SKETCH, n, 1.0f, v->other.x, n, s->sketch, n,
+                                                  0.0f, projected, QP_SKETCH});
     }
     for (int64_t i = 0; i < v->rows; i++) {
         const float *deviation = v->other.x + i * n;
@@ -176,13 +177,14 @@ static void multiply_other(struct qp_gptq_rows *v, int64_t rows, int64_t from, i
     int64_t at = v->bounds[from], end = v->bounds[to], middle = (from + to + 1) / 2;
     if (to - from > 1) {
         multiply_other(v, rows, from, middle);
-        qp_factor_add(f, rows, &v->other, at, v->bounds[middle], v->bounds[middle], end, v->other_error);
+        qp_factor_add(f, rows, &v->other, &(struct qp_factor_span){at, v->bounds[middle], v->bounds[middle], end},
+                      v->other_error);
         multiply_other(v, rows, middle, to);
         return;
     }
     qp_factor_diagonal(f, at, end - at, v->diagonal);
-    f->kernels->gemm(false, false, rows, end - at, end - at, 1.0f, v->other.x + at, f->n, v->diagonal, end - at, 1.0f,
-                     v->other_error + at, f->n);
+    f->kernels->gemm(&(struct qp_gemm){false, false, rows, end - at, end - at, 1.0f, v->other.x + at, f->n, v->diagonal,
+                                       end - at, 1.0f, v->other_error + at, f->n});
 }
 
 static void take_row(struct qp_gptq_rows *v, int64_t to, int64_t from)
@@ -198,7 +200,8 @@ void qp_gptq_take_nearest(struct qp_gptq_rows *v, double *loss)
     int64_t n = v->s->in, group = v->q->group == 0 ? n : v->q->group;
     for (int64_t i = 0; i < v->rows; i++)
         loss[i] = loss_of(v->s, v->error + i * n, v->deviation.x + i * n);
-    v->s->factor.kernels->quantize(&v->q->format, v->rows, n, group, v->w, v->scale, v->zero, v->other_codes);
+    v->s->factor.kernels->quantize(&(struct qp_grouped){&v->q->format, v->rows, n, group, v->scale, v->zero}, v->w,
+                                   v->other_codes);
     set_deviation(v, v->other_codes, v->other_error, v->other.x);
     int64_t count = likely_rows(v, loss);
     if (count == 0)
@@ -224,15 +227,15 @@ static void multiply_errors(struct qp_gptq_rows *v, const struct qp_factor_rows 
     int64_t at = v->bounds[from], end = v->bounds[to], middle = (from + to + 1) / 2, count = end - at;
     if (to - from > 1) {
         multiply_errors(v, x, from, middle);
-        qp_factor_add(f, v->rows, x, v->bounds[middle], end, at, v->bounds[middle], v->error);
+        qp_factor_add(f, v->rows, x, &(struct qp_factor_span){v->bounds[middle], end, at, v->bounds[middle]}, v->error);
         multiply_errors(v, x, middle, to);
         return;
     }
     qp_factor_diagonal(f, at, count, v->diagonal);
     for (int64_t i = 0; i < v->rows; i++)
         memcpy(v->weights + i * count, v->error + i * f->n + at, (size_t)count * sizeof(float));
-    f->kernels->gemm(false, true, v->rows, count, count, 1.0f, v->weights, count, v->diagonal, count, 0.0f,
-                     v->error + at, f->n);
+    f->kernels->gemm(&(struct qp_gemm){false, true, v->rows, count, count, 1.0f, v->weights, count, v->diagonal, count,
+                                       0.0f, v->error + at, f->n});
 }
 
 void qp_gptq_gradient(struct qp_gptq_rows *v, float *gradient)

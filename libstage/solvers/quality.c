@@ -19,9 +19,10 @@ static void half_product(const struct qp_kernels *kernels, int64_t rows, int64_t
     int64_t width = panel_width(in);
     for (int64_t at = 0; at < in; at += width) {
         int64_t count = in - at < width ? in - at : width;
-        kernels->gemm(false, false, rows, count, at, 2.0f, delta, in, h + at, in, 0.0f, scratch + at, in);
-        kernels->gemm(false, false, rows, count, count, 1.0f, delta + at, in, h + at * in + at, in, 1.0f, scratch + at,
-                      in);
+        kernels->gemm(
+            &(struct qp_gemm){false, false, rows, count, at, 2.0f, delta, in, h + at, in, 0.0f, scratch + at, in});
+        kernels->gemm(&(struct qp_gemm){false, false, rows, count, count, 1.0f, delta + at, in, h + at * in + at, in,
+                                        1.0f, scratch + at, in});
     }
 }
 

@@ -44,29 +44,25 @@ static struct qp_scale_search search_of(const struct qp_number_format *format, c
                                     .sweep = sweep};
 }
 
-/* The scale of one block w[rows, cols], `stride` apart. */
-static void block_scale(const struct qp_kernels *kernels, const struct qp_scale_search *base, int64_t rows,
-                        int64_t cols, int64_t stride, const float *w, bool search, float *copy, float *scale,
-                        int8_t *zero)
+/* The scale of one block s->w[rows, cols], whose rows are `stride` apart, by way of copy[rows, cols]. */
+static void block_scale(const struct qp_kernels *kernels, struct qp_scale_search *s, int64_t stride, bool search,
+                        float *copy)
 {
-    struct qp_scale_search s = *base;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(copy + r * cols, w + r * stride, (size_t)cols * sizeof *w);
-    s.rows = rows;
-    s.cols = cols;
-    s.w = copy;
-    s.scale = scale;
-    s.zero = zero;
+    for (int64_t r = 0; r < s->rows; r++)
+        memcpy(copy + r * s->cols, s->w + r * stride, (size_t)s->cols * sizeof *copy);
+    s->w = copy;
     if (search)
-        kernels->scale_search(&s);
+        kernels->scale_search(s);
     else
-        kernels->qparams(s.format, rows, cols, 0, copy, scale, zero);
+        kernels->qparams(s->format, s->rows, s->cols, 0, copy, s->scale, s->zero);
 }
 
+/* Of the whole matrix that `base` has, one scale a block, repeated for each of its rows. */
 static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
-                         const struct qp_scale_search *base, int64_t rows, int64_t cols, const float *w, bool search,
-                         float *scale, int8_t *zero, struct qp_error *err)
+                         const struct qp_scale_search *base, bool search, float *scale, int8_t *zero,
+                         struct qp_error *err)
 {
+    int64_t rows = base->rows, cols = base->cols;
     int64_t width = spec->group < cols ? spec->group : cols, groups = qp_groups(cols, width);
     int64_t height = spec->block_rows < rows ? spec->block_rows : rows;
     float *copy = qp_new_floats(height * width, "a block of weights", err);
@@ -74,14 +70,18 @@ static int choose_blocks(const struct qp_kernels *kernels, const struct qp_quant
         return QP_ERR_SPACE;
     for (int64_t top = 0; top < rows; top += height)
         for (int64_t g = 0; g < groups; g++) {
-            int64_t tall = rows - top < height ? rows - top : height, left = g * width;
+            int64_t left = g * width;
             struct qp_scale_search s = *base;
             float one;
             int8_t none;
+            s.rows = rows - top < height ? rows - top : height;
+            s.cols = cols - left < width ? cols - left : width;
             s.importance = base->importance ? base->importance + left : NULL;
-            block_scale(kernels, &s, tall, cols - left < width ? cols - left : width, cols, w + top * cols + left,
-                        search, copy, &one, &none);
-            for (int64_t r = top; r < top + tall; r++) {
+            s.w = base->w + top * cols + left;
+            s.scale = &one;
+            s.zero = &none;
+            block_scale(kernels, &s, cols, search, copy);
+            for (int64_t r = top; r < top + s.rows; r++) {
                 scale[r * groups + g] = one;
                 if (!spec->format.symmetric)
                     zero[r * groups + g] = none;
@@ -96,7 +96,7 @@ static int choose(const struct qp_kernels *kernels, const struct qp_quant_spec *
 {
     bool search = choice->method != QP_SCALES_MINMAX || spec->four_over_six;
     if (spec->granularity == QP_PER_BLOCK)
-        return choose_blocks(kernels, spec, s, s->rows, s->cols, s->w, search, scale, zero, err);
+        return choose_blocks(kernels, spec, s, search, scale, zero, err);
     s->group = qp_spec_group(spec, s->cols);
     s->hessian = choice->method == QP_SCALES_HESSIAN && s->group > 0 ? choice->h : NULL;
     s->scale = scale;
@@ -108,8 +108,7 @@ static int choose(const struct qp_kernels *kernels, const struct qp_quant_spec *
     return 0;
 }
 
-int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
-                     const struct qp_number_format *format, int64_t rows, int64_t cols, const float *w,
+int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_unscaled *m,
                      const struct qp_scale_choice *choice, float *scale, int8_t *zero, struct qp_error *err)
 {
     bool weighted = choice->method == QP_SCALES_WEIGHTED || choice->method == QP_SCALES_HESSIAN;
@@ -117,6 +116,7 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
     int r = qp_operations_go_on(err);
     if (r < 0)
         return r;
+    int64_t cols = m->cols;
     if (weighted) {
         importance = qp_new_floats(cols, "weights of columns", err);
         if (!importance)
@@ -124,11 +124,11 @@ int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spe
         for (int64_t j = 0; j < cols; j++)
             importance[j] = choice->diagonal ? choice->diagonal[j] : choice->h[j * cols + j];
     }
-    struct qp_scale_search s = search_of(format, choice, importance);
-    s.rows = rows;
+    struct qp_scale_search s = search_of(m->format, choice, importance);
+    s.rows = m->rows;
     s.cols = cols;
-    s.w = w;
-    r = choose(kernels, spec, &s, choice, scale, zero, err);
+    s.w = m->w;
+    r = choose(kernels, m->spec, &s, choice, scale, zero, err);
     free(importance);
     return r;
 }

@@ -23,11 +23,18 @@ struct qp_scale_choice {
     const float *diagonal; /* [cols], that of h, when it is at hand; WEIGHTED then needs no h */
 };
 
-/* Chooses the scales (and zero points) of w[rows, cols] for `spec`; `format` is the spec's, with its global scale set.
+/* A matrix w[rows, cols] that `spec` is to be given scales for; `format` is the spec's, with its global scale set. */
+struct qp_unscaled {
+    const struct qp_quant_spec *spec;
+    const struct qp_number_format *format;
+    int64_t rows, cols;
+    const float *w;
+};
+
+/* Chooses the scales (and zero points) of a matrix.
  * scale and zero hold qp_scale_count(rows, cols, qp_spec_group(spec, cols)); zero is not looked at when symmetric.
  * Two-dimensional blocks and whole tensors are searched as one group each, with HESSIAN as with WEIGHTED. */
-int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_quant_spec *spec,
-                     const struct qp_number_format *format, int64_t rows, int64_t cols, const float *w,
+int qp_choose_scales(const struct qp_kernels *kernels, const struct qp_unscaled *m,
                      const struct qp_scale_choice *choice, float *scale, int8_t *zero, struct qp_error *err);
 
 /* NVFP4's global scale 448 * 6 / absmax (methods of compressed-tensors and modelopt, where it is the reciprocal), with

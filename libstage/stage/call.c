@@ -105,34 +105,26 @@ static json_t *word_array(const char *const *list)
     return array;
 }
 
-int qp_stage_call(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
-                  const char *const *wants, struct qp_unit **units, size_t unit_count, struct qp_unit ***out,
-                  size_t *count, json_t **report_out, struct qp_error *err)
-{
-    return qp_stage_call_ports(desc, params, context, wants, units, NULL, unit_count, out, count, report_out, err);
-}
-
-int qp_stage_call_ports(const struct qp_stage_desc *desc, const json_t *params, const json_t *context,
-                        const char *const *wants, struct qp_unit **units, const char *const *ports, size_t unit_count,
-                        struct qp_unit ***out, size_t *count, json_t **report_out, struct qp_error *err)
+int qp_stage_call(const struct qp_stage_desc *desc, const struct qp_call *call, struct qp_unit ***out, size_t *count,
+                  json_t **report_out, struct qp_error *err)
 {
     struct catcher catch = {.report = json_object()};
-    json_t *wanted = word_array(wants);
+    json_t *wanted = word_array(call->wants);
     struct qp_stage stage = {.desc = desc,
-                             .context = context,
+                             .context = call->context,
                              .wants = wanted,
                              .scratch = getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
                              .threads = 1,
                              .kernels = qp_kernels_open("cpu"),
                              .around = &around,
                              .around_context = &catch};
-    connect_ports(&stage, ports, unit_count);
-    int r = qp_stage_begin(&stage, params, err);
+    connect_ports(&stage, call->ports, call->count);
+    int r = qp_stage_begin(&stage, call->params, err);
     if (r == 0)
-        r = feed(&stage, units, ports, unit_count, err);
+        r = feed(&stage, call->units, call->ports, call->count, err);
     else
-        for (size_t i = 0; i < unit_count; i++)
-            qp_unit_free(units[i]);
+        for (size_t i = 0; i < call->count; i++)
+            qp_unit_free(call->units[i]);
     qp_stage_end(&stage);
     json_decref(wanted);
     for (size_t i = 0; r < 0 && i < catch.count; i++)

@@ -141,7 +141,7 @@ static int allocate(void *context, const char *name, enum qp_dtype dtype, int ra
     if (bytes <= QP_ALWAYS_INLINE || bytes > SIZE_MAX / 2 || !atomic_load(&pool->on) ||
         take(pool, bytes, &storage, err) < 0)
         return qp_tensor_new(name, dtype, rank, shape, out, err);
-    r = qp_tensor_view(name, dtype, rank, shape, storage, 0, out, err);
+    r = qp_tensor_view(name, dtype, rank, shape, (struct qp_place){storage, 0}, out, err);
     qp_storage_unref(storage);
     return r;
 }

@@ -26,9 +26,11 @@ int qp_tensor_size(enum qp_dtype dtype, int rank, const int64_t *shape, int64_t 
     return 0;
 }
 
-int qp_tensor_view(const char *name, enum qp_dtype dtype, int rank, const int64_t *shape, struct qp_storage *storage,
-                   uint64_t offset, struct qp_tensor **out, struct qp_error *err)
+int qp_tensor_view(const char *name, enum qp_dtype dtype, int rank, const int64_t *shape, struct qp_place place,
+                   struct qp_tensor **out, struct qp_error *err)
 {
+    struct qp_storage *storage = place.storage;
+    uint64_t offset = place.offset;
     int64_t elements;
     size_t bytes;
     int r = qp_tensor_size(dtype, rank, shape, &elements, &bytes, err);
@@ -66,7 +68,7 @@ int qp_tensor_new(const char *name, enum qp_dtype dtype, int rank, const int64_t
         return qp_wrap(err, "%s", name);
     if (qp_storage_new(bytes, &storage, err) < 0)
         return qp_wrap(err, "%s", name);
-    int r = qp_tensor_view(name, dtype, rank, shape, storage, 0, out, err);
+    int r = qp_tensor_view(name, dtype, rank, shape, (struct qp_place){storage, 0}, out, err);
     qp_storage_unref(storage);
     return r;
 }

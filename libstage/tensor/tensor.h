@@ -68,9 +68,15 @@ int qp_tensor_size(enum qp_dtype dtype, int rank, const int64_t *shape, int64_t 
 int qp_tensor_new(const char *name, enum qp_dtype dtype, int rank, const int64_t *shape, struct qp_tensor **out,
                   struct qp_error *err);
 
-/* A view of `storage` from byte `offset`; takes a reference of the storage. QP_ERR_INPUT when it does not fit. */
-int qp_tensor_view(const char *name, enum qp_dtype dtype, int rank, const int64_t *shape, struct qp_storage *storage,
-                   uint64_t offset, struct qp_tensor **out, struct qp_error *err);
+/* From byte `offset` of `storage` on. */
+struct qp_place {
+    struct qp_storage *storage;
+    uint64_t offset;
+};
+
+/* A view of a place; takes a reference of the storage. QP_ERR_INPUT when it does not fit. */
+int qp_tensor_view(const char *name, enum qp_dtype dtype, int rank, const int64_t *shape, struct qp_place place,
+                   struct qp_tensor **out, struct qp_error *err);
 
 struct qp_tensor *qp_tensor_ref(struct qp_tensor *tensor);
 void qp_tensor_unref(struct qp_tensor *tensor); /* NULL is accepted */

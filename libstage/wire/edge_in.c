@@ -216,7 +216,8 @@ static int open_reference(struct qp_in *in, const struct qp_tensor_entry *entry,
     int r = qp_references_open(in->references, entry->where, entry->path, receipt, index, &storage, err);
     if (r < 0)
         return qp_wrap(err, "%s", entry->name);
-    r = qp_tensor_view(entry->name, entry->dtype, entry->rank, entry->shape, storage, entry->offset, out, err);
+    r = qp_tensor_view(entry->name, entry->dtype, entry->rank, entry->shape, (struct qp_place){storage, entry->offset},
+                       out, err);
     qp_storage_unref(storage);
     return r;
 }

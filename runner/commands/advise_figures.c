@@ -129,12 +129,13 @@ static int add_noise(struct workspace *d, const struct qp_quant_spec *spec, int6
     if (format.scale_dtype == QP_F8_E4M3)
         format.global = qp_global_scale((float)largest(d->w, rows * cols), spec->four_over_six);
     struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX};
-    int r = qp_choose_scales(d->kernels, spec, &format, rows, cols, d->w, &choice, d->scale, d->zero, err);
+    int r = qp_choose_scales(d->kernels, &(struct qp_unscaled){spec, &format, rows, cols, d->w}, &choice, d->scale,
+                             d->zero, err);
     if (r < 0)
         return r;
     const int8_t *zero = format.symmetric ? NULL : d->zero;
-    d->kernels->quantize(&format, rows, cols, group, d->w, d->scale, zero, d->codes);
-    d->kernels->dequantize(&format, rows, cols, group, d->codes, d->scale, zero, d->q);
+    d->kernels->quantize(&(struct qp_grouped){&format, rows, cols, group, d->scale, zero}, d->w, d->codes);
+    d->kernels->dequantize(&(struct qp_grouped){&format, rows, cols, group, d->scale, zero}, d->codes, d->q);
     for (int64_t i = 0; i < rows * cols; i++) {
         double error = (double)d->q[i] - d->w[i];
         c->signal += (double)d->w[i] * d->w[i];

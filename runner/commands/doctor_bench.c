@@ -47,7 +47,8 @@ static double spent(void)
 
 static void run_fp32(const struct bench *b, const struct shape *s)
 {
-    b->kernels->gemm(false, true, s->rows, s->out, s->in, 1, b->x, s->in, b->w, s->in, 0, b->y, s->out);
+    b->kernels->gemm(
+        &(struct qp_gemm){false, true, s->rows, s->out, s->in, 1, b->x, s->in, b->w, s->in, 0, b->y, s->out});
 }
 
 static void run_bf16(const struct bench *b, const struct shape *s)

@@ -31,7 +31,7 @@ int qp_document_parse(const char *text, size_t size, const char *file, struct qp
     if (!d->file || !d->folder || !d->marks)
         r = qp_fail_memory(err, size, file);
     else
-        r = qp_yaml_parse(text, size, file, true, "", d->marks, &d->root, err);
+        r = qp_yaml_parse(&(struct qp_yaml_text){text, size, file, true, ""}, d->marks, &d->root, err);
     if (r == 0 && !json_is_object(d->root)) {
         char found[80];
         r = qp_fail(err, QP_ERR_INPUT, "%s:1:1: found %s; expected a mapping that begins with `quantpipe: 1`", file,
@@ -182,7 +182,8 @@ int qp_document_set(struct qp_document *document, const char *assignment, struct
     if (!path || !option)
         return qp_fail_memory(err, strlen(assignment), "--set");
     qp_auto_json json_t *value = NULL;
-    int r = qp_yaml_parse(equals + 1, strlen(equals + 1), option, false, path, document->marks, &value, err);
+    int r = qp_yaml_parse(&(struct qp_yaml_text){equals + 1, strlen(equals + 1), option, false, path}, document->marks,
+                          &value, err);
     return r < 0 ? r : set_value(document, path, option, value, err);
 }
 

@@ -271,22 +271,22 @@ static int refuse_nul(const char *text, size_t size, const char *name, struct qp
     return qp_fail(err, QP_ERR_INPUT, "%s:%zu:%zu: found a NUL byte; expected text in UTF-8", name, line, column);
 }
 
-int qp_yaml_parse(const char *text, size_t size, const char *name, bool positions, const char *path, json_t *marks,
-                  json_t **out, struct qp_error *err)
+int qp_yaml_parse(const struct qp_yaml_text *from, json_t *marks, json_t **out, struct qp_error *err)
 {
-    if (size > QP_YAML_LIMIT)
-        return qp_fail(err, QP_ERR_INPUT, "%s: %zu bytes; at most %zu are accepted here", name, size, QP_YAML_LIMIT);
-    int r = refuse_nul(text, size, name, err);
+    if (from->size > QP_YAML_LIMIT)
+        return qp_fail(err, QP_ERR_INPUT, "%s: %zu bytes; at most %zu are accepted here", from->name, from->size,
+                       QP_YAML_LIMIT);
+    int r = refuse_nul(from->text, from->size, from->name, err);
     if (r < 0)
         return r;
     struct reader *reader = calloc(1, sizeof *reader);
     if (!reader)
         return qp_fail_memory(err, sizeof *reader, "the YAML parser");
-    reader->name = name;
-    reader->positions = positions;
+    reader->name = from->name;
+    reader->positions = from->positions;
     reader->marks = marks;
-    snprintf(reader->path, sizeof reader->path, "%s", path);
-    r = parse(reader, text, size, out, err);
+    snprintf(reader->path, sizeof reader->path, "%s", from->path);
+    r = parse(reader, from->text, from->size, out, err);
     free(reader);
     return r;
 }

@@ -21,11 +21,16 @@
  * QP_YAML_KEY_MARK in front has the position of the key. */
 #define QP_YAML_KEY_MARK "@"
 
-/* Parses `text`. `name` stands for it in messages and marks: with line and column after it when `positions`, alone
- * otherwise (a value from the command line). `path` is where the value will hang in a document ("" for a whole one).
- * Marks are added to `marks`; *out is a new reference. QP_ERR_INPUT starts with the position. */
-int qp_yaml_parse(const char *text, size_t size, const char *name, bool positions, const char *path, json_t *marks,
-                  json_t **out, struct qp_error *err);
+struct qp_yaml_text {
+    const char *text;
+    size_t size;
+    const char *name; /* stands for it in messages and marks */
+    bool positions;   /* with line and column after the name; false for a value from the command line */
+    const char *path; /* where the value will hang in a document; "" for a whole one */
+};
+
+/* Parses a text. Marks are added to `marks`; *out is a new reference. QP_ERR_INPUT starts with the position. */
+int qp_yaml_parse(const struct qp_yaml_text *from, json_t *marks, json_t **out, struct qp_error *err);
 
 /* A plain scalar by the core schema: *out is a new reference, NULL for a number that JSON cannot hold. */
 void qp_yaml_scalar(const char *text, json_t **out);

@@ -80,30 +80,39 @@ static int set_codes(const struct work *w, const struct qp_gptq *solver, struct 
 {
     struct qp_quantized q = {.format = *format, .rows = d->rows, .cols = d->in, .group = group, .scale = d->scale};
     if (!solver) {
-        w->kernels->quantize(format, d->rows, d->in, group, weight, d->scale, d->zero, d->codes);
+        w->kernels->quantize(&(struct qp_grouped){format, d->rows, d->in, group, d->scale, d->zero}, weight, d->codes);
         return 0;
     }
     q.zero = format->symmetric ? NULL : d->zero;
-    return qp_gptq_solve(solver, &q, weight, d->codes, NULL, NULL, NULL, err);
+    return qp_gptq_solve(solver, &q, weight, d->codes, NULL, NULL, err);
 }
 
+/* A linear's weights, the Hessian of its inputs, and the largest weight of the group's linears together, which share a
+ * global scale. */
+struct weighed {
+    const float *weight, *h;
+    float largest;
+};
+
 /* d->quantized = w by GPTQ, without a solver rounded to nearest, with the scales of least error in the metric of
- * diag(h). `largest`: of the group's linears together, which share a global scale. */
+ * diag(h). */
 static int round_weights(const struct work *w, const struct qp_gptq *solver, struct workspace *d,
-                         const struct qp_quant_spec *spec, const float *weight, const float *h, float largest,
-                         struct qp_error *err)
+                         const struct qp_quant_spec *spec, const struct weighed *m, struct qp_error *err)
 {
     struct qp_number_format format = spec->format;
+    const float *weight = m->weight, *h = m->h;
     if (format.scale_dtype == QP_F8_E4M3)
-        format.global = qp_global_scale(largest, spec->four_over_six);
+        format.global = qp_global_scale(m->largest, spec->four_over_six);
     int64_t group = qp_spec_group(spec, d->in);
     struct qp_scale_choice choice = {.method = QP_SCALES_WEIGHTED, .h = h, .shrink = SMALLEST_RANGE, .steps = RANGES};
-    int r = qp_choose_scales(w->kernels, spec, &format, d->rows, d->in, weight, &choice, d->scale, d->zero, err);
+    int r = qp_choose_scales(w->kernels, &(struct qp_unscaled){spec, &format, d->rows, d->in, weight}, &choice,
+                             d->scale, d->zero, err);
     if (r == 0)
         r = set_codes(w, solver, d, &format, group, weight, err);
     if (r < 0)
         return r;
-    w->kernels->dequantize(&format, d->rows, d->in, group, d->codes, d->scale, d->zero, d->quantized);
+    w->kernels->dequantize(&(struct qp_grouped){&format, d->rows, d->in, group, d->scale, d->zero}, d->codes,
+                           d->quantized);
     return 0;
 }
 
@@ -123,7 +132,8 @@ static int set_probe(struct work *w, struct qp_group *g, int linear, struct work
     if (!spec->enabled)
         return 0;
     w->probe[linear] = qp_new_floats(d->rows * d->in, "a linear's quantized weights", err);
-    int r = w->probe[linear] ? round_weights(w, NULL, d, spec, weight, h, largest, err) : QP_ERR_SPACE;
+    int r =
+        w->probe[linear] ? round_weights(w, NULL, d, spec, &(struct weighed){weight, h, largest}, err) : QP_ERR_SPACE;
     if (r < 0)
         return r;
     memcpy(w->probe[linear], d->quantized, (size_t)(d->rows * d->in) * sizeof(float));
@@ -147,7 +157,7 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
             continue;
         r = qp_operations_go_on(err);
         if (r == 0)
-            r = round_weights(w, w->solver, &d, spec, weight, h, largest, err);
+            r = round_weights(w, w->solver, &d, spec, &(struct weighed){weight, h, largest}, err);
         if (r == 0)
             g->weight_loss[c] += loss_of(w, &d, weight, h);
     }
@@ -163,7 +173,9 @@ static int open_solver(struct work *w, const struct qp_group *g, int64_t in, con
     double damping = DAMPING;
     if (!w->gptq)
         return 0;
-    int r = qp_gptq_open(w->kernels, in, h, COLUMNS, QP_ORDER_ACTIVATION, in, &damping, &w->solver, err);
+    int r = qp_gptq_open(w->kernels, in, h,
+                         &(struct qp_gptq_columns){.block = COLUMNS, .order = QP_ORDER_ACTIVATION, .group = in},
+                         &damping, &w->solver, err);
     return r < 0 ? qp_wrap(err, "%s", qp_group_name(w->table, g, name, sizeof name)) : 0;
 }
 
@@ -187,9 +199,10 @@ static int measure_group(struct work *w, struct qp_group *g, struct qp_error *er
 /* ---- losses of the inputs ---- */
 
 /* Sum over the group's members of |D W^T|^2, D[rows, in] what quantization changes in x. */
-static int input_loss(const struct work *w, const struct qp_group *g, const struct qp_quant_spec *spec, const float *x,
-                      int64_t rows, int64_t in, double *out, struct qp_error *err)
+static int input_loss(const struct work *w, struct qp_group *g, size_t candidate, const float *x, int64_t rows,
+                      int64_t in, struct qp_error *err)
 {
+    const struct qp_quant_spec *spec = &w->table->budget->candidates[candidate].scheme.activations;
     struct qp_number_format format = spec->format;
     if (qp_operations_go_on(err) < 0)
         return err->code;
@@ -209,9 +222,10 @@ static int input_loss(const struct work *w, const struct qp_group *g, const stru
         if (!y)
             r = QP_ERR_SPACE;
         if (y)
-            w->kernels->gemm(false, true, rows, n, in, 1.0f, d, in, w->layer.weight[l], in, 0.0f, y, n);
+            w->kernels->gemm(
+                &(struct qp_gemm){false, true, rows, n, in, 1.0f, d, in, w->layer.weight[l], in, 0.0f, y, n});
         for (int64_t i = 0; y && i < rows * n; i++)
-            *out += (double)y[i] * y[i];
+            g->input_loss[candidate] += (double)y[i] * y[i];
         free(y);
     }
     free(d);
@@ -228,7 +242,7 @@ static int see_input(void *context, int site, const float *x, int64_t rows, int6
     for (size_t c = 0; g && c < w->table->budget->count && r == 0; c++) {
         const struct qp_quant_spec *spec = &w->table->budget->candidates[c].scheme.activations;
         if (spec->enabled && g->fits[c])
-            r = input_loss(w, g, spec, x, rows, in, &g->input_loss[c], err);
+            r = input_loss(w, g, c, x, rows, in, err);
     }
     return r;
 }
@@ -254,8 +268,9 @@ static float *states_at(const struct qp_probes *p, size_t index)
 static int move(const struct work *w, size_t first, size_t count, const struct qp_taps *taps, struct qp_error *err)
 {
     struct qp_probes *p = w->probes;
-    return qp_layer_forward(&w->layer, (int64_t)count * p->windows.count, p->windows.length, &p->text.rotations,
-                            states_at(p, first), p->text.workspace, taps, err);
+    return qp_layer_forward(
+        &w->layer, &(struct qp_sequences){(int64_t)count * p->windows.count, p->windows.length, states_at(p, first)},
+        &p->text.rotations, p->text.workspace, taps, err);
 }
 
 /* A stream in which just this group is the probe's: it starts from the clean one. */

@@ -24,10 +24,16 @@ struct qp_probes {
     struct qp_group **owners;       /* of streams 1 to used - 1 */
 };
 
-/* `spec`: a data entry; at most `tokens` of its tokens are used, in windows of at most 256. Without `perturbed` there
- * is the clean stream alone. */
-int qp_probes_open(const struct qp_model *model, const json_t *spec, int64_t tokens, bool perturbed, size_t groups,
-                   const char *scratch, struct qp_probes *out, struct qp_error *err);
+struct qp_probes_options {
+    const json_t *spec; /* a data entry */
+    int64_t tokens;     /* of it that are used at most, in windows of at most 256 */
+    bool perturbed;     /* false: there is the clean stream alone */
+    size_t groups;
+    const char *scratch; /* a folder */
+};
+
+int qp_probes_open(const struct qp_model *model, const struct qp_probes_options *options, struct qp_probes *out,
+                   struct qp_error *err);
 void qp_probes_close(struct qp_probes *probes); /* a zeroed one is accepted */
 
 /* Starts the streams. */

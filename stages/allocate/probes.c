@@ -32,18 +32,18 @@ static int load_windows(const struct qp_model *model, const json_t *spec, int64_
     return r;
 }
 
-int qp_probes_open(const struct qp_model *model, const json_t *spec, int64_t tokens, bool perturbed, size_t groups,
-                   const char *scratch, struct qp_probes *out, struct qp_error *err)
+int qp_probes_open(const struct qp_model *model, const struct qp_probes_options *options, struct qp_probes *out,
+                   struct qp_error *err)
 {
-    size_t states = perturbed ? 1 + groups : 1;
-    *out = (struct qp_probes){.perturbed = perturbed, .used = 1};
+    size_t states = options->perturbed ? 1 + options->groups : 1;
+    *out = (struct qp_probes){.perturbed = options->perturbed, .used = 1};
     out->owners = calloc(states, sizeof *out->owners);
-    int r = out->owners ? load_windows(model, spec, tokens, &out->windows, err)
+    int r = out->owners ? load_windows(model, options->spec, options->tokens, &out->windows, err)
                         : qp_fail_memory(err, states * sizeof *out->owners, "streams");
     if (r == 0)
         r = qp_text_open(&model->arch, &out->windows, &out->text, err);
     out->all = (struct qp_windows){NULL, out->windows.count * (int64_t)states, out->windows.length};
-    return r < 0 ? r : qp_hidden_open(&out->all, model->arch.hidden, scratch, &out->states, err);
+    return r < 0 ? r : qp_hidden_open(&out->all, model->arch.hidden, options->scratch, &out->states, err);
 }
 
 void qp_probes_close(struct qp_probes *probes)

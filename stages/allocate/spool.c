@@ -138,7 +138,7 @@ int qp_spool_put(struct qp_spool *spool, const struct qp_unit *unit, struct qp_e
 static int get(struct qp_spool *s, const struct entry *e, struct qp_unit *unit, struct qp_error *err)
 {
     struct qp_tensor *t;
-    int r = qp_tensor_view(e->name, e->dtype, e->rank, e->shape, s->storage, e->offset, &t, err);
+    int r = qp_tensor_view(e->name, e->dtype, e->rank, e->shape, (struct qp_place){s->storage, e->offset}, &t, err);
     return r < 0 ? r : qp_unit_put(unit, t, err);
 }
 

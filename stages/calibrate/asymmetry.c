@@ -128,7 +128,8 @@ static void add(const struct qp_asymmetry *asymmetry, struct site *s, const floa
 {
     bool held = is_held(asymmetry, s->seen / asymmetry->length);
     float *sum = s->sums[held ? HELD_ASYMMETRY : ASYMMETRY]->data;
-    asymmetry->kernels->gemm(true, false, in, in, rows, 1.0f, difference, in, quantized, in, 1.0f, sum, in);
+    asymmetry->kernels->gemm(
+        &(struct qp_gemm){true, false, in, in, rows, 1.0f, difference, in, quantized, in, 1.0f, sum, in});
     if (held)
         asymmetry->kernels->hessian(rows, in, quantized, s->sums[HELD_HESSIAN]->data);
     s->seen += rows;

@@ -100,8 +100,8 @@ static int take_cache(void *context, const float *keys, const float *values, int
 static int forward(const struct qp_prefix *p, const struct qp_layer *layer, int64_t windows, float *x,
                    const struct qp_taps *taps, struct qp_error *err)
 {
-    return qp_layer_forward(layer, windows, p->text->windows->length, &p->text->rotations, x, p->text->workspace, taps,
-                            err);
+    return qp_layer_forward(layer, &(struct qp_sequences){windows, p->text->windows->length, x}, &p->text->rotations,
+                            p->text->workspace, taps, err);
 }
 
 /* A part's hidden states, where a forward may change them. */

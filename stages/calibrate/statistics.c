@@ -62,17 +62,23 @@ static float *values(struct qp_tensor *tensor)
 
 /* ---- opening ---- */
 
-/* A tensor B.MODULE.WHAT, filled with `fill`. */
+struct form {
+    int rank;
+    const int64_t *shape;
+    float fill; /* what all numbers are at first */
+};
+
+/* A tensor B.MODULE.WHAT. */
 static int new_stat(struct qp_stage *stage, const struct qp_block *block, const char *module, const char *what,
-                    int rank, const int64_t *shape, float fill, struct qp_tensor **out, struct qp_error *err)
+                    const struct form *form, struct qp_tensor **out, struct qp_error *err)
 {
     char name[256];
     qp_block_name(block, module, what, name, sizeof name);
-    int r = qp_allocate(qp_stage_allocator(stage), name, QP_F32, rank, shape, out, err);
+    int r = qp_allocate(qp_stage_allocator(stage), name, QP_F32, form->rank, form->shape, out, err);
     if (r < 0)
         return r;
     for (int64_t i = 0; i < (*out)->elements; i++)
-        values(*out)[i] = fill;
+        values(*out)[i] = form->fill;
     return 0;
 }
 
@@ -120,7 +126,8 @@ static int open_site(struct qp_stage *stage, const struct qp_block *block, struc
         float fill = k == MIN || k == WINDOW_MIN ? INFINITY : k == MAX || k == WINDOW_MAX ? -INFINITY : 0.0f;
         int rank = shape_of(s, (enum kind)k, in, shape);
         if (k != HESSIAN && qp_stage_wants(stage, qp_statistics_names[k]))
-            r = new_stat(stage, block, desc->name, qp_statistics_names[k], rank, shape, fill, &t->stats[k], err);
+            r = new_stat(stage, block, desc->name, qp_statistics_names[k], &(struct form){rank, shape, fill},
+                         &t->stats[k], err);
     }
     t->in = in;
     if (r == 0 && qp_stage_wants(stage, "hessian") && !(t->hessian = qp_new_sparse(square(in), "a Hessian", err)))
@@ -140,8 +147,9 @@ static int open_cache(struct qp_stage *stage, const struct qp_block *block, stru
     int64_t dim = (int64_t)block->type->attention.kv_heads * block->type->attention.head_dim;
     if (!qp_stage_wants(stage, "kv_absmax"))
         return 0;
-    int r = new_stat(stage, block, "kv", "key_absmax", 1, &dim, 0.0f, &s->key_absmax, err);
-    return r < 0 ? r : new_stat(stage, block, "kv", "value_absmax", 1, &dim, 0.0f, &s->value_absmax, err);
+    int r = new_stat(stage, block, "kv", "key_absmax", &(struct form){1, &dim, 0.0f}, &s->key_absmax, err);
+    return r < 0 ? r
+                 : new_stat(stage, block, "kv", "value_absmax", &(struct form){1, &dim, 0.0f}, &s->value_absmax, err);
 }
 
 int qp_statistics_open(struct qp_stage *stage, const struct qp_block *block, const struct qp_windows *windows,

@@ -59,7 +59,8 @@ static int put_factor(struct qp_adapter *a, const struct qp_tensor *factor, cons
     char name[320];
     qp_auto_tensor struct qp_tensor *t = NULL;
     snprintf(name, sizeof name, QP_ADAPTER_NAME, module, which);
-    int r = qp_tensor_view(name, factor->dtype, factor->rank, factor->shape, factor->storage, factor->offset, &t, err);
+    int r = qp_tensor_view(name, factor->dtype, factor->rank, factor->shape,
+                           (struct qp_place){factor->storage, factor->offset}, &t, err);
     if (r == 0)
         r = qp_digest_add(digest, t, err);
     return r < 0 ? r : qp_safetensors_put(a->writer, t, err);

@@ -21,15 +21,16 @@ struct descent_work {
 /* p = a D^T w for each row, so a W D. */
 static void set_linear_term(const struct descent_work *p, const float *asymmetry, double amount, float *linear_term)
 {
-    p->kernels->gemm(false, false, p->m->q.rows, p->in, p->in, (float)amount, p->m->w, p->in, asymmetry, p->in, 0.0f,
-                     linear_term, p->in);
+    p->kernels->gemm(&(struct qp_gemm){false, false, p->m->q.rows, p->in, p->in, (float)amount, p->m->w, p->in,
+                                       asymmetry, p->in, 0.0f, linear_term, p->in});
 }
 
 /* delta = w - q of these codes. */
 static void set_delta(struct descent_work *p, const uint8_t *codes)
 {
     const struct qp_quantized *q = &p->m->q;
-    p->kernels->dequantize(&q->format, q->rows, q->cols, q->group, codes, q->scale, q->zero, p->delta);
+    p->kernels->dequantize(&(struct qp_grouped){&q->format, q->rows, q->cols, q->group, q->scale, q->zero}, codes,
+                           p->delta);
     for (int64_t i = 0; i < q->rows * q->cols; i++)
         p->delta[i] = p->m->w[i] - p->delta[i];
 }
@@ -40,15 +41,16 @@ static void set_gradient(struct descent_work *p, int64_t first, int64_t rows)
     int64_t from = first * p->in;
     if (p->linear_term)
         memcpy(p->gradient + from, p->linear_term + from, (size_t)(rows * p->in) * sizeof *p->linear_term);
-    p->kernels->gemm(false, false, rows, p->in, p->in, 1.0f, p->delta + from, p->in, p->h, p->in,
-                     p->linear_term ? 1.0f : 0.0f, p->gradient + from, p->in);
+    p->kernels->gemm(&(struct qp_gemm){false, false, rows, p->in, p->in, 1.0f, p->delta + from, p->in, p->h, p->in,
+                                       p->linear_term ? 1.0f : 0.0f, p->gradient + from, p->in});
 }
 
 /* What rounding each row to nearest would lose; its codes go to `nearest`. */
 static void judge_nearest(struct descent_work *p, uint8_t *nearest, double *loss)
 {
     const struct qp_quantized *q = &p->m->q;
-    p->kernels->quantize(&q->format, q->rows, q->cols, q->group, p->m->w, q->scale, q->zero, nearest);
+    p->kernels->quantize(&(struct qp_grouped){&q->format, q->rows, q->cols, q->group, q->scale, q->zero}, p->m->w,
+                         nearest);
     set_delta(p, nearest);
     qp_row_losses(p->kernels, q->rows, p->in, p->delta, p->h, p->gradient, loss);
     for (int64_t r = 0; r < q->rows && p->linear_term; r++)
@@ -73,8 +75,9 @@ static void take_row(struct descent_work *p, int64_t r, const uint8_t *codes)
     int64_t scales = q->group == 0 ? 0 : r * qp_groups(q->cols, q->group);
     float *delta = p->delta + r * p->in;
     memcpy(p->m->codes + r * p->in, codes, (size_t)p->in);
-    p->kernels->dequantize(&q->format, 1, q->cols, q->group, codes, q->scale + scales,
-                           q->zero ? q->zero + scales : NULL, delta);
+    p->kernels->dequantize(
+        &(struct qp_grouped){&q->format, 1, q->cols, q->group, q->scale + scales, q->zero ? q->zero + scales : NULL},
+        codes, delta);
     for (int64_t i = 0; i < p->in; i++)
         delta[i] = p->m->w[r * p->in + i] - delta[i];
     set_gradient(p, r, 1);

@@ -54,7 +54,7 @@ static int fit(const struct qp_site_work *work, struct qp_member *m, const float
 /* s[rank, rank] = a H aᵀ, with something on the diagonal where a row is 0 or repeats others. */
 static void gram(const struct qp_kernels *k, int64_t in, int64_t rank, const float *ah, const float *a, float *s)
 {
-    k->gemm(false, true, rank, rank, in, 1.0f, ah, in, a, in, 0.0f, s, rank);
+    k->gemm(&(struct qp_gemm){false, true, rank, rank, in, 1.0f, ah, in, a, in, 0.0f, s, rank});
     for (int64_t i = 0; i < rank; i++)
         s[i * rank + i] = s[i * rank + i] > 0.0f ? s[i * rank + i] * (1.0f + LEAST) : 1.0f;
 }
@@ -65,8 +65,8 @@ static void substitute(const struct qp_kernels *k, int64_t in, int64_t rank, con
     enum { BLOCK = 32 };
     for (int64_t end = rank; end > 0; end = (end - 1) / BLOCK * BLOCK) {
         int64_t at = (end - 1) / BLOCK * BLOCK;
-        k->gemm(false, false, end - at, in, rank - end, -1.0f, r + at * rank + end, rank, x + end * in, in, 1.0f,
-                x + at * in, in);
+        k->gemm(&(struct qp_gemm){false, false, end - at, in, rank - end, -1.0f, r + at * rank + end, rank,
+                                  x + end * in, in, 1.0f, x + at * in, in});
         for (int64_t i = end - 1; i >= at; i--)
             for (int64_t j = 0; j < in; j++) {
                 float sum = x[i * in + j];
@@ -86,13 +86,13 @@ static int project(const struct qp_site_work *work, struct qp_low_rank *low, str
     qp_auto_free float *s = qp_new_floats(rank * rank, "a H aᵀ", err);
     if (!ah || !s)
         return QP_ERR_SPACE;
-    k->gemm(false, false, rank, in, in, 1.0f, low->a, in, work->h, in, 0.0f, ah, in);
+    k->gemm(&(struct qp_gemm){false, false, rank, in, in, 1.0f, low->a, in, work->h, in, 0.0f, ah, in});
     gram(k, in, rank, ah, low->a, s);
     memcpy(low->h, work->h, (size_t)(in * in) * sizeof *low->h);
     if (k->factor(rank, s) != 0)
         return 0; /* a is worth nothing: all of H counts */
     substitute(k, in, rank, s, ah);
-    k->gemm(true, false, in, in, rank, -1.0f, ah, in, ah, in, 1.0f, low->h, in);
+    k->gemm(&(struct qp_gemm){true, false, in, in, rank, -1.0f, ah, in, ah, in, 1.0f, low->h, in});
     k->mirror(in, low->h);
     for (int64_t i = 0; i < in; i++)
         low->h[i * in + i] = fmaxf(low->h[i * in + i], LEAST * work->h[i * in + i]);
@@ -105,8 +105,8 @@ int qp_low_rank_resplit(const struct qp_site_work *work, struct qp_member *m, st
     if (qp_operations_go_on(err) < 0)
         return err->code;
     memcpy(m->w, low->whole, (size_t)(m->q.rows * work->in) * sizeof *m->w);
-    work->block->kernels->gemm(false, false, m->q.rows, work->in, low->rank, -1.0f, low->b, low->rank, low->a, work->in,
-                               1.0f, m->w, work->in);
+    work->block->kernels->gemm(&(struct qp_gemm){false, false, m->q.rows, work->in, low->rank, -1.0f, low->b, low->rank,
+                                                 low->a, work->in, 1.0f, m->w, work->in});
     return low->h ? project(work, low, err) : 0;
 }
 
@@ -158,7 +158,8 @@ int qp_low_rank_correct(const struct qp_site_work *work, struct qp_member *m, st
     qp_auto_free float *e = qp_new_floats(count, "errors of weights", err);
     if (!e)
         return QP_ERR_SPACE;
-    work->block->kernels->dequantize(&q->format, q->rows, q->cols, q->group, q->codes, q->scale, q->zero, e);
+    work->block->kernels->dequantize(&(struct qp_grouped){&q->format, q->rows, q->cols, q->group, q->scale, q->zero},
+                                     q->codes, e);
     for (int64_t i = 0; i < count; i++)
         e[i] = m->low_rank.whole[i] - e[i];
     return fit(work, m, e, work->h, err);

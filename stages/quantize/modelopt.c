@@ -77,7 +77,8 @@ void qp_modelopt_round(const struct qp_kernels *kernels, enum qp_dtype dtype, st
     const bool mxfp4 = format->codes == QP_F4_E2M1 && format->scale_dtype == QP_F8_E8M0;
     const bool twice = format->codes == QP_F8_E4M3 && m->q.group == 0;
     if (!mxfp4 && !twice && !is_nvfp4(m)) {
-        kernels->quantize(format, m->q.rows, m->q.cols, m->q.group, m->w, m->scale, m->q.zero, m->codes);
+        kernels->quantize(&(struct qp_grouped){format, m->q.rows, m->q.cols, m->q.group, m->scale, m->q.zero}, m->w,
+                          m->codes);
         return;
     }
     for (int64_t i = 0; i < count; i++) {

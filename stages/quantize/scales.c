@@ -93,8 +93,8 @@ static int choose(const struct qp_quantize_options *o, const struct qp_model *mo
     int r = keep ? take_given(model, work, m, err) : 0;
     if (r != 0)
         return r < 0 ? r : 0;
-    r = qp_choose_scales(work->block->kernels, m->spec, &m->q.format, m->q.rows, m->q.cols, m->w, &choice, m->scale,
-                         m->zero, err);
+    r = qp_choose_scales(work->block->kernels, &(struct qp_unscaled){m->spec, &m->q.format, m->q.rows, m->q.cols, m->w},
+                         &choice, m->scale, m->zero, err);
     if (r == 0 && work->exact == QP_EXACT_MODELOPT && choice.method == QP_SCALES_MINMAX && !m->spec->four_over_six)
         qp_modelopt_scales(m);
     return r == 0 && qp_is(o->method, "hqq") ? qp_hqq(m, err) : r;
@@ -149,7 +149,8 @@ int qp_rescale_group(void *rescaling, int64_t group, int64_t count, const int64_
     int r = h && scale && zero ? 0 : QP_ERR_SPACE;
     if (r == 0) {
         struct qp_scale_choice choice = choice_of(s->options, h);
-        r = qp_choose_scales(s->work->block->kernels, m->spec, &m->q.format, rows, count, w, &choice, scale, zero, err);
+        r = qp_choose_scales(s->work->block->kernels, &(struct qp_unscaled){m->spec, &m->q.format, rows, count, w},
+                             &choice, scale, zero, err);
     }
     for (int64_t i = 0; r == 0 && i < rows; i++) {
         m->scale[i * groups + group] = scale[i];

@@ -3,15 +3,21 @@
 #include <stdio.h>
 #include <string.h>
 
+struct form {
+    enum qp_dtype dtype;
+    int rank;
+    const int64_t *shape;
+};
+
 /* Puts a copy of `data` into the unit under B.M.what. */
-static int put(struct qp_block *block, int linear, const char *what, enum qp_dtype dtype, int rank,
-               const int64_t *shape, const void *data, const struct qp_allocator *allocator, struct qp_error *err)
+static int put(struct qp_block *block, int linear, const char *what, const struct form *form, const void *data,
+               const struct qp_allocator *allocator, struct qp_error *err)
 {
     char module[256], name[300];
     struct qp_tensor *t;
     qp_module_name(block->arch, block->layer, linear, module, sizeof module);
     snprintf(name, sizeof name, "%s.%s", module, what);
-    int r = qp_allocate(allocator, name, dtype, rank, shape, &t, err);
+    int r = qp_allocate(allocator, name, form->dtype, form->rank, form->shape, &t, err);
     if (r < 0)
         return r;
     memcpy(t->data, data, t->bytes);
@@ -25,11 +31,12 @@ static int clip_member(struct trial *t, struct qp_block *block, const struct mem
     int rank = m->group > 0 ? 2 : 1;
     int r = trial_quantize(t, m, 0, m->rows, err);
     if (r == 0)
-        r = put(block, m->linear, "weight_scale", QP_F32, rank, shape, t->scale, allocator, err);
+        r = put(block, m->linear, "weight_scale", &(struct form){QP_F32, rank, shape}, t->scale, allocator, err);
     if (r == 0 && !m->format.symmetric)
-        r = put(block, m->linear, "weight_zero_point", QP_I8, rank, shape, t->zero, allocator, err);
+        r = put(block, m->linear, "weight_zero_point", &(struct form){QP_I8, rank, shape}, t->zero, allocator, err);
     if (r == 0 && m->format.scale_dtype == QP_F8_E4M3)
-        r = put(block, m->linear, "weight_global_scale", QP_F32, 1, &one, &m->format.global, allocator, err);
+        r = put(block, m->linear, "weight_global_scale", &(struct form){QP_F32, 1, &one}, &m->format.global, allocator,
+                err);
     return r;
 }
 

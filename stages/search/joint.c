@@ -32,13 +32,20 @@ static int judge(const struct profile *p, struct trial *t, const struct point *c
     return trial_judge(t, loss, err);
 }
 
-/* Moves along one axis while that helps; *moved tells whether it did. */
-static int descend_axis(const struct profile *p, struct trial *t, int axis, float step, struct point *best,
-                        double *loss, bool *moved, struct qp_error *err)
+/* The best point so far, its loss, and whether it has moved. */
+struct descent {
+    struct point best;
+    double loss;
+    bool moved;
+};
+
+/* Moves along one axis while that helps. */
+static int descend_axis(const struct profile *p, struct trial *t, int axis, float step, struct descent *d,
+                        struct qp_error *err)
 {
     for (int sign = 1; sign >= -1; sign -= 2) {
         for (;;) {
-            struct point next = *best;
+            struct point next = d->best;
             double here;
             next.at[axis] += (float)sign * step;
             if (fabsf(next.at[axis]) > FARTHEST)
@@ -46,11 +53,11 @@ static int descend_axis(const struct profile *p, struct trial *t, int axis, floa
             int r = judge(p, t, &next, &here, err);
             if (r < 0)
                 return r;
-            if (!(here < *loss))
+            if (!(here < d->loss))
                 break;
-            *best = next;
-            *loss = here;
-            *moved = true;
+            d->best = next;
+            d->loss = here;
+            d->moved = true;
         }
     }
     return 0;
@@ -58,21 +65,21 @@ static int descend_axis(const struct profile *p, struct trial *t, int axis, floa
 
 int search_joint(const struct profile *p, struct trial *t, struct qp_error *err)
 {
-    struct point best = {0};
-    double loss = t->best_loss, here;
+    struct descent d = {.loss = t->best_loss};
+    double here;
     int r = 0;
     for (size_t i = 0; i < sizeof starts / sizeof *starts && r == 0; i++) {
         r = judge(p, t, &starts[i], &here, err);
-        if (r == 0 && here < loss) {
-            best = starts[i];
-            loss = here;
+        if (r == 0 && here < d.loss) {
+            d.best = starts[i];
+            d.loss = here;
         }
     }
     for (float step = FIRST_STEP; r == 0 && step >= LAST_STEP;) {
-        bool moved = false;
+        d.moved = false;
         for (int axis = 0; axis < AXES && r == 0; axis++)
-            r = descend_axis(p, t, axis, step, &best, &loss, &moved, err);
-        if (!moved)
+            r = descend_axis(p, t, axis, step, &d, err);
+        if (!d.moved)
             step /= 2.0f;
     }
     return r;

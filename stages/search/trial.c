@@ -164,10 +164,12 @@ int trial_quantize(struct trial *t, const struct member *m, int64_t first, int64
         for (int64_t j = 0; j < t->in; j++)
             t->scaled[r * t->in + j] = w[j] * t->s[j];
     }
-    int r = qp_choose_scales(t->kernels, m->spec, &m->format, rows, t->in, t->scaled, &choice, t->scale, t->zero, err);
+    int r = qp_choose_scales(t->kernels, &(struct qp_unscaled){m->spec, &m->format, rows, t->in, t->scaled}, &choice,
+                             t->scale, t->zero, err);
     if (r == 0)
-        t->kernels->quantize(&m->format, rows, t->in, m->group, t->scaled, t->scale,
-                             m->format.symmetric ? NULL : t->zero, t->codes);
+        t->kernels->quantize(
+            &(struct qp_grouped){&m->format, rows, t->in, m->group, t->scale, m->format.symmetric ? NULL : t->zero},
+            t->scaled, t->codes);
     return r;
 }
 
@@ -178,8 +180,9 @@ static int take_losses(struct trial *t, const struct member *m, int64_t first, i
     if (r < 0)
         return r;
     float *delta = t->scratch;
-    t->kernels->dequantize(&m->format, rows, t->in, m->group, t->codes, t->scale, m->format.symmetric ? NULL : t->zero,
-                           delta);
+    t->kernels->dequantize(
+        &(struct qp_grouped){&m->format, rows, t->in, m->group, t->scale, m->format.symmetric ? NULL : t->zero},
+        t->codes, delta);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < t->in; j++)
             delta[i * t->in + j] = (delta[i * t->in + j] - t->scaled[i * t->in + j]) / t->s[j];

@@ -35,7 +35,8 @@ static int load_linear(struct outputs *o, const struct qp_block *block, int line
     o->activations = scheme->activations;
     int r = l->w && l->outputs ? qp_block_weight(block, linear, true, l->w, err) : QP_ERR_SPACE;
     if (r == 0)
-        o->kernels->gemm(false, true, o->n, rows, o->in, 1.0f, o->x, o->in, l->w, o->in, 0.0f, l->outputs, rows);
+        o->kernels->gemm(
+            &(struct qp_gemm){false, true, o->n, rows, o->in, 1.0f, o->x, o->in, l->w, o->in, 0.0f, l->outputs, rows});
     return r;
 }
 
@@ -87,10 +88,11 @@ static int round_weights(const struct outputs *o, const struct smoothed *l, floa
     int64_t group = qp_spec_group(l->weights, o->in);
     const int8_t *zero = format.symmetric ? NULL : o->zero;
     format.global = format.scale_dtype == QP_F8_E4M3 ? global : 0.0f;
-    if (qp_choose_scales(o->kernels, l->weights, &format, l->rows, o->in, w, &choice, o->scale, o->zero, err) < 0)
+    if (qp_choose_scales(o->kernels, &(struct qp_unscaled){l->weights, &format, l->rows, o->in, w}, &choice, o->scale,
+                         o->zero, err) < 0)
         return err->code;
-    o->kernels->quantize(&format, l->rows, o->in, group, w, o->scale, zero, o->codes);
-    o->kernels->dequantize(&format, l->rows, o->in, group, o->codes, o->scale, zero, w);
+    o->kernels->quantize(&(struct qp_grouped){&format, l->rows, o->in, group, o->scale, zero}, w, o->codes);
+    o->kernels->dequantize(&(struct qp_grouped){&format, l->rows, o->in, group, o->scale, zero}, o->codes, w);
     return 0;
 }
 
@@ -134,8 +136,8 @@ int outputs_loss(const struct outputs *o, const float *s, double *loss, struct q
         if (round_weights(o, l, global, o->scaled_w, err) < 0)
             return err->code;
         memcpy(o->products, l->outputs, (size_t)(o->n * l->rows) * sizeof(float));
-        o->kernels->gemm(false, true, o->n, l->rows, o->in, 1.0f, o->scaled_x, o->in, o->scaled_w, o->in, -1.0f,
-                         o->products, l->rows);
+        o->kernels->gemm(&(struct qp_gemm){false, true, o->n, l->rows, o->in, 1.0f, o->scaled_x, o->in, o->scaled_w,
+                                           o->in, -1.0f, o->products, l->rows});
         for (int64_t k = 0; k < o->n * l->rows; k++)
             *loss += (double)o->products[k] * o->products[k];
     }

@@ -52,26 +52,23 @@ static int loss_of_rounding(const struct qp_kernels *k, struct workspace *d, con
                             const struct qp_quantized *q, const float *h, double *loss, struct qp_error *err)
 {
     struct qp_scale_choice range = {.method = QP_SCALES_MINMAX};
-    int r = qp_choose_scales(k, spec, &q->format, d->rows, d->in, d->w, &range, d->scale, d->zero, err);
+    int r = qp_choose_scales(k, &(struct qp_unscaled){spec, &q->format, d->rows, d->in, d->w}, &range, d->scale,
+                             d->zero, err);
     if (r < 0)
         return r;
-    k->quantize(&q->format, d->rows, d->in, q->group, d->w, d->scale, d->zero, d->codes);
-    k->dequantize(&q->format, d->rows, d->in, q->group, d->codes, d->scale, d->zero, d->q);
+    k->quantize(&(struct qp_grouped){&q->format, d->rows, d->in, q->group, d->scale, d->zero}, d->w, d->codes);
+    k->dequantize(&(struct qp_grouped){&q->format, d->rows, d->in, q->group, d->scale, d->zero}, d->codes, d->q);
     *loss = loss_of_difference(k, d, h);
     return 0;
 }
 
-/* Fills one element of the report; the SQNR in dB is capped, since JSON has no infinity for a lossless linear. */
-static int judge(const struct qp_block *block, int linear, struct workspace *d, const struct qp_quant_spec *spec,
+/* Fills one element of the report from d->w and d->q, which is lost; the SQNR in dB is capped, since JSON has no
+ * infinity for a lossless linear. */
+static int judge(const struct qp_kernels *k, struct workspace *d, const struct qp_quant_spec *spec,
                  const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
     double rounding;
-    const struct qp_kernels *k = block->kernels;
-    int r = qp_dequantize(k, q, d->q, err);
-    if (r == 0)
-        r = qp_block_add_low_rank(block, linear, d->q, err);
-    if (r < 0)
-        return r;
+    int r = 0;
     json_object_set_new(entry, "sqnr_db", json_real(fmin(qp_sqnr_db(d->rows * d->in, d->w, d->q), 999.0)));
     if (!h)
         return 0;
@@ -96,9 +93,13 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
     r = open_workspace(&workspace, &q, err);
     if (r == 0)
         r = qp_block_weight(block, linear, true, workspace.w, err);
+    if (r == 0)
+        r = qp_dequantize(block->kernels, &q, workspace.q, err);
+    if (r == 0)
+        r = qp_block_add_low_rank(block, linear, workspace.q, err);
     json_t *entry = json_pack("{s:s, s:s}", "name", name, "scheme", model->scheme->name);
     if (r == 0)
-        r = judge(block, linear, &workspace, &scheme->weights, &q, h, entry, err);
+        r = judge(block->kernels, &workspace, &scheme->weights, &q, h, entry, err);
     if (json_array_append_new(linears, entry) < 0 && r == 0)
         r = qp_fail_memory(err, 0, "a report");
     close_workspace(&workspace);

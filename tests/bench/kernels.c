@@ -166,14 +166,15 @@ static void bench_gemm(void)
         int64_t m = shapes[s].m, n = shapes[s].n, d = shapes[s].k;
         float *x = numbers(m * d), *w = numbers(n * d), *y = array(m * n, 4);
         snprintf(name, sizeof name, "gemm x[%d, %d] w[%d]T", (int)m, (int)d, (int)n);
-        FLOPS(name, 2.0 * (double)(m * n * d), k->gemm(false, true, m, n, d, 1, x, d, w, d, 0, y, n));
+        FLOPS(name, 2.0 * (double)(m * n * d),
+              k->gemm(&(struct qp_gemm){false, true, m, n, d, 1, x, d, w, d, 0, y, n}));
         free(x);
         free(w);
         free(y);
     }
     float *e = numbers(4096 * 128), *u = numbers(128 * 2048), *w = numbers(4096 * 2048);
     FLOPS("gemm e[4096, 128] u[2048] (GPTQ, lazy)", 2.0 * 4096 * 2048 * 128,
-          k->gemm(false, false, 4096, 2048, 128, -1, e, 128, u, 2048, 1, w, 2048));
+          k->gemm(&(struct qp_gemm){false, false, 4096, 2048, 128, -1, e, 128, u, 2048, 1, w, 2048}));
     free(e);
     free(u);
     free(w);
@@ -344,9 +345,11 @@ static void bench_quantize(void)
         snprintf(name, sizeof name, "qparams %s", cases[c].name);
         BYTES(name, 4.0 * (double)count, k->qparams(format, rows, cols, group, w, scale, zero));
         snprintf(name, sizeof name, "quantize %s", cases[c].name);
-        BYTES(name, 5.0 * (double)count, k->quantize(format, rows, cols, group, w, scale, zero, codes));
+        BYTES(name, 5.0 * (double)count,
+              k->quantize(&(struct qp_grouped){format, rows, cols, group, scale, zero}, w, codes));
         snprintf(name, sizeof name, "dequantize %s", cases[c].name);
-        BYTES(name, 5.0 * (double)count, k->dequantize(format, rows, cols, group, codes, scale, zero, w));
+        BYTES(name, 5.0 * (double)count,
+              k->dequantize(&(struct qp_grouped){format, rows, cols, group, scale, zero}, codes, w));
         snprintf(name, sizeof name, "fake_quantize %s", cases[c].name);
         BYTES(name, 8.0 * (double)count, k->fake_quantize(format, rows, cols, group, w));
     }

@@ -167,9 +167,11 @@ static int quantize(struct dump *d, const char *module, const struct qp_linear_s
     for (int64_t i = 0; i < w->elements; i++)
         absmax = fmaxf(absmax, fabsf(((const float *)w->data)[i]));
     format.global = format.scale_dtype == QP_F8_E4M3 ? qp_global_scale(absmax, false) : 0;
-    if (qp_choose_scales(k, spec, &format, rows, cols, w->data, &choice, scale, zero, &d->err) < 0)
+    if (qp_choose_scales(k, &(struct qp_unscaled){spec, &format, rows, cols, w->data}, &choice, scale, zero, &d->err) <
+        0)
         return d->err.code;
-    k->quantize(&format, rows, cols, group, w->data, scale, format.symmetric ? NULL : zero, codes);
+    k->quantize(&(struct qp_grouped){&format, rows, cols, group, scale, format.symmetric ? NULL : zero}, w->data,
+                codes);
     struct qp_quantized q = {format, rows, cols, group, codes, scale, format.symmetric ? NULL : zero, NULL, NULL};
     return put_packed(d, module, scheme, &q);
 }

@@ -44,7 +44,7 @@ static struct problem make(const struct qp_number_format *format, int64_t rows, 
                         .zero = format->symmetric ? NULL : fresh(scales, 1),
                         .codes = fresh(rows * cols, 1)};
     reference()->qparams(format, rows, cols, group, s.w, s.scale, s.zero);
-    reference()->quantize(format, rows, cols, group, s.w, s.scale, s.zero, s.codes);
+    reference()->quantize(&(struct qp_grouped){format, rows, cols, group, s.scale, s.zero}, s.w, s.codes);
     s.p = (struct qp_descent){
         .format = format, .rows = rows, .cols = cols, .group = group, .h = s.h, .scale = s.scale, .zero = s.zero};
     return s;

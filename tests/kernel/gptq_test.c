@@ -117,7 +117,7 @@ Test(gptq, with_an_identity_is_rounding_to_nearest)
     struct sample s = make(format, 37, 96, 32, true, 11);
     uint8_t *codes = fresh(37 * 96, 1);
 
-    reference()->quantize(&format, 37, 96, 32, s.w, s.scale, s.zero, codes);
+    reference()->quantize(&(struct qp_grouped){&format, 37, 96, 32, s.scale, s.zero}, s.w, codes);
     EACH_RUN(run)
     {
         struct qp_gptq_block b = run_on(run.k, &s);

@@ -7,8 +7,12 @@ static double sum_bound(int64_t k)
     return 4e-7 * sqrt((double)k + 1) * (4 + sqrt((double)k));
 }
 
-static void compare(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, float beta, int64_t gap)
+/* The product's matrices and the elements between their rows are made here. */
+static void compare(struct qp_gemm g, int64_t gap)
 {
+    bool ta = g.ta, tb = g.tb;
+    int64_t m = g.m, n = g.n, k = g.k;
+    float alpha = g.alpha, beta = g.beta;
     int64_t lda = (ta ? m : k) + gap, ldb = (tb ? k : n) + 2 * gap, ldc = n + 3 * gap;
     float *a = random_floats((ta ? k : m) * lda, 1, 1), *b = random_floats((tb ? n : k) * ldb, 1, 2);
     float *c = random_floats(m * ldc, 1, 3), *want;
@@ -16,11 +20,11 @@ static void compare(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alp
     for (int64_t i = 0; beta == 0 && i < m * ldc; i++)
         c[i] = i % ldc < n ? NAN : c[i]; /* must not be read */
     want = copy_of(c, m * ldc, 4);
-    reference()->gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, want, ldc);
+    reference()->gemm(&(struct qp_gemm){ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, want, ldc});
     EACH_RUN(run)
     {
         float *got = copy_of(c, m * ldc, 4);
-        run.k->gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, got, ldc);
+        run.k->gemm(&(struct qp_gemm){ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, got, ldc});
         EXPECT_NEAR(got, want, m * ldc, sum_bound(k), "%s: %d%d %lld x %lld x %lld", run.name, ta, tb, (long long)m,
                     (long long)n, (long long)k);
         free(got);
@@ -38,9 +42,30 @@ Test(gemm, agrees_with_the_reference)
 
     for (int s = 0; s < COUNT(sizes); s++)
         for (int t = 0; t < 4; t++) {
-            compare(t & 1, t & 2, sizes[s][0], sizes[s][1], sizes[s][2], 1, 0, 0);
-            compare(t & 1, t & 2, sizes[s][0], sizes[s][1], sizes[s][2], -0.5f, 1, 3);
-            compare(t & 1, t & 2, sizes[s][0], sizes[s][1], sizes[s][2], 2, 0.25f, 1);
+            compare((struct qp_gemm){.ta = t & 1,
+                                     .tb = t & 2,
+                                     .m = sizes[s][0],
+                                     .n = sizes[s][1],
+                                     .k = sizes[s][2],
+                                     .alpha = 1,
+                                     .beta = 0},
+                    0);
+            compare((struct qp_gemm){.ta = t & 1,
+                                     .tb = t & 2,
+                                     .m = sizes[s][0],
+                                     .n = sizes[s][1],
+                                     .k = sizes[s][2],
+                                     .alpha = -0.5f,
+                                     .beta = 1},
+                    3);
+            compare((struct qp_gemm){.ta = t & 1,
+                                     .tb = t & 2,
+                                     .m = sizes[s][0],
+                                     .n = sizes[s][1],
+                                     .k = sizes[s][2],
+                                     .alpha = 2,
+                                     .beta = 0.25f},
+                    1);
         }
 }
 
@@ -51,10 +76,10 @@ Test(gemm, is_the_same_for_any_number_of_threads)
     const struct qp_kernels *k = qp_kernels_open("cpu");
 
     qp_kernels_set_threads(1);
-    k->gemm(false, true, 700, 500, 900, 1, x, 900, w, 900, 0, first, 500);
+    k->gemm(&(struct qp_gemm){false, true, 700, 500, 900, 1, x, 900, w, 900, 0, first, 500});
     for (int threads = 2; threads < 6; threads++) {
         qp_kernels_set_threads(threads);
-        k->gemm(false, true, 700, 500, 900, 1, x, 900, w, 900, 0, y, 500);
+        k->gemm(&(struct qp_gemm){false, true, 700, 500, 900, 1, x, 900, w, 900, 0, y, 500});
         EXPECT_SAME_FLOATS(y, first, 700 * 500, "%d threads", threads);
     }
     free(x);

@@ -22,8 +22,8 @@ static struct quantized through(const struct qp_kernels *k, const struct qp_numb
                           fresh(rows * cols, 4)};
 
     k->qparams(format, rows, cols, group, w, q.scale, q.zero);
-    k->quantize(format, rows, cols, group, w, q.scale, q.zero, q.codes);
-    k->dequantize(format, rows, cols, group, q.codes, q.scale, q.zero, q.back);
+    k->quantize(&(struct qp_grouped){format, rows, cols, group, q.scale, q.zero}, w, q.codes);
+    k->dequantize(&(struct qp_grouped){format, rows, cols, group, q.scale, q.zero}, q.codes, q.back);
     return q;
 }
 
@@ -100,7 +100,7 @@ Test(quantize, int4_symmetric_by_hand)
 
     reference()->qparams(&format, 1, 8, 8, w, q.scale, NULL);
     cr_assert_float_eq(q.scale[0], 1, 0);
-    reference()->quantize(&format, 1, 8, 8, w, q.scale, NULL, q.codes);
+    reference()->quantize(&(struct qp_grouped){&format, 1, 8, 8, q.scale, NULL}, w, q.codes);
     EXPECT_SAME_BYTES((int8_t *)q.codes, want, 8, "codes");
 }
 
@@ -115,9 +115,9 @@ Test(quantize, asymmetric_by_hand)
     reference()->qparams(&format, 1, 4, 4, w, &scale, &zero);
     cr_assert_float_eq(scale, 1, 0);
     cr_assert_eq(zero, -7);
-    reference()->quantize(&format, 1, 4, 4, w, &scale, &zero, codes);
+    reference()->quantize(&(struct qp_grouped){&format, 1, 4, 4, &scale, &zero}, w, codes);
     EXPECT_SAME_BYTES((int8_t *)codes, want, 4, "codes: 0.5 - 7 is -6.5, and even is -6");
-    reference()->dequantize(&format, 1, 4, 4, codes, &scale, &zero, back);
+    reference()->dequantize(&(struct qp_grouped){&format, 1, 4, 4, &scale, &zero}, codes, back);
     EXPECT_SAME_FLOATS(back, ((float[]){-1, 2, 1, 14}), 4, "values");
 }
 
@@ -145,7 +145,7 @@ Test(quantize, fp8_saturates_and_keeps_nan)
 
     EACH_RUN(run)
     {
-        run.k->quantize(&format, 1, 10, 10, w, &scale, NULL, codes);
+        run.k->quantize(&(struct qp_grouped){&format, 1, 10, 10, &scale, NULL}, w, codes);
         EXPECT_SAME_BYTES(codes, want, 10, "%s", run.name);
     }
 }

@@ -39,7 +39,7 @@ static void step_by_step(const struct qp_rtn *job)
 
     k->to_f32(job->dtype, count, job->w, w);
     k->qparams(job->format, job->rows, job->cols, job->group, w, job->scale, job->zero);
-    k->quantize(job->format, job->rows, job->cols, job->group, w, job->scale, job->zero, codes);
+    k->quantize(&(struct qp_grouped){job->format, job->rows, job->cols, job->group, job->scale, job->zero}, w, codes);
     if (job->packed)
         k->pack(job->format->bits, job->rows, job->cols, (const int8_t *)codes, job->codes);
     else if (count > 0)

@@ -153,8 +153,8 @@ static double error_in_double(const struct qp_scale_search *s, int64_t r, int64_
     float *back = fresh(count, sizeof *back);
     double error = 0;
 
-    reference()->quantize(s->format, 1, count, count, w, &scale, &zero, codes);
-    reference()->dequantize(s->format, 1, count, count, codes, &scale, &zero, back);
+    reference()->quantize(&(struct qp_grouped){s->format, 1, count, count, &scale, &zero}, w, codes);
+    reference()->dequantize(&(struct qp_grouped){s->format, 1, count, count, &scale, &zero}, codes, back);
     for (int64_t i = 0; i < count; i++) {
         double d = (double)back[i] - (double)w[i];
         for (int64_t j = 0; j < count && s->hessian != NULL; j++)

@@ -172,9 +172,9 @@ Test(scales, narrow_formats_map_the_absmax_to_the_largest_code)
     cr_assert_eq(scale, 0.5f);
     EACH_RUN(run)
     {
-        run.k->quantize(&four, 1, 6, 6, w, &scale, NULL, codes);
+        run.k->quantize(&(struct qp_grouped){&four, 1, 6, 6, &scale, NULL}, w, codes);
         EXPECT_SAME_BYTES((int8_t *)codes, want, 6, "%s: ties to even", run.name);
-        run.k->quantize(&four, 1, 6, 6, (float[]){-4, -9, 9, 0, 0, 0}, &half, NULL, codes);
+        run.k->quantize(&(struct qp_grouped){&four, 1, 6, 6, &half, NULL}, (float[]){-4, -9, 9, 0, 0, 0}, codes);
         EXPECT_SAME_BYTES((int8_t *)codes, ((int8_t[]){-8, -8, 7, 0, 0, 0}), 6, "%s: the full range", run.name);
     }
     reference()->qparams(&eight, 1, 6, 6, w, &scale, NULL);
@@ -192,6 +192,6 @@ Test(scales, mxint8_counts_in_64ths)
 
     reference()->qparams(&format, 1, 5, 5, w, &scale, NULL);
     cr_assert_eq(scale, 1.0f / 64);
-    reference()->quantize(&format, 1, 5, 5, w, &scale, NULL, codes);
+    reference()->quantize(&(struct qp_grouped){&format, 1, 5, 5, &scale, NULL}, w, codes);
     EXPECT_SAME_BYTES((int8_t *)codes, want, 5, "codes");
 }

@@ -230,7 +230,7 @@ Test(small_floats, schemes_agree_with_compressed_tensors)
         for (int c = 0; c < COUNT(cases); c++) {
             int groups = 256 / cases[c].group;
             run.k->qparams(&cases[c].format, 64, 256, cases[c].group, w, scale, NULL);
-            run.k->quantize(&cases[c].format, 64, 256, cases[c].group, w, scale, NULL, codes);
+            run.k->quantize(&(struct qp_grouped){&cases[c].format, 64, 256, cases[c].group, scale, NULL}, w, codes);
             memset(scale + (ptrdiff_t)5 * groups, 0, (size_t)groups * sizeof *scale); /* of zeros: a rule of our own */
             cr_assert_eq(hash(scale, (int64_t)64 * groups * 4), scheme_hashes[c].scales, "%s: scales of %d", run.name,
                          c);

@@ -17,7 +17,7 @@ Test(work, calls_of_the_cpus_table_are_counted)
     float a[6] = {1, 2, 3, 4, 5, 6}, c[4];
     float h[9] = {0};
 
-    k->gemm(false, true, 2, 2, 3, 1, a, 3, a, 3, 0, c, 2);
+    k->gemm(&(struct qp_gemm){false, true, 2, 2, 3, 1, a, 3, a, 3, 0, c, 2});
     cr_expect_eq(counted(QP_WORK_GEMM), 24);
     cr_expect_float_eq(c[1], 1 * 4 + 2 * 5 + 3 * 6, 1e-6, "and done");
     k->hessian(2, 3, a, h);
@@ -31,7 +31,7 @@ Test(work, other_tables_count_nothing)
     float a[4] = {1, 2, 3, 4}, c[4];
 
     qp_kernels_open("cpu");
-    reference()->gemm(false, true, 2, 2, 2, 1, a, 2, a, 2, 0, c, 2);
+    reference()->gemm(&(struct qp_gemm){false, true, 2, 2, 2, 1, a, 2, a, 2, 0, c, 2});
     cr_expect_eq(counted(QP_WORK_GEMM), 0);
 }
 

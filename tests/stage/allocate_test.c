@@ -56,7 +56,9 @@ static struct result allocate(const char *scheme, const char *params)
     struct qp_unit *units[TINY_UNITS];
     struct qp_error err;
     calibrated(scheme, units);
-    r.out = tiny_call(&qp_stage_desc, params, CONTEXT, NULL, units, TINY_UNITS, 0, &r.count, &r.report);
+    r.out = tiny_call(&qp_stage_desc,
+                      &(struct tiny_call){.params = params, .context = CONTEXT, .units = units, .count = TINY_UNITS},
+                      &r.count, &r.report);
     cr_assert_eq(r.count, TINY_UNITS);
     r.allocation = json_object_get(r.report, "allocation");
     cr_assert(json_is_object(r.allocation), "nothing was reported");
@@ -198,7 +200,9 @@ static json_t *measured_losses(bool white, const char *method)
         whiten(units[u], "mlp_out");
     }
     qp_auto_free char *params = qp_format("{\"method\": \"%s\"}", method);
-    out = tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = params, .context = context, .units = units, .count = TINY_UNITS},
+                    &count, NULL);
     tiny_free(out, count);
     free(out);
     cr_assert_eq(qp_read_json(scratch("out.losses.json"), 1 << 20, &losses, &err), 0, "%s", err.message);
@@ -271,7 +275,10 @@ Test(allocate, losses_of_a_former_run_give_the_same_choice_at_once)
     struct qp_unit *units[TINY_UNITS];
     size_t count;
     calibrated("{\"budget\": \"6bits\", \"choose_from\": [{\"weights\": {\"format\": \"int5\"}}, \"bf16\"]}", units);
-    tiny_call(&qp_stage_desc, params, CONTEXT, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    tiny_call(&qp_stage_desc,
+              &(struct tiny_call){
+                  .params = params, .context = CONTEXT, .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+              &count, NULL);
     cr_expect(strstr(tiny_message, "int5"), "%s", tiny_message);
 }
 
@@ -341,7 +348,7 @@ Test(allocate, a_scheme_without_budget_passes)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("\"int8\"", false, units);
-    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS}, &count, NULL);
     cr_expect_eq(count, TINY_UNITS);
     cr_expect_str_eq(json_string_value(json_object_get(out[0]->attrs, "scheme")), "int8");
     tiny_free(out, count);
@@ -354,7 +361,10 @@ static void fails(const char *scheme, const char *params, const char *context, c
     struct qp_unit *units[TINY_UNITS];
     size_t count;
     calibrated(scheme, units);
-    tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    tiny_call(&qp_stage_desc,
+              &(struct tiny_call){
+                  .params = params, .context = context, .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+              &count, NULL);
     cr_expect(strstr(tiny_message, word), "expected '%s' in: %s", word, tiny_message);
 }
 

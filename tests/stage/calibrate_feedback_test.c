@@ -130,8 +130,10 @@ static int feed(const char *const *wants, struct qp_unit **forth, struct qp_unit
         ports[2 * i] = "in";
         ports[2 * i + 1] = "feedback";
     }
-    int r =
-        qp_stage_call_ports(&qp_stage_desc, NULL, context, wants, units, ports, 2 * count, out, &emitted, NULL, err);
+    int r = qp_stage_call(
+        &qp_stage_desc,
+        &(struct qp_call){.context = context, .wants = wants, .units = units, .ports = ports, .count = 2 * count}, out,
+        &emitted, NULL, err);
     cr_assert(r < 0 || emitted == count, "what comes back does not go on");
     return r;
 }
@@ -387,6 +389,12 @@ Test(calibrate_feedback, steps_that_do_not_come_back_are_refused)
     size_t count;
     tiny_units(SCHEME, false, units);
     tiny_steps(units, forth);
-    tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", both, forth, TINY_STEPS, QP_ERR_INPUT, &count, NULL);
+    tiny_call(&qp_stage_desc,
+              &(struct tiny_call){.context = "{\"data\": " DATA "}",
+                                  .wants = both,
+                                  .units = forth,
+                                  .count = TINY_STEPS,
+                                  .expected = QP_ERR_INPUT},
+              &count, NULL);
     cr_expect(strstr(tiny_message, "feedback: {from: quantize.steps, delay: 1}"), "%s", tiny_message);
 }

@@ -52,7 +52,10 @@ Test(calibrate, statistics_of_the_first_site_match_a_computation_by_hand)
     size_t count;
     float *x;
     tiny_units("\"int8\"", false, units);
-    out = tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", everything, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){
+                        .context = "{\"data\": " DATA "}", .wants = everything, .units = units, .count = TINY_UNITS},
+                    &count, NULL);
     cr_assert_eq(count, TINY_UNITS);
     int64_t tokens = first_inputs(out, &x);
     const float *h = find(out[2], "model.layers.0.attn_in.hessian");
@@ -92,7 +95,10 @@ static struct first first_site(void)
     struct first f;
     struct qp_unit *units[TINY_UNITS];
     tiny_units("\"int8\"", false, units);
-    f.out = tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", everything, units, TINY_UNITS, 0, &f.count, NULL);
+    f.out = tiny_call(&qp_stage_desc,
+                      &(struct tiny_call){
+                          .context = "{\"data\": " DATA "}", .wants = everything, .units = units, .count = TINY_UNITS},
+                      &f.count, NULL);
     f.tokens = first_inputs(f.out, &f.x);
     return f;
 }
@@ -125,7 +131,9 @@ Test(calibrate, many_tokens_are_sampled_evenly)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("\"int8\"", false, units);
-    out = tiny_call(&qp_stage_desc, NULL, data, wants, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.context = data, .wants = wants, .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     const struct qp_tensor *samples = qp_unit_find(out[2], "model.layers.0.attn_in.samples");
     cr_assert_eq(samples->shape[0], 256);
     qp_auto_json json_t *spec =
@@ -257,7 +265,10 @@ Test(calibrate, every_site_of_every_layer_gets_what_was_asked_for)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("\"int8\"", false, units);
-    out = tiny_call(&qp_stage_desc, NULL, "{\"data\": " DATA "}", wants, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){.context = "{\"data\": " DATA "}", .wants = wants, .units = units, .count = TINY_UNITS},
+        &count, NULL);
     for (int l = 0; l < TINY_LAYERS; l++) {
         static const char *const sites[] = {"attn_in", "attn_out", "mlp_in", "mlp_out"};
         for (int s = 0; s < 4; s++) {
@@ -278,7 +289,7 @@ Test(calibrate, reads_no_data_when_nobody_wants_anything)
     size_t count;
     tiny_units("\"int8\"", false, units);
     size_t tensors = units[2]->count;
-    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS}, &count, NULL);
     cr_assert_eq(count, TINY_UNITS);
     cr_expect_eq(out[2]->count, tensors);
     tiny_free(out, count);

@@ -60,7 +60,8 @@ Test(export, writes_what_came_in)
     size_t count;
     set_up(&f, INT4_G32);
     struct qp_tensor *codes = qp_tensor_ref(qp_unit_find(f.units[2], "model.layers.0.mlp.up_proj.weight_codes"));
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, &report));
+    free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS},
+                   &count, &report));
     cr_assert_eq(qp_safetensors_open(f.output, &file, &err), 0, "%s", err.message);
     struct qp_tensor *packed = qp_safetensors_find(file, "model.layers.0.mlp.up_proj.weight_packed");
     cr_assert_not_null(packed);
@@ -89,7 +90,8 @@ Test(export, config_says_how_it_is_quantized)
     char path[256];
     set_up(&f, "{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"ignore\": [\"lm_head\", "
                "\"model.layers.1.mlp.down_proj\"]}");
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, NULL));
+    free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS},
+                   &count, NULL));
     snprintf(path, sizeof path, "%s/config.json", f.output);
     cr_assert_eq(qp_read_json(path, 1 << 20, &config, &err), 0, "%s", err.message);
     const json_t *q = json_object_get(config, "quantization_config");
@@ -135,7 +137,7 @@ static float *dequantized(const struct fixture *f)
     cr_assert_eq(qp_block_of(&model.arch, k, f->units[3], &block, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_quantized(&block, QP_DOWN, qp_model_scheme(&model, 1, QP_DOWN), &q, &err), 1, "%s",
                  err.message);
-    k->dequantize(&q.format, q.rows, q.cols, q.group, q.codes, q.scale, q.zero, w);
+    k->dequantize(&(struct qp_grouped){&q.format, q.rows, q.cols, q.group, q.scale, q.zero}, q.codes, w);
     qp_model_close(&model);
     return w;
 }
@@ -153,7 +155,8 @@ static void comes_back(const char *scheme)
     fix_ranges(&f, "kv", "key_scale", 0.5f);
     fix_ranges(&f, "kv", "value_scale", 0.125f);
     float *expected = dequantized(&f);
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, NULL));
+    free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS},
+                   &count, NULL));
     cr_assert_eq(qp_checkpoint_open(f.output, &checkpoint, &err), 0, "%s: %s", scheme, err.message);
     cr_assert_eq(qp_checkpoint_tensor(checkpoint, "model.layers.1.mlp.down_proj.weight", NULL, &read, &err), 0,
                  "%s: %s", scheme, err.message);
@@ -187,7 +190,8 @@ Test(export, fixed_ranges_are_written_beside_their_linears)
     fix_sites(&f, "input_scale", 0.25f);
     fix_ranges(&f, "kv", "key_scale", 0.5f);
     fix_ranges(&f, "kv", "value_scale", 0.125f);
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, NULL));
+    free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS},
+                   &count, NULL));
     cr_assert_eq(qp_safetensors_open(f.output, &file, &err), 0, "%s", err.message);
     static const struct {
         const char *name;
@@ -228,7 +232,8 @@ static void export_corrected(struct fixture *f, json_t **report)
     size_t count;
     set_up(f, INT4_G32);
     correct(f, (const int64_t[]){RANK, RANK});
-    free(tiny_call(&qp_stage_desc, NULL, f->context, NULL, f->units, TINY_UNITS, 0, &count, report));
+    free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f->context, .units = f->units, .count = TINY_UNITS},
+                   &count, report));
 }
 
 Test(export, corrections_read_back_as_they_were_written)
@@ -326,7 +331,10 @@ Test(export, corrections_of_different_ranks_are_refused)
     size_t count;
     set_up(&f, INT4_G32);
     correct(&f, (const int64_t[]){RANK, RANK + 1});
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    free(tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+        &count, NULL));
     cr_expect(strstr(tiny_message, "layers.1.mlp.down_proj: found a correction of rank 4, expected 3"), "%s",
               tiny_message);
     cr_expect_not(exists(&f, ""));
@@ -339,7 +347,10 @@ static void refused(const char *scheme, const char *module, const char *what, co
     set_up(&f, scheme);
     if (module)
         fix_ranges(&f, module, what, 0.0f);
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    free(tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+        &count, NULL));
     cr_expect(strstr(tiny_message, fragment), "%s: '%s' lacks '%s'", scheme, tiny_message, fragment);
     cr_expect_not(exists(&f, ""));
 }
@@ -362,7 +373,8 @@ Test(export, nothing_appears_when_the_run_ends_early)
     size_t count;
     set_up(&f, INT4_G32);
     qp_unit_free(f.units[TINY_UNITS - 1]);
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS - 1, 0, &count, NULL));
+    free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS - 1},
+                   &count, NULL));
     cr_expect_not(exists(&f, ""));
     expect_nothing_beside(&f);
 }
@@ -374,7 +386,10 @@ Test(export, an_output_that_exists_is_left_alone)
     size_t count;
     set_up(&f, INT4_G32);
     cr_assert_eq(qp_make_folders(f.output, &err), 0);
-    free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    free(tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+        &count, NULL));
     cr_expect(strstr(tiny_message, "exists"), "%s", tiny_message);
     cr_expect_not(exists(&f, "/config.json"));
 }
@@ -386,7 +401,8 @@ Test(export, the_same_units_make_the_same_digest_and_other_codes_another)
         struct fixture f;
         size_t count;
         set_up(&f, i < 2 ? INT4_G32 : "{\"weights\": {\"format\": \"int4\", \"group\": 16}}");
-        free(tiny_call(&qp_stage_desc, NULL, f.context, NULL, f.units, TINY_UNITS, 0, &count, &reports[i]));
+        free(tiny_call(&qp_stage_desc, &(struct tiny_call){.context = f.context, .units = f.units, .count = TINY_UNITS},
+                       &count, &reports[i]));
     }
     const char *digests[3];
     for (int i = 0; i < 3; i++)

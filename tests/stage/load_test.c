@@ -16,7 +16,8 @@ static struct qp_unit **load_with(const char *params, const char *model, const c
 {
     char context[512];
     snprintf(context, sizeof context, "{\"model\": \"%s\", \"scheme\": %s}", model, scheme);
-    return tiny_call(&qp_stage_desc, params, context, NULL, NULL, 0, expected, count, report);
+    return tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .context = context, .expected = expected},
+                     count, report);
 }
 
 static struct qp_unit **load(const char *model, const char *scheme, int expected, size_t *count, json_t **report)

@@ -101,7 +101,8 @@ static json_t *quantize(const char *params)
 {
     json_t *report = NULL;
     size_t count;
-    struct qp_unit **out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, &report);
+    struct qp_unit **out = tiny_call(
+        &qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, &count, &report);
     cr_assert_eq(count, TINY_UNITS);
     memcpy(units, out, sizeof units);
     free(out);
@@ -259,6 +260,7 @@ Test(quantize_activations, a_missing_statistic_is_an_error)
     size_t count;
     make_units(INT8_STATIC);
     qp_unit_remove(units[2], "model.layers.0.attn_in.absmax");
-    tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+              &count, NULL);
     cr_expect(strstr(tiny_message, "attn_in.absmax"), "%s", tiny_message);
 }

@@ -201,7 +201,9 @@ static void compare(const char *preset, const json_t *expected)
     cr_assert_eq(qp_model_open(units[0], &model, &err), 0, "%s", err.message);
     units[1] = unit_of(0, expected);
     units[2] = unit_of(5, expected);
-    struct qp_unit **out = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\"}", NULL, NULL, units, 3, 0, &count, NULL);
+    struct qp_unit **out =
+        tiny_call(&qp_stage_desc, &(struct tiny_call){.params = "{\"method\": \"rtn\"}", .units = units, .count = 3},
+                  &count, NULL);
     cr_assert_eq(count, 3);
     int compared = compare_layer(preset, out[1], &model, expected) + compare_layer(preset, out[2], &model, expected);
     cr_expect(compared >= 6, "%s: %d linears", preset, compared);

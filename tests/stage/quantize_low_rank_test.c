@@ -25,7 +25,7 @@ static double loss_of_linear(const struct qp_model *model, const struct qp_block
     cr_assert_eq(qp_block_quantized(block, linear, qp_model_scheme(model, block->layer, linear), &q, &err), 1);
     cr_assert_eq(qp_block_weight(block, linear, true, w, &err), 0, "%s", err.message);
     cr_assert_eq(qp_block_hessian(block, d->site, h, &err), 0, "%s", err.message);
-    block->kernels->dequantize(&q.format, rows, in, q.group, q.codes, q.scale, q.zero, read);
+    block->kernels->dequantize(&(struct qp_grouped){&q.format, rows, in, q.group, q.scale, q.zero}, q.codes, read);
     cr_assert_eq(qp_block_add_low_rank(block, linear, read, &err), 0, "%s", err.message);
     qp_difference(rows * in, read, w, read);
     double loss = qp_site_loss(block->kernels, rows, in, read, h, scratch);
@@ -77,7 +77,8 @@ static double losses_of_model(const char *params, const char *scheme, bool plant
     tiny_units(scheme, true, units);
     if (planted)
         plant(units, 0.002f);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     losses_of_units(out, losses);
     for (int i = 0; i < TINY_LAYERS * QP_LINEARS; i++)
         sum += losses[i / QP_LINEARS][i % QP_LINEARS];
@@ -164,7 +165,9 @@ Test(quantize_low_rank, works_without_statistics)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(INT3_G32, false, units);
-    out = tiny_call(&qp_stage_desc, "{\"low_rank\": 2}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"low_rank\": 2}", .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     const struct qp_tensor *a = qp_unit_find(out[2], "model.layers.0.mlp.down_proj.low_rank_a");
     const struct qp_tensor *b = qp_unit_find(out[2], "model.layers.0.mlp.down_proj.low_rank_b");
     cr_assert(a && b);
@@ -182,11 +185,15 @@ Test(quantize_low_rank, errors_leaves_the_codes_alone)
     size_t count[2];
     for (int i = 0; i < 2; i++) {
         tiny_units(INT3_G32, true, units);
-        out[i] = tiny_call(&qp_stage_desc,
-                           i ? "{\"method\": \"gptq\", \"scales\": \"weighted\", \"low_rank\": 4, \"low_rank_fit\": "
-                               "\"errors\"}"
-                             : "{\"method\": \"gptq\", \"scales\": \"weighted\"}",
-                           NULL, NULL, units, TINY_UNITS, 0, &count[i], NULL);
+        out[i] = tiny_call(
+            &qp_stage_desc,
+            &(struct tiny_call){
+                .params = i ? "{\"method\": \"gptq\", \"scales\": \"weighted\", \"low_rank\": 4, \"low_rank_fit\": "
+                              "\"errors\"}"
+                            : "{\"method\": \"gptq\", \"scales\": \"weighted\"}",
+                .units = units,
+                .count = TINY_UNITS},
+            &count[i], NULL);
     }
     const struct qp_tensor *plain = qp_unit_find(out[0][3], name), *with = qp_unit_find(out[1][3], name);
     cr_expect_arr_eq(with->data, plain->data, plain->bytes);
@@ -201,7 +208,9 @@ static void refused(const char *params, const char *word)
     struct qp_unit *units[TINY_UNITS];
     size_t count;
     tiny_units(INT3_G32, true, units);
-    tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    tiny_call(&qp_stage_desc,
+              &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+              &count, NULL);
     cr_expect(strstr(tiny_message, word), "%s", tiny_message);
 }
 

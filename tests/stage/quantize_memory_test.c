@@ -17,14 +17,18 @@ static void fail_each(const char *params)
     for (int n = 0; n < 40; n += n < 8 ? 1 : 7) {
         tiny_units("\"int4\"", true, units);
         qp_scratch_fail_after(n);
-        out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, QP_ERR_SPACE, &count, NULL);
+        out = tiny_call(
+            &qp_stage_desc,
+            &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS, .expected = QP_ERR_SPACE},
+            &count, NULL);
         qp_scratch_fail_after(-1);
         cr_expect(strstr(tiny_message, "out of memory"), "allocation %d: %s", n, tiny_message);
         cr_assert_null(out);
         cr_assert_not(qp_failure_is_set());
     }
     tiny_units("\"int4\"", true, units);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     cr_assert_eq(count, TINY_UNITS);
     tiny_free(out, count);
     free(out);

@@ -19,7 +19,8 @@ static struct qp_unit **quantize(const char *scheme, bool hessians, const char *
     tiny_units(scheme, hessians, units);
     if (before)
         before(units);
-    return tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, count, NULL);
+    return tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, count,
+                     NULL);
 }
 
 static const struct qp_tensor *tensor(struct qp_unit **out, const char *name)
@@ -101,7 +102,7 @@ static double rounding_error(const char *scheme, const char *params)
     struct qp_number_format format = {.codes = QP_F4_E2M1, .bits = 4, .symmetric = true, .scale_dtype = QP_F8_E4M3};
     format.global = first(out, LAYER "mlp.up_proj.weight_global_scale");
     float *back = malloc((size_t)w->elements * sizeof *back);
-    k->dequantize(&format, w->shape[0], w->shape[1], 16, codes->data, scale->data, NULL, back);
+    k->dequantize(&(struct qp_grouped){&format, w->shape[0], w->shape[1], 16, scale->data, NULL}, codes->data, back);
     double sum = 0.0;
     for (int64_t i = 0; i < w->elements; i++)
         sum += pow((double)back[i] - ((const float *)w->data)[i], 2);
@@ -189,7 +190,9 @@ Test(quantize_scales, a_scale_of_zero_is_refused)
     size_t count;
     tiny_units(INT4_G32, true, units);
     give_a_bad_scale(units);
-    out = tiny_call(&qp_stage_desc, "{}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{}", .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+                    &count, NULL);
     cr_expect(strstr(tiny_message, "self_attn.q_proj"), "%s", tiny_message);
     release(out, count);
 }
@@ -229,7 +232,10 @@ static void refuse(const char *params, const char *word)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(INT4_G32, true, units);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    out =
+        tiny_call(&qp_stage_desc,
+                  &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+                  &count, NULL);
     cr_expect(strstr(tiny_message, word), "%s", tiny_message);
     release(out, count);
 }

@@ -35,10 +35,12 @@ Test(quantize_sequential, the_last_step_quantizes_its_own_linear_and_leaves_as_t
     struct qp_unit *units[TINY_UNITS], *steps[TINY_STEPS], **whole, **out;
     size_t count;
     tiny_units(SCHEME, true, units);
-    whole = tiny_call(&qp_stage_desc, GPTQ, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    whole = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = GPTQ, .units = units, .count = TINY_UNITS}, &count,
+                      NULL);
     tiny_units(SCHEME, true, units);
     tiny_steps(units, steps);
-    out = tiny_call(&qp_stage_desc, GPTQ, NULL, NULL, steps, TINY_STEPS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = GPTQ, .units = steps, .count = TINY_STEPS}, &count,
+                    NULL);
     cr_assert_eq(count, TINY_UNITS);
     for (size_t u = 0; u < count; u++) {
         cr_expect_eq(out[u]->kind, whole[u]->kind);
@@ -65,7 +67,9 @@ static void refuse(const char *params, const char *message)
     size_t count;
     tiny_units(SCHEME, true, units);
     tiny_steps(units, steps);
-    tiny_call(&qp_stage_desc, params, NULL, NULL, steps, TINY_STEPS, QP_ERR_INPUT, &count, NULL);
+    tiny_call(&qp_stage_desc,
+              &(struct tiny_call){.params = params, .units = steps, .count = TINY_STEPS, .expected = QP_ERR_INPUT},
+              &count, NULL);
     cr_expect(strstr(tiny_message, message), "%s", tiny_message);
 }
 
@@ -77,8 +81,11 @@ Test(quantize_sequential, are_for_methods_that_learn)
     refuse("{\"method\": \"hqq\", \"scales\": \"mse\"}", "found method: hqq, scales: mse");
     tiny_units(SCHEME, true, units);
     tiny_steps(units, steps);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\", \"coordinate_descent\": 1}", NULL, NULL, steps, TINY_STEPS,
-                    0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"rtn\", \"coordinate_descent\": 1}",
+                                        .units = steps,
+                                        .count = TINY_STEPS},
+                    &count, NULL);
     tiny_free(out, count);
     free(out);
 }

@@ -77,14 +77,15 @@ static struct problem *make(const struct qp_number_format *format, int64_t rows,
     p.m->q = (struct qp_quantized){*format, rows, cols, group, p.codes, p.scale, format->symmetric ? NULL : p.zero,
                                    NULL,    NULL};
     p.block.kernels->qparams(format, rows, cols, group, p.w, p.scale, p.zero);
-    p.block.kernels->quantize(format, rows, cols, group, p.w, p.scale, p.m->q.zero, p.codes);
+    p.block.kernels->quantize(&(struct qp_grouped){format, rows, cols, group, p.scale, p.m->q.zero}, p.w, p.codes);
     return &p;
 }
 
 static void values(const struct problem *p, float *q)
 {
     const struct qp_quantized *m = &p->m->q;
-    p->block.kernels->dequantize(&m->format, m->rows, m->cols, m->group, m->codes, m->scale, m->zero, q);
+    p->block.kernels->dequantize(&(struct qp_grouped){&m->format, m->rows, m->cols, m->group, m->scale, m->zero},
+                                 m->codes, q);
 }
 
 /* Sum over the tokens of |W x0 - Q x|^2, in double; `own`: W x instead. */
@@ -117,8 +118,12 @@ static void solve(struct problem *p, enum qp_order order, qp_rescale_fn *rescale
     struct qp_error err;
     struct qp_gptq *solver;
     double damping = 0.01;
-    cr_assert_eq(qp_gptq_open(p->block.kernels, p->cols, p->h, 5, order, p->m->q.group, &damping, &solver, &err), 0);
-    cr_assert_eq(qp_gptq_solve(solver, &p->m->q, p->w, p->codes, rescale, context, NULL, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_gptq_open(p->block.kernels, p->cols, p->h,
+                              &(struct qp_gptq_columns){.block = 5, .order = order, .group = p->m->q.group}, &damping,
+                              &solver, &err),
+                 0);
+    cr_assert_eq(qp_gptq_solve(solver, &p->m->q, p->w, p->codes, &(struct qp_rescale){rescale, context}, NULL, &err), 0,
+                 "%s", err.message);
     qp_gptq_close(solver);
 }
 
@@ -249,7 +254,7 @@ Test(solver, refit_takes_scales_that_can_be_held_and_tells_its_gain)
         values(p, q);
         for (int64_t i = 0; i < p->rows * p->cols; i++)
             q[i] = p->w[i] - q[i];
-        p->block.kernels->gemm(false, false, 12, 30, 30, 1.0f, q, 30, p->h, 30, 0.0f, gradient, 30);
+        p->block.kernels->gemm(&(struct qp_gemm){false, false, 12, 30, 30, 1.0f, q, 30, p->h, 30, 0.0f, gradient, 30});
         double gain = qp_refit_scales(&p->m->q, p->h, gradient, p->scale), after = explicit_loss(p, true);
         cr_expect_gt(gain, 0.0);
         cr_expect_float_eq(before - after, gain, 1e-4 * before);
@@ -339,8 +344,8 @@ static void textbook(struct problem *p, const int64_t *order, bool anew)
                 p->block.kernels->qparams(&p->m->q.format, 1, count, count, part, scale, NULL);
             uint8_t *code = &p->codes[r * n + c];
             float target = (float)w[r * n + c];
-            p->block.kernels->quantize(&p->m->q.format, 1, 1, 1, &target, scale, NULL, code);
-            p->block.kernels->dequantize(&p->m->q.format, 1, 1, 1, code, scale, NULL, &x);
+            p->block.kernels->quantize(&(struct qp_grouped){&p->m->q.format, 1, 1, 1, scale, NULL}, &target, code);
+            p->block.kernels->dequantize(&(struct qp_grouped){&p->m->q.format, 1, 1, 1, scale, NULL}, code, &x);
             double error = (w[r * n + c] - x) / inverse[c * n + c];
             for (int64_t i = k + 1; i < n; i++) {
                 int64_t j = order ? order[i] : i;
@@ -416,12 +421,12 @@ Test(solver, hqq_never_raises_the_mean_error)
             p->w[i] *= 4.0f;
         struct qp_quantized *q = &p->m->q;
         p->block.kernels->qparams(&q->format, 12, 32, 16, p->w, p->scale, p->zero);
-        p->block.kernels->quantize(&q->format, 12, 32, 16, p->w, p->scale, q->zero, p->codes);
+        p->block.kernels->quantize(&(struct qp_grouped){&q->format, 12, 32, 16, p->scale, q->zero}, p->w, p->codes);
         double before = mean_error(p);
         float scale[12 * 2];
         memcpy(scale, p->scale, sizeof scale);
         cr_assert_eq(qp_hqq(p->m, &err), 0);
-        p->block.kernels->quantize(&q->format, 12, 32, 16, p->w, p->scale, q->zero, p->codes);
+        p->block.kernels->quantize(&(struct qp_grouped){&q->format, 12, 32, 16, p->scale, q->zero}, p->w, p->codes);
         cr_expect_leq(mean_error(p), before * (1 + 1e-6), "format %d", g);
         moved += memcmp(p->scale, scale, sizeof scale) != 0;
         for (int i = 0; i < 12 * 2; i++)

@@ -35,8 +35,9 @@ static double total_loss(struct qp_unit **units, size_t count)
                          "%s", err.message);
             cr_assert_eq(qp_block_weight(&block, i, true, w, &err), 0, "%s", err.message);
             cr_assert_eq(qp_block_hessian(&block, d->site, h, &err), 0, "%s", err.message);
-            block.kernels->dequantize(&quantized.format, rows, in, quantized.group, quantized.codes, quantized.scale,
-                                      quantized.zero, q);
+            block.kernels->dequantize(
+                &(struct qp_grouped){&quantized.format, rows, in, quantized.group, quantized.scale, quantized.zero},
+                quantized.codes, q);
             qp_difference(rows * in, q, w, q);
             sum += qp_site_loss(block.kernels, rows, in, q, h, scratch);
             free(w);
@@ -51,7 +52,8 @@ static double loss_of(const char *params, const char *scheme)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(scheme, true, units);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     cr_assert_eq(count, TINY_UNITS);
     double loss = total_loss(out, count);
     tiny_free(out, count);
@@ -123,7 +125,8 @@ static struct qp_unit **quantized(const char *params, size_t *count)
 {
     struct qp_unit *units[TINY_UNITS];
     tiny_units(INT4_G32, true, units);
-    return tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, count, NULL);
+    return tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, count,
+                     NULL);
 }
 
 /* Sums in another order decide a code between two now and then, and with it the rest of its row: most rows are equal.
@@ -156,8 +159,12 @@ Test(quantize, gptq_with_a_diagonal_hessian_is_rounding)
     tiny_units(INT4_G32, true, a);
     tiny_units(INT4_G32, true, b);
     make_diagonal(b);
-    out_a = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\"}", NULL, NULL, a, TINY_UNITS, 0, &count_a, NULL);
-    out_b = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, b, TINY_UNITS, 0, &count_b, NULL);
+    out_a = tiny_call(&qp_stage_desc,
+                      &(struct tiny_call){.params = "{\"method\": \"rtn\"}", .units = a, .count = TINY_UNITS}, &count_a,
+                      NULL);
+    out_b = tiny_call(&qp_stage_desc,
+                      &(struct tiny_call){.params = "{\"method\": \"gptq\"}", .units = b, .count = TINY_UNITS},
+                      &count_b, NULL);
     for (size_t u = 2; u < 2 + TINY_LAYERS; u++)
         for (size_t n = 0; n < QP_LINEARS; n++) {
             struct qp_tensor *x = codes_of(out_a[u], n), *y = codes_of(out_b[u], n);
@@ -185,7 +192,9 @@ Test(quantize, a_singular_hessian_raises_the_damping_and_says_so)
                                         : (i / h->shape[0] + i % h->shape[0]) % 2 ? 0.0f
                                                                                   : 1.02f;
     }
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, &report);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"gptq\"}", .units = units, .count = TINY_UNITS},
+                    &count, &report);
     const json_t *warning = json_array_get(json_object_get(report, "warnings"), 0);
     cr_expect_str_eq(json_string_value(json_object_get(warning, "code")), "damping-raised");
     cr_expect_str_eq(json_string_value(json_object_get(warning, "where")), "model.layers.0.attn_in");
@@ -202,8 +211,11 @@ Test(quantize, a_hessian_that_is_not_finite_is_an_error)
     for (size_t t = 0; t < units[3]->count; t++)
         if (strstr(units[3]->tensors[t]->name, "mlp_out.hessian"))
             *(float *)units[3]->tensors[t]->data = INFINITY;
-    out =
-        tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    out = tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){
+            .params = "{\"method\": \"gptq\"}", .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+        &count, NULL);
     cr_expect(strstr(tiny_message, "model.layers.1.mlp_out"), "%s", tiny_message);
     tiny_free(out, count);
     free(out);
@@ -214,8 +226,11 @@ Test(quantize, gptq_without_a_hessian_is_an_error)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(INT4_G32, false, units);
-    out =
-        tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL);
+    out = tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){
+            .params = "{\"method\": \"gptq\"}", .units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT},
+        &count, NULL);
     cr_expect(strstr(tiny_message, "hessian"), "%s", tiny_message);
     tiny_free(out, count);
     free(out);
@@ -232,7 +247,9 @@ Test(quantize, a_column_never_seen_is_rounded_and_not_zeroed)
             for (int64_t i = 0; i < h->shape[0]; i++)
                 ((float *)h->data)[5 * h->shape[0] + i] = ((float *)h->data)[i * h->shape[0] + 5] = 0.0f;
     }
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"gptq\"}", .units = units, .count = TINY_UNITS},
+                    &count, NULL);
     const struct qp_tensor *codes = codes_of(out[2], 0);
     int used = 0;
     for (int64_t r = 0; r < codes->shape[0]; r++)
@@ -248,7 +265,9 @@ Test(quantize, ignored_linears_get_no_codes)
     size_t count;
     tiny_units("{\"weights\": {\"format\": \"int4\", \"group\": 32}, \"ignore\": [\"lm_head\", \"*.down_proj\"]}", true,
                units);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"gptq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"gptq\"}", .units = units, .count = TINY_UNITS},
+                    &count, NULL);
     cr_expect_not_null(qp_unit_find(out[2], "model.layers.0.mlp.up_proj.weight_codes"));
     cr_expect_null(qp_unit_find(out[2], "model.layers.0.mlp.down_proj.weight_codes"));
     tiny_free(out, count);

@@ -39,7 +39,10 @@ static void quantize(off_t cut, int expected)
     size_t count;
     cr_assert_eq(stat(path, &file), 0);
     cr_assert_eq(truncate(path, file.st_size - cut), 0);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"rtn\"}", NULL, NULL, units, TINY_UNITS, expected, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){
+                        .params = "{\"method\": \"rtn\"}", .units = units, .count = TINY_UNITS, .expected = expected},
+                    &count, NULL);
     cr_expect_eq(strstr(tiny_message, "model.safetensors: the file was truncated") != NULL, expected != 0, "%s",
                  tiny_message);
     tiny_free(out, count);

@@ -56,9 +56,9 @@ static void logits_of(struct qp_unit **units, const struct qp_windows *windows, 
             qp_head_free(&head);
         } else {
             cr_assert_eq(qp_layer_load(&block, QP_ORIGINAL, NULL, &layer, &err), 0, "%s", err.message);
-            cr_assert_eq(
-                qp_layer_forward(&layer, windows->count, windows->length, &rotations, x, workspace, NULL, &err), 0,
-                "%s", err.message);
+            cr_assert_eq(qp_layer_forward(&layer, &(struct qp_sequences){windows->count, windows->length, x},
+                                          &rotations, workspace, NULL, &err),
+                         0, "%s", err.message);
             qp_layer_free(&layer);
         }
     }
@@ -75,7 +75,8 @@ static double change(struct qp_checkpoint *c, const struct qp_windows *windows, 
     float *before = malloc(2 * size * sizeof *before), *after = before + size;
     struct qp_unit **units = load(c, &count), **out;
     logits_of(units, windows, before);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, count, 0, &count, NULL);
+    out =
+        tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = count}, &count, NULL);
     logits_of(out, windows, after);
     double largest = 0.0;
     for (size_t i = 0; i < size; i++)
@@ -144,7 +145,7 @@ Test(rotate, outliers_are_spread_and_the_head_is_untied)
     for (int r = 0; r < TINY_HIDDEN; r++)
         q[r * TINY_HIDDEN + 5] *= 50.0f;
     double before = kurtosis(q, TINY_HIDDEN * TINY_HIDDEN);
-    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS}, &count, NULL);
     double after = kurtosis(find(out[2], "model.layers.0.self_attn.q_proj.weight"), TINY_HIDDEN * TINY_HIDDEN);
     cr_expect(before > 30.0 && after < 6.0, "%g, then %g", before, after);
     for (int i = 0; i < TINY_HIDDEN; i++)
@@ -164,7 +165,9 @@ Test(rotate, a_seed_gives_one_rotation_and_another_seed_another)
         struct qp_unit *units[TINY_UNITS], **out;
         size_t count;
         tiny_units("\"int8\"", false, units);
-        out = tiny_call(&qp_stage_desc, i < 2 ? "{\"seed\": 3}" : "{\"seed\": 4}", NULL, NULL, units, TINY_UNITS, 0,
+        out = tiny_call(&qp_stage_desc,
+                        &(struct tiny_call){
+                            .params = i < 2 ? "{\"seed\": 3}" : "{\"seed\": 4}", .units = units, .count = TINY_UNITS},
                         &count, NULL);
         memcpy(first[i], find(out[2], "model.layers.0.mlp.up_proj.weight"), sizeof first[i]);
         tiny_free(out, count);
@@ -179,7 +182,9 @@ Test(rotate, blocks_that_were_calibrated_are_refused)
     struct qp_unit *units[TINY_UNITS];
     size_t count;
     tiny_units("\"int8\"", true, units);
-    cr_assert_null(tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    cr_assert_null(tiny_call(&qp_stage_desc,
+                             &(struct tiny_call){.units = units, .count = TINY_UNITS, .expected = QP_ERR_INPUT}, &count,
+                             NULL));
     cr_expect(strstr(tiny_message, "between load and calibrate"), "%s", tiny_message);
 }
 
@@ -196,7 +201,8 @@ Test(rotate, an_impossible_size_is_refused_by_name)
     json_object_set_new(attrs, "config", config);
     json_decref(units[0]->attrs);
     units[0]->attrs = attrs;
-    cr_assert_null(tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, count, QP_ERR_INPUT, &count, NULL));
+    cr_assert_null(tiny_call(
+        &qp_stage_desc, &(struct tiny_call){.units = units, .count = count, .expected = QP_ERR_INPUT}, &count, NULL));
     cr_expect(strstr(tiny_message, "hidden_size is 116") && strstr(tiny_message, "112 and 120"), "%s", tiny_message);
     free(units);
     qp_checkpoint_close(c);

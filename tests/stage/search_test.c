@@ -42,7 +42,8 @@ Test(search, awq_protects_a_loud_channel)
         snprintf(params, sizeof params, "{\"method\": \"awq\", \"clip\": false, \"form\": \"%s\"}", forms[f]);
         tiny_units(INT4_G32, true, units);
         plant_outlier(units[2], "mlp_in");
-        out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+        out = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS},
+                        &count, NULL);
         struct qp_tensor *fold = qp_unit_find(out[2], "model.layers.0.mlp_in.fold");
         cr_assert_not_null(fold, "%s: no scales were found", forms[f]);
         const float *s = fold->data;
@@ -60,7 +61,9 @@ Test(search, heads_that_share_value_rows_get_one_scale)
     size_t count;
     tiny_units(INT4_G32, true, units);
     plant_outlier(units[2], "attn_out");
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"awq\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"awq\"}", .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     struct qp_tensor *fold = qp_unit_find(out[2], "model.layers.0.attn_out.fold");
     cr_assert_not_null(fold);
     const float *s = fold->data; /* heads 0 and 1 read value head 0, heads 2 and 3 value head 1; 16 channels each */
@@ -110,9 +113,12 @@ static double loss_of(struct qp_unit *const *units, int site)
                 given.format.global = qp_global_scale(largest, false);
             block.kernels->qparams(&given.format, rows, in, group, w, scale, zero);
         }
-        block.kernels->quantize(&given.format, rows, in, group, w, scale, given.format.symmetric ? NULL : zero, codes);
-        block.kernels->dequantize(&given.format, rows, in, group, codes, scale, given.format.symmetric ? NULL : zero,
-                                  q);
+        block.kernels->quantize(
+            &(struct qp_grouped){&given.format, rows, in, group, scale, given.format.symmetric ? NULL : zero}, w,
+            codes);
+        block.kernels->dequantize(
+            &(struct qp_grouped){&given.format, rows, in, group, scale, given.format.symmetric ? NULL : zero}, codes,
+            q);
         qp_difference(rows * in, q, w, q);
         loss += qp_site_loss(block.kernels, rows, in, q, h, scratch);
         free(w);
@@ -143,7 +149,8 @@ static double searched_blocks(const char *scheme, const char *params, bool outli
         plant_outlier(units[2], "mlp_in");
     if (group > 0)
         keep_blocks(units[2], group);
-    out = tiny_call(&qp_stage_desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, &count,
+                    NULL);
     double loss = loss_of(out, QP_SITE_MLP_IN);
     tiny_free(out, count);
     free(out);
@@ -191,7 +198,9 @@ Test(search, clip_without_scales_makes_no_fold_and_fused_linears_share_their_glo
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("{\"weights\": {\"format\": \"nvfp4\"}}", true, units);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"clip\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"clip\"}", .units = units, .count = TINY_UNITS},
+                    &count, NULL);
     cr_expect_null(qp_unit_find(out[2], "model.layers.0.mlp_in.fold"));
     struct qp_tensor *gate = qp_unit_find(out[2], "model.layers.0.mlp.gate_proj.weight_global_scale");
     struct qp_tensor *up = qp_unit_find(out[2], "model.layers.0.mlp.up_proj.weight_global_scale");
@@ -206,7 +215,7 @@ Test(search, none_passes_everything_as_it_is)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units(INT4_G32, false, units);
-    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS}, &count, NULL);
     cr_assert_eq(count, TINY_UNITS);
     cr_expect_null(qp_unit_find(out[2], "model.layers.0.mlp_in.fold"));
     tiny_free(out, count);

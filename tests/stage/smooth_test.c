@@ -23,8 +23,11 @@ Test(smooth, scales_follow_the_formula)
     size_t count;
     const double alpha = 0.75;
     tiny_units("\"int8\"", true, units);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"alpha\": 0.75}", NULL, NULL, units, TINY_UNITS, 0,
-                    &count, NULL);
+    out =
+        tiny_call(&qp_stage_desc,
+                  &(struct tiny_call){
+                      .params = "{\"method\": \"smoothquant\", \"alpha\": 0.75}", .units = units, .count = TINY_UNITS},
+                  &count, NULL);
     const float *fold = find(out[2], "model.layers.0.mlp_in.fold");
     const float *absmax = find(out[2], "model.layers.0.mlp_in.absmax");
     const float *gate = find(out[2], "model.layers.0.mlp.gate_proj.weight");
@@ -45,7 +48,9 @@ Test(smooth, touches_only_sites_after_norms)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("\"int8\"", true, units);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\"}", NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"smoothquant\"}", .units = units, .count = TINY_UNITS},
+                    &count, NULL);
     cr_expect_not_null(qp_unit_find(out[3], "model.layers.1.attn_in.fold"));
     cr_expect_null(qp_unit_find(out[3], "model.layers.1.attn_out.fold"));
     cr_expect_null(qp_unit_find(out[3], "model.layers.1.mlp_out.fold"));
@@ -60,8 +65,11 @@ Test(smooth, log_equalization_follows_its_formula_at_every_site)
     size_t count;
     char name[128];
     tiny_units("\"int8\"", true, units);
-    out = tiny_call(&qp_stage_desc, "{\"method\": \"log-equalization\", \"sites\": \"all\"}", NULL, NULL, units,
-                    TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc,
+                    &(struct tiny_call){.params = "{\"method\": \"log-equalization\", \"sites\": \"all\"}",
+                                        .units = units,
+                                        .count = TINY_UNITS},
+                    &count, NULL);
     for (int i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "model.layers.0.%s.absmax", sites[i]);
         const float *a = find(out[2], name);
@@ -123,8 +131,10 @@ static double chosen_alpha(const char *scheme, double x, double w)
     plant_weights(units[2], "mlp.gate_proj", w);
     plant_weights(units[2], "mlp.up_proj", w);
     struct qp_unit *layer[] = {units[0], units[2]};
-    out =
-        tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, layer, 2, 0, &count, NULL);
+    out = tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){.params = "{\"method\": \"smoothquant\", \"grid\": 5}", .units = layer, .count = 2}, &count,
+        NULL);
     const float *fold = find(out[1], "model.layers.0.mlp_in.fold");
     const float *a = find(out[1], "model.layers.0.mlp_in.absmax");
     double columns[2] = {0.0, 0.0}; /* channels 4 and 5 */
@@ -167,8 +177,10 @@ static bool is_folded(const char *format, int n, const float *values)
     for (int64_t i = 0; i < gate->elements; i++)
         ((float *)gate->data)[i] = values[i % n];
     struct qp_unit *layer[] = {units[0], units[2]};
-    out =
-        tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, layer, 2, 0, &count, NULL);
+    out = tiny_call(
+        &qp_stage_desc,
+        &(struct tiny_call){.params = "{\"method\": \"smoothquant\", \"grid\": 5}", .units = layer, .count = 2}, &count,
+        NULL);
     bool folded = qp_unit_find(out[1], "model.layers.0.mlp_in.fold") != NULL;
     tiny_free(out, count);
     free(out);
@@ -196,8 +208,12 @@ Test(smooth, a_search_without_samples_is_refused)
     struct qp_unit *units[TINY_UNITS];
     size_t count;
     tiny_units("\"int8\"", true, units);
-    cr_assert_null(tiny_call(&qp_stage_desc, "{\"method\": \"smoothquant\", \"grid\": 5}", NULL, NULL, units,
-                             TINY_UNITS, QP_ERR_INPUT, &count, NULL));
+    cr_assert_null(tiny_call(&qp_stage_desc,
+                             &(struct tiny_call){.params = "{\"method\": \"smoothquant\", \"grid\": 5}",
+                                                 .units = units,
+                                                 .count = TINY_UNITS,
+                                                 .expected = QP_ERR_INPUT},
+                             &count, NULL));
     cr_expect(strstr(tiny_message, "model.layers.0.attn_in.samples"), "%s", tiny_message);
 }
 
@@ -206,7 +222,7 @@ Test(smooth, none_passes_everything_as_it_is)
     struct qp_unit *units[TINY_UNITS], **out;
     size_t count;
     tiny_units("\"int8\"", false, units);
-    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS}, &count, NULL);
     cr_assert_eq(count, TINY_UNITS);
     cr_expect_null(qp_unit_find(out[2], "model.layers.0.attn_in.fold"));
     tiny_free(out, count);

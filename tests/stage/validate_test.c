@@ -18,7 +18,11 @@ static json_t *validate(const char *scheme, bool hessians, const char *params, c
     size_t count;
     tiny_units(scheme, hessians, units);
     tiny_quantize(units);
-    out = tiny_call(&qp_stage_desc, params, context, NULL, units, TINY_UNITS, expected, &count, &report);
+    out =
+        tiny_call(&qp_stage_desc,
+                  &(struct tiny_call){
+                      .params = params, .context = context, .units = units, .count = TINY_UNITS, .expected = expected},
+                  &count, &report);
     cr_expect_eq(count, expected == 0 ? TINY_UNITS : 0);
     tiny_free(out, count);
     free(out);
@@ -132,7 +136,8 @@ static json_t *with_numbers(const char *scheme, const char *site_number, float v
         cr_assert_eq(qp_block_set_number(&block, "kv", "value_scale", value, NULL, &err), 0);
     }
     qp_model_close(&model);
-    out = tiny_call(&qp_stage_desc, NULL, CONTEXT, NULL, units, TINY_UNITS, 0, &count, &report);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.context = CONTEXT, .units = units, .count = TINY_UNITS},
+                    &count, &report);
     tiny_free(out, count);
     free(out);
     return report;
@@ -172,7 +177,7 @@ Test(validate, a_linear_that_is_worse_than_rounded_is_named)
     struct qp_tensor *codes = qp_unit_find(units[3], "model.layers.1.mlp.up_proj.weight_codes");
     cr_assert_not_null(codes);
     memset(codes->data, 0, 32);
-    out = tiny_call(&qp_stage_desc, NULL, NULL, NULL, units, TINY_UNITS, 0, &count, &report);
+    out = tiny_call(&qp_stage_desc, &(struct tiny_call){.units = units, .count = TINY_UNITS}, &count, &report);
     const json_t *warnings = json_object_get(report, "warnings"), *first = json_array_get(warnings, 0);
     cr_assert_eq(json_array_size(warnings), 1);
     cr_expect_str_eq(json_string_value(json_object_get(first, "code")), "site-loss-worse");

@@ -164,7 +164,7 @@ struct qp_unit *edges_unit(enum qp_unit_kind kind, int64_t seq, size_t size, str
     cr_assert_eq(qp_unit_new(kind, seq, &unit, NULL), 0);
     json_object_set_new(unit->attrs, "name", json_pack("{s:I, s:[f]}", "seq", (json_int_t)seq, "values", 0.5));
     if (storage)
-        cr_assert_eq(qp_tensor_view("t", QP_U8, 1, shape, storage, 0, &tensor, NULL), 0);
+        cr_assert_eq(qp_tensor_view("t", QP_U8, 1, shape, (struct qp_place){storage, 0}, &tensor, NULL), 0);
     else
         cr_assert_eq(qp_tensor_new("t", QP_U8, 1, shape, &tensor, NULL), 0);
     for (size_t i = 0; i < size && tensor->storage->where != QP_WHERE_FILE; i++)

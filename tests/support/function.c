@@ -37,8 +37,9 @@ static void run_layer(const struct qp_block *block, enum qp_version version, flo
     cr_assert_eq(qp_rotations_open(block->arch, LENGTH, &rotations, &err), 0, "%s", err.message);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0, "%s", err.message);
     tiny_random(91, STATES, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, &rotations, x, workspace, NULL, &err), 0, "%s",
-                 err.message);
+    cr_assert_eq(
+        qp_layer_forward(&layer, &(struct qp_sequences){SEQUENCES, LENGTH, x}, &rotations, workspace, NULL, &err), 0,
+        "%s", err.message);
     qp_workspace_free(workspace);
     qp_layer_free(&layer);
     qp_rotations_close(&rotations);
@@ -84,7 +85,7 @@ int function_is_kept(const struct qp_stage_desc *desc, const char *scheme, const
     cr_assert_neq(model.arch.heads, model.arch.kv_heads, "the model has no grouped value heads");
     for (int i = 0; i < TINY_LAYERS * QP_SITES; i++)
         plant_outliers(units[2 + i / QP_SITES], i / QP_SITES, &model.arch.layer_types[0]->sites[i % QP_SITES]);
-    out = tiny_call(desc, params, NULL, NULL, units, TINY_UNITS, 0, &count, NULL);
+    out = tiny_call(desc, &(struct tiny_call){.params = params, .units = units, .count = TINY_UNITS}, &count, NULL);
     for (int l = 0; l < TINY_LAYERS; l++) {
         struct qp_block block;
         cr_assert_eq(qp_block_of(&model.arch, qp_kernels_open("cpu"), out[2 + l], &block, &err), 0, "%s", err.message);

@@ -19,7 +19,8 @@ static int run_layer(const struct network *n, const struct qp_block *block, stru
     int r = qp_layer_load(block, QP_ORIGINAL, NULL, &layer, err);
     if (r < 0)
         return r;
-    r = qp_layer_forward(&layer, n->windows->count, n->windows->length, &n->rotations, n->x, n->workspace, NULL, err);
+    r = qp_layer_forward(&layer, &(struct qp_sequences){n->windows->count, n->windows->length, n->x}, &n->rotations,
+                         n->workspace, NULL, err);
     qp_layer_free(&layer);
     return r;
 }

@@ -22,11 +22,10 @@ static void note(void)
         qp_failure_set(QP_FAILURE_STOPPED, "stopped by a test");
 }
 
-static void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+static void gemm(const struct qp_gemm *g)
 {
     note();
-    real.gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    real.gemm(g);
 }
 
 static void hessian(int64_t rows, int64_t n, const float *x, float *h)
@@ -82,7 +81,9 @@ static enum verdict run(const struct qp_stage_desc *desc, const char *params, co
     qp_auto_json json_t *c = json_loads(context ? context : "{}", 0, NULL);
     tiny_units(scheme, hessians, units);
     watch_operations();
-    int r = qp_stage_call(desc, p, c, wants, units, TINY_UNITS, &out, &count, NULL, &err);
+    int r = qp_stage_call(
+        desc, &(struct qp_call){.params = p, .context = c, .wants = wants, .units = units, .count = TINY_UNITS}, &out,
+        &count, NULL, &err);
     if (calls < stop_at)
         return NOT_REACHED;
     if (r != QP_ERR_INTERRUPTED)

@@ -173,7 +173,8 @@ static void quantize_linear(struct qp_block *block, int linear, const struct qp_
     cr_assert_eq(qp_block_weight(block, linear, true, w, &err), 0, "%s", err.message);
     block->kernels->qparams(format, rows, cols, group, w, scale, zero);
     share_blocks(&scheme->weights, rows, qp_groups(cols, group), scale);
-    block->kernels->quantize(format, rows, cols, group, w, scale, format->symmetric ? NULL : zero, codes);
+    block->kernels->quantize(&(struct qp_grouped){format, rows, cols, group, scale, format->symmetric ? NULL : zero}, w,
+                             codes);
     struct qp_quantized q = {*format, rows, cols, group, codes, scale, format->symmetric ? NULL : zero, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(block, linear, &q, NULL, &err), 0, "%s", err.message);
     free(w);
@@ -243,20 +244,25 @@ void tiny_free(struct qp_unit **units, size_t count)
         qp_unit_free(units[i]);
 }
 
-struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params, const char *context,
-                           const char *const *wants, struct qp_unit **units, size_t unit_count, int expected,
-                           size_t *count, json_t **report)
+struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const struct tiny_call *call, size_t *count,
+                           json_t **report)
 {
     struct qp_error err = {0};
     struct qp_unit **out = NULL;
     json_error_t at;
     *count = 0;
-    qp_auto_json json_t *parameters = json_loads(params ? params : "{}", 0, &at);
-    qp_auto_json json_t *surroundings = json_loads(context ? context : "{}", 0, &at);
+    qp_auto_json json_t *parameters = json_loads(call->params ? call->params : "{}", 0, &at);
+    qp_auto_json json_t *surroundings = json_loads(call->context ? call->context : "{}", 0, &at);
     cr_assert(parameters && surroundings, "%s", at.text);
-    int r = qp_stage_call(desc, parameters, surroundings, wants, units, unit_count, &out, count, report, &err);
+    int r = qp_stage_call(desc,
+                          &(struct qp_call){.params = parameters,
+                                            .context = surroundings,
+                                            .wants = call->wants,
+                                            .units = call->units,
+                                            .count = call->count},
+                          &out, count, report, &err);
     memcpy(tiny_message, err.message, sizeof tiny_message);
-    cr_assert_eq(r, expected, "%s returned %d: %s", desc->name, r, err.message);
+    cr_assert_eq(r, call->expected, "%s returned %d: %s", desc->name, r, err.message);
     return out;
 }
 

@@ -31,12 +31,19 @@ void tiny_steps(struct qp_unit *units[TINY_UNITS], struct qp_unit *out[TINY_STEP
 /* Writes the model as a Hugging Face folder (made, with its parents). */
 void tiny_write(const char *folder);
 
+struct tiny_call {
+    const char *params, *context; /* JSON; NULL: an empty object */
+    const char *const *wants;
+    struct qp_unit **units; /* taken over */
+    size_t count;
+    int expected; /* the code that the call has to return */
+};
+
 /* Calls a stage on units (taken over); fails the test unless it returns `expected`. params and context are JSON text or
  * NULL. Returns what it emitted, *count
  * units (NULL and 0 after a failure); the message of the last error is in tiny_message. */
-struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const char *params, const char *context,
-                           const char *const *wants, struct qp_unit **units, size_t unit_count, int expected,
-                           size_t *count, json_t **report);
+struct qp_unit **tiny_call(const struct qp_stage_desc *desc, const struct tiny_call *call, size_t *count,
+                           json_t **report);
 extern char tiny_message[QP_ERROR_SIZE];
 
 /* H[i, j] of a packed Hessian [n, n]. */

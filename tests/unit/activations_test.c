@@ -209,7 +209,9 @@ static int round_cache_fp8(void *context, const float *keys, const float *values
 static void run(struct rig *r, const struct qp_taps *taps, float *x)
 {
     tiny_random(3, COUNT, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(&r->layer, SEQUENCES, LENGTH, &r->rotations, x, r->workspace, taps, &err), 0);
+    cr_assert_eq(qp_layer_forward(&r->layer, &(struct qp_sequences){SEQUENCES, LENGTH, x}, &r->rotations, r->workspace,
+                                  taps, &err),
+                 0);
 }
 
 static void is_by_hand(const char *scheme, const struct qp_taps *taps)

@@ -41,7 +41,9 @@ static void run(const struct qp_block *block, enum qp_version version, float *x)
     cr_assert_eq(qp_layer_load(block, version, NULL, &layer, &err), 0, "%s", err.message);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0);
     cr_assert_eq(qp_rotations_open(block->arch, GOLDEN_LENGTH, &rotations, &err), 0);
-    cr_assert_eq(qp_layer_forward(&layer, GOLDEN_SEQUENCES, GOLDEN_LENGTH, &rotations, x, workspace, NULL, &err), 0);
+    cr_assert_eq(qp_layer_forward(&layer, &(struct qp_sequences){GOLDEN_SEQUENCES, GOLDEN_LENGTH, x}, &rotations,
+                                  workspace, NULL, &err),
+                 0);
     qp_layer_free(&layer);
     qp_workspace_free(workspace);
     qp_rotations_close(&rotations);

@@ -368,11 +368,11 @@ static void put_weight(struct qp_safetensors_writer *writer, const struct qp_sch
     int64_t rows = t->shape[0], cols = t->shape[1], group = qp_spec_group(&s->weights, cols);
     k->to_f32(t->dtype, t->elements, t->data, w);
     k->qparams(&s->weights.format, rows, cols, group, w, scale, NULL);
-    k->quantize(&s->weights.format, rows, cols, group, w, scale, NULL, codes);
+    k->quantize(&(struct qp_grouped){&s->weights.format, rows, cols, group, scale, NULL}, w, codes);
     struct qp_quantized q = {s->weights.format, rows, cols, group, codes, scale, NULL, NULL, NULL};
     put_packed(writer, module, s, &q);
     if (strcmp(module, "model.layers.1.mlp.down_proj") == 0)
-        k->dequantize(&q.format, rows, cols, group, codes, scale, NULL, down);
+        k->dequantize(&(struct qp_grouped){&q.format, rows, cols, group, scale, NULL}, codes, down);
 }
 
 /* Golden model "plain" in the compressed-tensors layout. */

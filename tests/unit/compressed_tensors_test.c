@@ -124,9 +124,9 @@ Test(golden, unpacked_weights_are_the_library_s)
         struct qp_error err;
         qp_auto_free float *w = malloc((size_t)expected->elements * sizeof *w);
         qp_auto_free char *rounded = malloc(expected->bytes);
-        cr_assert_eq(
-            qp_compressed_unpack(name, &scheme->base, expected->shape[0], expected->shape[1], find, NULL, w, &err), 0,
-            "%s", err.message);
+        cr_assert_eq(qp_compressed_unpack(name, &scheme->base, expected->shape[0], expected->shape[1],
+                                          (struct qp_finder){find, NULL}, w, &err),
+                     0, "%s", err.message);
         qp_from_f32_ref(expected->dtype, expected->elements, w, rounded); /* the library multiplies in this dtype */
         cr_assert_arr_eq(rounded, expected->data, expected->bytes, "%s", name);
         qp_scheme_free(scheme);
@@ -181,9 +181,9 @@ static void unpack_fails(const char *name, const char *fragment)
     struct qp_scheme *scheme = scheme_of(name);
     const struct qp_tensor *weight = part(name, "/", "weight");
     qp_auto_free float *w = malloc((size_t)weight->elements * sizeof *w);
-    cr_assert_eq(
-        qp_compressed_unpack(name, &scheme->base, weight->shape[0], weight->shape[1], find_wrong, NULL, w, &err),
-        QP_ERR_INPUT, "%s", fragment);
+    cr_assert_eq(qp_compressed_unpack(name, &scheme->base, weight->shape[0], weight->shape[1],
+                                      (struct qp_finder){find_wrong, NULL}, w, &err),
+                 QP_ERR_INPUT, "%s", fragment);
     cr_assert_not_null(strstr(err.message, fragment), "'%s' lacks '%s'", err.message, fragment);
     qp_scheme_free(scheme);
 }

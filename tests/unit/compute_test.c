@@ -101,7 +101,8 @@ static struct seen forward(const struct qp_layer *layer, const struct qp_taps *t
     for (int i = 0; i < GOLDEN_TOKENS * HIDDEN; i++)
         x[i] = sinf((float)i);
     cr_assert_eq(qp_text_open(layer->arch, windows, &text, &err), 0);
-    cr_assert_eq(qp_layer_forward(layer, windows->count, windows->length, &text.rotations, x, text.workspace, &t, &err),
+    cr_assert_eq(qp_layer_forward(layer, &(struct qp_sequences){windows->count, windows->length, x}, &text.rotations,
+                                  text.workspace, &t, &err),
                  0);
     qp_text_close(&text);
     return seen;

@@ -126,7 +126,7 @@ static void quantize(struct tiny *t, int linear)
     int8_t *zero = format->symmetric ? NULL : malloc((size_t)count);
     cr_assert_eq(qp_block_weight(&t->block, linear, true, w, &err), 0);
     t->block.kernels->qparams(format, rows, cols, group, w, scale, zero);
-    t->block.kernels->quantize(format, rows, cols, group, w, scale, zero, codes);
+    t->block.kernels->quantize(&(struct qp_grouped){format, rows, cols, group, scale, zero}, w, codes);
     struct qp_quantized q = {*format, rows, cols, group, codes, scale, zero, NULL, NULL};
     cr_assert_eq(qp_block_set_quantized(&t->block, linear, &q, NULL, &err), 0);
     free(w);
@@ -157,7 +157,7 @@ static void run(struct tiny *t, const struct qp_layer *layer, int64_t length, fl
 {
     struct qp_error err;
     tiny_random(3, 2 * length * TINY_HIDDEN, 1.0f, x);
-    cr_assert_eq(qp_layer_forward(layer, 2, length, &t->rotations, x, t->workspace,
+    cr_assert_eq(qp_layer_forward(layer, &(struct qp_sequences){2, length, x}, &t->rotations, t->workspace,
                                   &(struct qp_taps){.site = site, .context = context}, &err),
                  0);
 }
@@ -384,13 +384,15 @@ Test(forward, sequences_do_not_see_each_other_and_sites_see_every_row)
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
     tiny_random(4, SEQUENCES * SIZE, 1.0f, all);
     memcpy(alone, all, SEQUENCES * SIZE * sizeof *all);
-    cr_assert_eq(qp_layer_forward(&layer, SEQUENCES, LENGTH, &t.rotations, all, t.workspace,
+    cr_assert_eq(qp_layer_forward(&layer, &(struct qp_sequences){SEQUENCES, LENGTH, all}, &t.rotations, t.workspace,
                                   &(struct qp_taps){.site = count_rows, .context = seen}, &err),
                  0);
     for (int s = 0; s < QP_SITES; s++)
         cr_assert_eq(seen[s], SEQUENCES * LENGTH);
     for (int i = 0; i < SEQUENCES; i++)
-        cr_assert_eq(qp_layer_forward(&layer, 1, LENGTH, &t.rotations, alone + i * SIZE, t.workspace, NULL, &err), 0);
+        cr_assert_eq(qp_layer_forward(&layer, &(struct qp_sequences){1, LENGTH, alone + i * SIZE}, &t.rotations,
+                                      t.workspace, NULL, &err),
+                     0);
     cr_assert_leq(largest_difference(SEQUENCES * SIZE, all, alone), 1e-5);
     qp_layer_free(&layer);
     tiny_close(&t);
@@ -414,7 +416,8 @@ Test(forward, what_a_site_callback_returns_ends_it)
     struct qp_layer layer;
     tiny_open(&t, "\"int8\"", 8);
     cr_assert_eq(qp_layer_load(&t.block, QP_ORIGINAL, NULL, &layer, &err), 0);
-    cr_assert_eq(qp_layer_forward(&layer, 1, 8, &t.rotations, x, t.workspace, &(struct qp_taps){.site = refuse}, &err),
+    cr_assert_eq(qp_layer_forward(&layer, &(struct qp_sequences){1, 8, x}, &t.rotations, t.workspace,
+                                  &(struct qp_taps){.site = refuse}, &err),
                  QP_ERR_SPACE);
     cr_assert_str_eq(err.message, "full");
     qp_layer_free(&layer);

@@ -67,8 +67,11 @@ static void solve(const struct qp_kernels *k, struct problem *p, enum qp_order o
     struct qp_error err;
     struct qp_gptq *solver;
     const struct qp_quantized q = {int4, p->rows, p->cols, p->group, p->codes, p->scale, NULL, NULL, NULL};
-    cr_assert_eq(qp_gptq_open(k, p->cols, p->h, 64, order, p->group, &damping, &solver, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_gptq_solve(solver, &q, p->w, p->codes, NULL, NULL, rest, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_gptq_open(k, p->cols, p->h,
+                              &(struct qp_gptq_columns){.block = 64, .order = order, .group = p->group}, &damping,
+                              &solver, &err),
+                 0, "%s", err.message);
+    cr_assert_eq(qp_gptq_solve(solver, &q, p->w, p->codes, NULL, rest, &err), 0, "%s", err.message);
     qp_gptq_close(solver);
 }
 
@@ -94,7 +97,8 @@ static void check_rest(const char *backend, const struct problem *p, const struc
 {
     double *gradient = fresh(p->cols, sizeof *gradient);
     uint8_t *nearest = fresh(p->rows * p->cols, 1);
-    qp_kernels_open("ref")->quantize(&int4, p->rows, p->cols, p->group, p->w, p->scale, NULL, nearest);
+    qp_kernels_open("ref")->quantize(&(struct qp_grouped){&int4, p->rows, p->cols, p->group, p->scale, NULL}, p->w,
+                                     nearest);
     for (int64_t r = 0; r < p->rows; r++) {
         double other = judge(p, r, nearest + r * p->cols, gradient), largest = 0.0;
         double loss = judge(p, r, p->codes + r * p->cols, gradient);

@@ -59,7 +59,8 @@ static void forward(const struct fixture *f, float *x, struct seen *seen)
     cr_assert_eq(qp_rotations_open(&f->arch, TOKENS, &rotations, &err), 0);
     cr_assert_eq(qp_workspace_new(&workspace, &err), 0);
     cr_assert_eq(qp_layer_load(&f->block, QP_QUANTIZED, f->scheme, &layer, &err), 0, "%s", err.message);
-    cr_assert_eq(qp_layer_forward(&layer, 1, TOKENS, &rotations, x, workspace, &taps, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_layer_forward(&layer, &(struct qp_sequences){1, TOKENS, x}, &rotations, workspace, &taps, &err), 0,
+                 "%s", err.message);
     qp_layer_free(&layer);
     qp_workspace_free(workspace);
     qp_rotations_close(&rotations);
@@ -128,7 +129,8 @@ Test(low_rank, is_the_same_as_a_weight_with_the_product_added)
         cr_assert_eq(qp_block_quantized(&f.block, l, qp_scheme_for(f.scheme, name), &q, &err), 1);
         snprintf(name, sizeof name, "model.layers.0.%s.weight", d->module);
         cr_assert_eq(qp_tensor_new(name, QP_F32, 2, (int64_t[]){out, in}, &t, &err), 0);
-        f.block.kernels->dequantize(&q.format, out, in, q.group, q.codes, q.scale, q.zero, t->data);
+        f.block.kernels->dequantize(&(struct qp_grouped){&q.format, out, in, q.group, q.scale, q.zero}, q.codes,
+                                    t->data);
         correct(&f, l, a, b);
         cr_assert_eq(qp_block_add_low_rank(&f.block, l, t->data, &err), 0, "%s", err.message);
         cr_assert_eq(qp_unit_put(merged.block.unit, t, &err), 0);

@@ -43,11 +43,12 @@ static void choose(const struct qp_kernels *k, const struct qp_quant_spec *spec,
     struct qp_error err;
     const struct qp_scale_choice choice = {.method = method, .h = h, .shrink = 0.4f, .steps = 40};
     int64_t group = qp_spec_group(spec, COLS);
-    cr_assert_eq(qp_choose_scales(k, spec, &spec->format, ROWS, COLS, w, &choice, scale, zero, &err), 0, "%s",
-                 err.message);
+    cr_assert_eq(
+        qp_choose_scales(k, &(struct qp_unscaled){spec, &spec->format, ROWS, COLS, w}, &choice, scale, zero, &err), 0,
+        "%s", err.message);
     const int8_t *z = spec->format.symmetric ? NULL : zero;
-    k->quantize(&spec->format, ROWS, COLS, group, w, scale, z, codes);
-    k->dequantize(&spec->format, ROWS, COLS, group, codes, scale, z, back);
+    k->quantize(&(struct qp_grouped){&spec->format, ROWS, COLS, group, scale, z}, w, codes);
+    k->dequantize(&(struct qp_grouped){&spec->format, ROWS, COLS, group, scale, z}, codes, back);
 }
 
 /* The error that a method lowers, over the whole matrix. */

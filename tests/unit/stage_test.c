@@ -79,7 +79,8 @@ static int call(json_t *params_taken, const char *const *wants, size_t count, st
     for (size_t i = 0; i < count; i++)
         cr_assert_eq(qp_unit_new(QP_UNIT_BLOCK, (int64_t)i, &units[i], err), 0);
     qp_auto_json json_t *values = params_taken;
-    return qp_stage_call(&desc, values, NULL, wants, units, count, out, out_count, report, err);
+    return qp_stage_call(&desc, &(struct qp_call){.params = values, .wants = wants, .units = units, .count = count},
+                         out, out_count, report, err);
 }
 
 Test(stage_call, units_go_through_in_order)

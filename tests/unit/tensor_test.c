@@ -64,13 +64,16 @@ Test(tensor, views_must_lie_in_their_storage)
     struct qp_storage *storage;
     struct qp_tensor *view = NULL;
     cr_assert_eq(qp_storage_new(16, &storage, &err), 0);
-    cr_assert_eq(qp_tensor_view("v", QP_F32, 1, (int64_t[]){2}, storage, 8, &view, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_tensor_view("v", QP_F32, 1, (int64_t[]){2}, (struct qp_place){storage, 8}, &view, &err), 0, "%s",
+                 err.message);
     cr_assert_eq((char *)view->data - (char *)storage->base, 8);
     cr_assert_eq(atomic_load(&storage->references), 2);
     qp_tensor_unref(view);
-    cr_assert_eq(qp_tensor_view("v", QP_F32, 1, (int64_t[]){2}, storage, 9, &view, &err), QP_ERR_INPUT);
+    cr_assert_eq(qp_tensor_view("v", QP_F32, 1, (int64_t[]){2}, (struct qp_place){storage, 9}, &view, &err),
+                 QP_ERR_INPUT);
     says("v: 8 bytes at offset 9 lie outside its storage (16 bytes)");
-    cr_assert_eq(qp_tensor_view("v", QP_F32, 1, (int64_t[]){2}, storage, UINT64_MAX, &view, &err), QP_ERR_INPUT);
+    cr_assert_eq(qp_tensor_view("v", QP_F32, 1, (int64_t[]){2}, (struct qp_place){storage, UINT64_MAX}, &view, &err),
+                 QP_ERR_INPUT);
     cr_assert_eq(atomic_load(&storage->references), 1);
     qp_storage_unref(storage);
 }

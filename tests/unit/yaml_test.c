@@ -10,7 +10,7 @@
 
 static int parse_bytes(const char *text, size_t size, json_t **out, json_t *marks, struct qp_error *err)
 {
-    return qp_yaml_parse(text, size, "p.yaml", true, "", marks, out, err);
+    return qp_yaml_parse(&(struct qp_yaml_text){text, size, "p.yaml", true, ""}, marks, out, err);
 }
 
 static json_t *parsed(const char *text)

@@ -96,7 +96,7 @@ static void push_two(int number, struct qp_storage *storages[2])
         cr_assert_eq(qp_storage_create_shm(name, SOME, &storages[i], NULL), 0);
     }
     struct qp_unit *unit = edges_unit(QP_UNIT_BLOCK, 1, SOME, storages[0]);
-    cr_assert_eq(qp_tensor_view("late", QP_U8, 1, shape, storages[1], 0, &late, NULL), 0);
+    cr_assert_eq(qp_tensor_view("late", QP_U8, 1, shape, (struct qp_place){storages[1], 0}, &late, NULL), 0);
     cr_assert_eq(qp_unit_put(unit, late, NULL), 0);
     push(unit);
 }

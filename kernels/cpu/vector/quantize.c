@@ -142,10 +142,13 @@ void QP_NAME(qp_qparams)(const struct qp_number_format *format, int64_t rows, in
         }
 }
 
-void QP_NAME(qp_quantize)(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
-                          const float *w, const float *scale, const int8_t *zero, uint8_t *codes)
+void QP_NAME(qp_quantize)(const struct qp_grouped *m, const float *w, uint8_t *codes)
 {
-    struct shape s = shape_of(rows, cols, group);
+    const struct qp_number_format *format = m->format;
+    const float *scale = m->scale;
+    const int8_t *zero = m->zero;
+    int64_t rows = m->rows, cols = m->cols;
+    struct shape s = shape_of(rows, cols, m->group);
 
 #pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
@@ -154,10 +157,13 @@ void QP_NAME(qp_quantize)(const struct qp_number_format *format, int64_t rows, i
                          codes + r * cols + i);
 }
 
-void QP_NAME(qp_dequantize)(const struct qp_number_format *format, int64_t rows, int64_t cols, int64_t group,
-                            const uint8_t *codes, const float *scale, const int8_t *zero, float *w)
+void QP_NAME(qp_dequantize)(const struct qp_grouped *m, const uint8_t *codes, float *w)
 {
-    struct shape s = shape_of(rows, cols, group);
+    const struct qp_number_format *format = m->format;
+    const float *scale = m->scale;
+    const int8_t *zero = m->zero;
+    int64_t rows = m->rows, cols = m->cols;
+    struct shape s = shape_of(rows, cols, m->group);
 
 #pragma omp parallel for if (rows * cols >= QP_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)

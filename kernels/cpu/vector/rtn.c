@@ -217,7 +217,7 @@ static void round_slowly(const struct qp_rtn *job, int64_t first, int64_t rows, 
         codes = row_of(job, first);
     QP_NAME(qp_to_f32)(job->dtype, rows * cols, stored, w);
     QP_NAME(qp_qparams)(job->format, rows, cols, job->group, w, job->scale + at, zero);
-    QP_NAME(qp_quantize)(job->format, rows, cols, job->group, w, job->scale + at, zero, codes);
+    QP_NAME(qp_quantize)(&(struct qp_grouped){job->format, rows, cols, job->group, job->scale + at, zero}, w, codes);
     if (job->packed)
         pack_rows(job, first, rows, codes);
 }

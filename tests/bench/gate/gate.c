@@ -66,12 +66,12 @@ static void qparams(const struct qp_kernels *k)
 
 static void quantize(const struct qp_kernels *k)
 {
-    k->quantize(&int4, ROWS, COLS, GROUP, w, scale, NULL, codes);
+    k->quantize(&(struct qp_grouped){&int4, ROWS, COLS, GROUP, scale, NULL}, w, codes);
 }
 
 static void dequantize(const struct qp_kernels *k)
 {
-    k->dequantize(&int4, ROWS, COLS, GROUP, codes, scale, NULL, x);
+    k->dequantize(&(struct qp_grouped){&int4, ROWS, COLS, GROUP, scale, NULL}, codes, x);
 }
 
 static void pack(const struct qp_kernels *k)
