@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -38,6 +39,36 @@ uint64_t qp_machine_memory(void)
     if (f)
         fclose(f);
     return memory;
+}
+
+/* What the kernel can give without swapping: free pages and those of files (proc(5)). */
+static uint64_t kernel_available(void)
+{
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && kib == 0 && fgets(line, sizeof line, f))
+        sscanf(line, "MemAvailable: %llu", &kib);
+    if (f)
+        fclose(f);
+    return (uint64_t)kib * 1024;
+}
+
+uint64_t qp_machine_available(void)
+{
+    uint64_t total = qp_machine_memory(), available = kernel_available();
+    unsigned long long used = 0;
+    FILE *f = fopen("/sys/fs/cgroup/memory.max", "re"); /* a group without a limit is not looked at */
+    unsigned long long limit = 0;
+    bool limited = f && fscanf(f, "%llu", &limit) == 1;
+    if (f)
+        fclose(f);
+    f = limited ? fopen("/sys/fs/cgroup/memory.current", "re") : NULL;
+    if (f && fscanf(f, "%llu", &used) == 1 && used < total && (available == 0 || total - used < available))
+        available = total - used;
+    if (f)
+        fclose(f);
+    return available > 0 && available < total ? available : total;
 }
 
 const char *qp_machine_cpu(char *text, size_t size)

@@ -7,6 +7,7 @@
 
 int qp_machine_cores(void);
 uint64_t qp_machine_memory(void);
+uint64_t qp_machine_available(void); /* of that, what is not in use */
 
 /* What the processor calls itself, "unknown processor" where it has no name. Into text; returns it. */
 const char *qp_machine_cpu(char *text, size_t size);

@@ -97,6 +97,7 @@ static int calibrate_layer(struct qp_stage *stage, struct state *s, struct qp_bl
     if (r == 0)
         r = s->prefix ? qp_prefix_collect(s->prefix, stage, block, statistics, err)
                       : collect(s, block, statistics, err);
+    qp_workspace_empty(s->text.workspace);
     if (r == 0)
         r = qp_statistics_put(statistics, stage, block, err);
     qp_statistics_free(statistics);
@@ -130,7 +131,10 @@ static int take_back(struct qp_stage *stage, struct state *s, struct qp_unit *un
         return 0;
     int r = qp_block_of(&s->model.arch, qp_stage_kernels(stage), unit, &block, err);
     block.compute = s->compute;
-    return r < 0 ? r : qp_prefix_advance(s->prefix, &block, err);
+    if (r == 0)
+        r = qp_prefix_advance(s->prefix, &block, err);
+    qp_workspace_empty(s->text.workspace);
+    return r;
 }
 
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)

@@ -267,8 +267,22 @@ static int solve_gptq(const struct qp_quantize_options *o, const struct qp_site_
                          wanted ? rest : NULL, err);
 }
 
+/* A site's only linear is solved without the Hessian beside its factor. */
+static int gptq_member(struct qp_stage *stage, const struct qp_quantize_options *o, struct qp_site_work *work,
+                       struct qp_member *m, struct qp_gptq **solver, struct qp_gptq_rest *rest, struct qp_error *err)
+{
+    int r = open_solver(stage, o, work, m, solver, err);
+    if (r < 0 || !qp_site_spares_hessian(o, work))
+        return r < 0 ? r : solve_gptq(o, work, *solver, m, rest, err);
+    qp_site_forget_hessian(work);
+    r = solve_gptq(o, work, *solver, m, rest, err);
+    qp_gptq_close(*solver);
+    *solver = NULL;
+    return r == 0 && qp_descent_sweeps(o) > 0 ? qp_site_recall_hessian(work, err) : r;
+}
+
 /* Codes for a member that has its scales. */
-static int round_member(struct qp_stage *stage, const struct qp_quantize_options *o, const struct qp_site_work *work,
+static int round_member(struct qp_stage *stage, const struct qp_quantize_options *o, struct qp_site_work *work,
                         struct qp_member *m, struct qp_gptq **solver, struct outcome *out, struct qp_error *err)
 {
     struct qp_descent_result descended = {0};
@@ -277,9 +291,7 @@ static int round_member(struct qp_stage *stage, const struct qp_quantize_options
     if (r < 0)
         return r;
     if (qp_is(o->method, "gptq")) {
-        r = open_solver(stage, o, work, m, solver, err);
-        if (r == 0)
-            r = solve_gptq(o, work, *solver, m, &rest, err);
+        r = gptq_member(stage, o, work, m, solver, &rest, err);
     } else if (work->exact == QP_EXACT_MODELOPT)
         qp_modelopt_round(work->block->kernels, work->block->arch->dtype, m);
     else

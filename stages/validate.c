@@ -129,6 +129,7 @@ static int validate(struct qp_stage *stage, void *state, struct qp_block *block,
         return block->layer < 0 ? embed(s, block, err) : score(stage, s, block, err);
     for (int n = 0; n < NETWORKS && r == 0; n++)
         r = forward(s, block, n, err);
+    qp_workspace_empty(s->text.workspace);
     return r;
 }
 

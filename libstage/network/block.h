@@ -230,6 +230,7 @@ struct qp_taps {
 struct qp_workspace; /* scratch memory of forwards, grown as needed; one a thread */
 int qp_workspace_new(struct qp_workspace **out, struct qp_error *err);
 void qp_workspace_free(struct qp_workspace *workspace);
+void qp_workspace_empty(struct qp_workspace *workspace); /* its memory goes back until the next forward */
 
 /* Hidden states x[count * length, hidden]. */
 struct qp_sequences {

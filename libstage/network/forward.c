@@ -30,6 +30,12 @@ void qp_workspace_free(struct qp_workspace *workspace)
     free(workspace);
 }
 
+void qp_workspace_empty(struct qp_workspace *workspace)
+{
+    free(workspace->memory);
+    *workspace = (struct qp_workspace){0};
+}
+
 static int reserve(struct qp_workspace *w, uint64_t count, struct qp_error *err)
 {
     if (count <= w->count)

@@ -5,6 +5,7 @@
 #include "libstage/stage/work_json.h"
 #include "runner/pipeline/estimates.h"
 #include "runner/pipeline/graph.h"
+#include "runner/pipeline/memory.h"
 #include "runner/report/roofline.h"
 #include "runner/machine.h"
 #include "runner/pipeline/prepare.h"
@@ -13,7 +14,6 @@
 #include "runner/subcommand.h"
 
 #define BASE_BYTES (1 << 20) /* a stage's process, before the first unit */
-#define WINDOW 3             /* blocks on their way */
 
 /* What the stages will do, and the least time for it; filled once a plan. */
 struct outlook {
@@ -91,10 +91,13 @@ static json_t *as_json(const struct qp_plan *plan, const struct outlook *o)
     }
     for (int64_t i = 0; i < qp_arch_blocks(arch); i++)
         json_array_append_new(blocks, json_integer((json_int_t)qp_block_bytes(arch, i)));
-    return json_pack("{s:i, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:o, s:O}", "quantpipe", QP_PIPELINE_VERSION, "model",
-                     p->model, "outputs", qp_plan_outputs(plan), "run_folder", plan->folder, "processes",
-                     (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes", blocks, "roofline_seconds",
-                     real_or_null(o->measured, whole_roofline(plan, o)), "warnings", plan->warnings);
+    return json_pack("{s:i, s:s, s:o, s:s, s:i, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:O}", "quantpipe",
+                     QP_PIPELINE_VERSION, "model", p->model, "outputs", qp_plan_outputs(plan), "run_folder",
+                     plan->folder, "processes", (int)p->count + 1, "stages", stages, "edges", edges, "block_bytes",
+                     blocks, "memory_budget_bytes", (json_int_t)qp_memory_budget(p), "memory_estimate_bytes",
+                     (json_int_t)qp_memory_need(p, o->stages, p->blocks), "blocks_on_the_way", (json_int_t)o->blocks,
+                     "roofline_seconds", real_or_null(o->measured, whole_roofline(plan, o)), "warnings",
+                     plan->warnings);
 }
 
 static void print_stage(const struct qp_plan *plan, const struct outlook *o, size_t index)
@@ -176,6 +179,9 @@ static void print_plan(const struct qp_plan *plan, const struct outlook *o)
            qp_size_text(largest_block(arch), most, sizeof most),
            qp_size_text((uint64_t)qp_arch_parameters(arch) * (uint64_t)qp_dtype_bits(arch->dtype) / 8, total,
                         sizeof total));
+    printf("all processes together hold about %s of %s, with %lld blocks on their way\n",
+           qp_size_text((uint64_t)qp_memory_need(p, o->stages, p->blocks), layer, sizeof layer),
+           qp_size_text(qp_memory_budget(p), most, sizeof most), (long long)p->blocks);
     print_roofline(plan, o);
 }
 
@@ -186,9 +192,11 @@ static int plan_command(const struct qp_args *args, struct qp_error *err)
     if (r < 0)
         return r;
     struct outlook outlook;
-    outlook.blocks = (double)qp_blocks_on_the_way(plan.pipeline);
     outlook.measured = qp_peaks_load(&outlook.peaks);
     r = qp_plan_estimates(&plan, outlook.stages, err);
+    if (r == 0)
+        r = qp_memory_divide(plan.pipeline, outlook.stages, err);
+    outlook.blocks = (double)plan.pipeline->blocks;
     if (r == 0 && qp_arg(args, "json"))
         r = qp_print_json(as_json(&plan, &outlook), err);
     else if (r == 0)

@@ -4,6 +4,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "runner/pipeline/memory.h"
 #include "runner/pipeline/prepare.h"
 #include "runner/report/progress.h"
 #include "runner/report/report.h"
@@ -115,6 +116,12 @@ static int run(const struct qp_args *args, struct qp_error *err)
         r = qp_prepare(args, true, &plan, err);
     if (r < 0) {
         qp_progress_free(progress);
+        return r;
+    }
+    r = qp_plan_divide_memory(&plan, err);
+    if (r < 0) {
+        qp_progress_free(progress);
+        qp_plan_free(&plan);
         return r;
     }
     struct ending ending = {0};

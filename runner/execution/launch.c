@@ -166,6 +166,7 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
     const struct qp_instance *in = &p->instances[index];
     qp_auto_free char *scratch = qp_run_path(s->run, "scratch/%s.0", in->name);
     uint64_t memory = in->memory ? in->memory : qp_machine_memory() / 4;
+    memory = p->memory && p->memory < memory ? p->memory : memory;
     json_t *config =
         json_pack("{s:s, s:O, s:o, s:o, s:o, s:o, s:s, s:o, s:i, s:I, s:I, s:o}", "run", s->run->id, "params",
                   in->params, "wants", qp_wants_of(p, index), "context", context_of(s->run, index), "inputs",

@@ -22,7 +22,7 @@ static int holds_of(const struct qp_instance *in)
 
 int64_t qp_blocks_on_the_way(const struct qp_pipeline *p)
 {
-    int64_t blocks = QP_WINDOW_BLOCKS;
+    int64_t blocks = p->blocks;
     for (size_t i = 0; i < p->count; i++)
         if (!json_is_true(json_object_get(p->instances[i].descriptor, "copies")))
             blocks += holds_of(&p->instances[i]);

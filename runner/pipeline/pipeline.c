@@ -9,6 +9,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/words.h"
+#include "libstage/stage/window.h"
 #include "libstage/wire/times.h"
 #include "runner/size.h"
 
@@ -425,10 +426,18 @@ static int read_strict(struct qp_pipeline *p, struct qp_error *err)
     return 0;
 }
 
+static int read_memory(struct qp_pipeline *p, struct qp_error *err)
+{
+    const json_t *memory = json_object_get(p->document->root, "memory");
+    if (memory && !qp_size_read(memory, &p->memory))
+        return wrong_type(p->document, "memory", memory, "bytes, as in 8GB or 600MB", err);
+    return 0;
+}
+
 static int read_top(struct qp_pipeline *p, struct qp_error *err)
 {
-    static const char *const known[] = {"quantpipe", "model",  "output",   "scheme",
-                                        "data",      "stages", "profiles", "strict"};
+    static const char *const known[] = {"quantpipe", "model",    "output", "scheme", "data",
+                                        "stages",    "profiles", "strict", "memory"};
     const struct qp_document *d = p->document;
     const char *model = NULL, *output = NULL;
     int r = check_keys(d, "", d->root, known, COUNT(known), err);
@@ -445,7 +454,8 @@ static int read_top(struct qp_pipeline *p, struct qp_error *err)
     if (r < 0)
         return r;
     strip_slashes(p->output);
-    return read_strict(p, err);
+    r = read_memory(p, err);
+    return r < 0 ? r : read_strict(p, err);
 }
 
 int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, struct qp_error *err)
@@ -457,6 +467,7 @@ int qp_pipeline_parse(struct qp_document *document, struct qp_pipeline **out, st
     }
     p->document = document;
     p->timeout = QP_TIMEOUT_SECONDS;
+    p->blocks = QP_WINDOW_BLOCKS;
     int r = read_top(p, err);
     if (r == 0)
         r = qp_branches_read(p, err);

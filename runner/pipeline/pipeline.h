@@ -63,6 +63,8 @@ struct qp_pipeline {
     struct qp_document *document;
     char *model, *output;                       /* absolute; the output as written: branches have their own */
     json_t *scheme;                             /* as written: one, or a list */
+    uint64_t memory;                            /* bytes of all processes together; 0: not given */
+    int64_t blocks;                             /* on their way at a time, besides those that stages keep back */
     bool strict;                                /* a warning is a failed gate */
     int timeout;                                /* seconds, 0: none; QP_TIMEOUT_SECONDS unless --timeout is given */
     struct qp_branch branches[QP_MAX_BRANCHES]; /* one a scheme, at least one */

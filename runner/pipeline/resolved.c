@@ -80,7 +80,8 @@ json_t *qp_pipeline_resolved(const struct qp_pipeline *pipeline)
         if (pipeline->instances[i].branch <= 0) /* copies of the other schemes are the same */
             json_object_set_new(stages, qp_base_name(&pipeline->instances[i], name, sizeof name),
                                 instance_of(pipeline, i));
-    return json_pack("{s:i, s:s, s:s, s:O, s:b, s:O, s:o}", "quantpipe", QP_PIPELINE_VERSION, "model", pipeline->model,
-                     "output", pipeline->output, "scheme", pipeline->scheme, "strict", pipeline->strict, "data",
-                     pipeline->data, "stages", stages);
+    json_t *memory = pipeline->memory ? json_integer((json_int_t)pipeline->memory) : NULL;
+    return json_pack("{s:i, s:s, s:s, s:O, s:b, s:O, s:o, s:o*}", "quantpipe", QP_PIPELINE_VERSION, "model",
+                     pipeline->model, "output", pipeline->output, "scheme", pipeline->scheme, "strict",
+                     pipeline->strict, "data", pipeline->data, "stages", stages, "memory", memory);
 }

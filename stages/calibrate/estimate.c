@@ -162,13 +162,13 @@ static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *ou
         r = qp_estimate_forward_bytes(t, true, bf16, &quantized, err);
     double layers = qp_task_has(t, "steps") && qp_task_wants(t, "asymmetry") ? original.layer + quantized.layer
                                                                              : fmax(original.layer, quantized.layer);
-    out->fixed_bytes = QP_PRODUCTS_BYTES + fmax(original.workspace, quantized.workspace) +
-                       4 * (double)qp_task_tokens(t) +
+    out->fixed_bytes = QP_PRODUCTS_BYTES + 4 * (double)qp_task_tokens(t) +
                        (parts ? 4 * (double)qp_task_part(t) * (double)t->arch->hidden : 0) + kept_bytes(t);
     for (int64_t layer = 0; layer < t->arch->layers; layer++)
         out->emitted_bytes = fmax(out->emitted_bytes, emitted_bytes(t, layer));
     double packed = qp_task_wants(t, "hessian") ? out->emitted_bytes : 0;
-    out->block_bytes = fmax(0, layers + input_bytes(t, bf16) + sums_bytes(t) - packed);
+    double workspace = fmax(original.workspace, quantized.workspace);
+    out->block_bytes = fmax(0, layers + workspace + input_bytes(t, bf16) + sums_bytes(t) - packed);
     return r;
 }
 

@@ -1,5 +1,7 @@
 #include "stages/quantize/estimate.h"
 
+#include <math.h>
+
 #include "libstage/formats/compressed_tensors.h"
 #include "libstage/solvers/quality.h"
 
@@ -118,16 +120,24 @@ static bool is_direct(const struct qp_task *t, const struct qp_quantize_options 
     return direct;
 }
 
-/* What a linear needs on top of its site while its codes are found: GPTQ's copies of weights, in order too, and a
- * block's errors; or coordinate descent's gradient, errors, asymmetric calibration, and codes to start from. */
+/* What a linear needs on top of its site while its codes are found: GPTQ's copies of weights, in order too, a block's
+ * errors and the gradient that descent begins with; or coordinate descent's gradient, errors, asymmetric calibration,
+ * and codes to start from. */
 static double solve_bytes(const struct qp_quantize_options *o, const struct qp_linear *d)
 {
     double w = weights_of(d), gptq = 0, descent = 0, block = (double)(o->block < d->in ? o->block : d->in);
     if (qp_is(o->method, "gptq"))
-        gptq = 4 * w + (qp_is(o->order, "natural") ? 0 : 5 * w) + 4 * (double)d->out * block;
+        gptq = 4 * w + (qp_is(o->order, "natural") ? 0 : 5 * w) + 4 * (double)d->out * block +
+               (qp_descent_sweeps(o) > 0 && o->asymmetric == 0 ? 4 * w : 0);
     if (qp_descent_sweeps(o) > 0)
         descent = 4 * 2 * w + w + (o->asymmetric > 0 ? 4 * w + 2 * w : 0);
     return gptq > descent ? gptq : descent;
+}
+
+/* As qp_site_spares_hessian: it and GPTQ's factor are there together only while the factor is made. */
+static bool spares_hessian(const struct qp_quantize_options *o, int members)
+{
+    return qp_is(o->method, "gptq") && members == 1 && !o->reestimate && o->low_rank == 0 && o->asymmetric == 0;
 }
 
 /* A site's members with their codes, its Hessians, GPTQ's factor, low-rank corrections, and what its largest needs. */
@@ -135,11 +145,13 @@ static double site_bytes(const struct qp_task *t, const struct qp_quantize_optio
 {
     const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
     double in = (double)type->sites[site].in, square = 4 * in * in, bytes = 0, most = 0;
+    int members = 0;
     for (int l = 0; l < type->linear_count; l++) {
         const struct qp_linear *d = &type->linears[l];
         const struct qp_quant_spec *spec = d->site == site ? qp_task_spec(t, layer, l) : NULL;
         if (!spec)
             continue;
+        members++;
         double solve = solve_bytes(o, d);
         most = solve > most ? solve : most;
         bytes += 5 * weights_of(d) + 5 * scales_of(spec, d);
@@ -148,6 +160,8 @@ static double site_bytes(const struct qp_task *t, const struct qp_quantize_optio
     }
     if (bytes == 0 || is_direct(t, o, layer, site))
         return 0;
+    if (spares_hessian(o, members))
+        return bytes + square + fmax(square, most);
     return bytes + most + (wants_hessian(t, o) ? square : 0) + (o->asymmetric > 0 ? 3 * square : 0) +
            (qp_is(o->method, "gptq") ? square : 0);
 }

@@ -108,3 +108,23 @@ void qp_site_close(struct qp_site_work *work)
     free(work->held_asymmetry);
     free(work->held_hessian);
 }
+
+bool qp_site_spares_hessian(const struct qp_quantize_options *options, const struct qp_site_work *work)
+{
+    return qp_is(options->method, "gptq") && work->count == 1 && work->members[0].h == work->h &&
+           !options->reestimate && options->low_rank == 0 && !work->asymmetry;
+}
+
+void qp_site_forget_hessian(struct qp_site_work *work)
+{
+    free(work->h);
+    work->h = NULL;
+    work->members[0].h = NULL;
+}
+
+int qp_site_recall_hessian(struct qp_site_work *work, struct qp_error *err)
+{
+    int r = load_hessian(work, "hessian", &work->h, err);
+    work->members[0].h = work->h;
+    return r;
+}

@@ -63,4 +63,11 @@ int qp_site_open(const struct qp_quantize_options *options, const struct qp_mode
                  int site, struct qp_site_work *out, struct qp_error *err);
 void qp_site_close(struct qp_site_work *work);
 
+/* Whether nobody looks at the Hessian while GPTQ solves the site's only linear: its factor does then. */
+bool qp_site_spares_hessian(const struct qp_quantize_options *options, const struct qp_site_work *work);
+
+/* Frees the Hessian of such a site, and loads it again from the block. */
+void qp_site_forget_hessian(struct qp_site_work *work);
+int qp_site_recall_hessian(struct qp_site_work *work, struct qp_error *err);
+
 #endif

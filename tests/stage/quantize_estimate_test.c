@@ -34,8 +34,10 @@ Test(quantize_estimate, scales_of_search_are_kept)
     cr_expect_eq(estimate_of(estimate_question(NULL, NULL, chosen, 0)).work.operations[QP_WORK_SEARCH], 0);
 }
 
-/* The largest site is down's, 64x96 with scales for 32: weights and codes, 5 bytes, and so for scales; the Hessian and
- * its factor; GPTQ's copy of the weights, another in the order of its columns with their codes, and a block's errors.
+/* The largest site is gate's and up's, 96x64 each with scales for 32: weights and codes, 5 bytes, and so for scales;
+ * the Hessian and its factor, which that of down has there together only while the factor is made; of one linear GPTQ's
+ * copy of the weights, another in the order of its columns with their codes, the gradient for descent, and a block's
+ * errors.
  */
 Test(quantize_estimate, memory_of_gptq)
 {
@@ -43,7 +45,7 @@ Test(quantize_estimate, memory_of_gptq)
     struct qp_estimate e = estimate_of(estimate_question(params, NULL, json_pack("[s]", "hessian"), 0));
     double weights = 64 * 96, scales = weights / 32;
     cr_assert(e.memory_known);
-    cr_expect_eq(e.block_bytes, 5 * (weights + scales) + 2 * 4.0 * 96 * 96 + (4 + 5) * weights + 4.0 * 64 * 96);
+    cr_expect_eq(e.block_bytes, 2 * 5 * (weights + scales) + 2 * 4.0 * 64 * 64 + (4 + 5 + 4) * weights + 4.0 * 96 * 64);
     cr_expect_eq(e.emitted_bytes, 30720 + 4 * 30720 / 32.0, "a code each, a scale for 32 of them");
     cr_expect_eq(e.fixed_bytes, 0);
 }
