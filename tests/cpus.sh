@@ -7,7 +7,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 levels=(portable avx2 avx512 avx512_bf16)
-names=(portable AVX2 AVX-512 "AVX-512 with BF16")
+names=(portable AVX2 AVX-512 "AVX-512 with BF16*") # patterns: AMX is told as well
 work=build/test-cpus
 mkdir -p $work
 
@@ -22,7 +22,7 @@ table=$(printf '%-12s %7s %7s %8s' level passed failed seconds)
 for i in "${!levels[@]}"; do
     level=${levels[$i]}
     [ $# -eq 0 ] || [[ " $* " == *" $level "* ]] || continue
-    if [ "$(taken "$level")" != "${names[$i]}" ]; then
+    if [[ "$(taken "$level")" != ${names[$i]} ]]; then
         table+=$'\n'$(printf '%-12s this machine does not have it' "$level")
         continue
     fi
