@@ -116,19 +116,30 @@ static const char *dtype_name(const struct qp_gguf *file)
     return all_f32 ? "float32" : all_f16 ? "float16" : "bfloat16";
 }
 
+/* Of norms; a family without a key for it has its own number. */
+static int add_eps(const struct reader *r, struct qp_error *err)
+{
+    const struct qp_family *f = r->family;
+    const char *key = f->norm == QP_NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    char expected[64];
+    if (f->norm_eps.key)
+        return copy_real(r, key, f->norm_eps.key, true, err);
+    snprintf(expected, sizeof expected, "%g, for %s has no other", f->norm_eps.fallback, f->class_name);
+    double found = json_number_value(get(r, key));
+    return fabs(found - f->norm_eps.fallback) <= 0.01 * f->norm_eps.fallback ? 0 : wrong(r, key, expected, err);
+}
+
 static int add_sizes(const struct reader *r, struct qp_error *err)
 {
-    const char *eps =
-        r->family->norm == QP_NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    const char *ffn = r->family->ffn_key ? r->family->ffn_key : "intermediate_size";
     if (copy_number(r, "embedding_length", "hidden_size", true, err) < 0 ||
-        copy_number(r, "feed_forward_length", "intermediate_size", true, err) < 0 ||
+        copy_number(r, "feed_forward_length", ffn, true, err) < 0 ||
         copy_number(r, "block_count", "num_hidden_layers", true, err) < 0 ||
         copy_number(r, "context_length", "max_position_embeddings", true, err) < 0 ||
         copy_number(r, "attention.head_count", "num_attention_heads", true, err) < 0 ||
         copy_number(r, "attention.head_count", "num_key_value_heads", true, err) < 0 ||
         copy_number(r, "attention.head_count_kv", "num_key_value_heads", false, err) < 0 ||
-        copy_number(r, "attention.key_length", "head_dim", false, err) < 0 ||
-        copy_real(r, eps, r->family->norm_eps.key, true, err) < 0)
+        copy_number(r, "attention.key_length", "head_dim", false, err) < 0 || add_eps(r, err) < 0)
         return err->code;
     if (json_integer_value(get(r, "expert_count")) > 0)
         return wrong(r, "expert_count", "0: mixtures of experts are not supported", err);
@@ -320,6 +331,8 @@ static int add_rope_factors(const struct reader *r, const struct qp_gguf_tensor 
 static int add_rope(const struct reader *r, struct qp_error *err)
 {
     const char *sliding = r->family->rope_theta_sliding.key;
+    if (r->family->rope_rule == QP_ROPE_NONE)
+        return 0;
     json_object_set_new(r->config, "rope_theta", json_real(10000.0));
     if (copy_number(r, "rope.freq_base", "rope_theta", false, err) < 0 ||
         (sliding && copy_number(r, "rope.freq_base_swa", sliding, false, err) < 0))
@@ -364,9 +377,11 @@ static int add_all(const struct reader *r, struct qp_error *err)
     json_object_set_new(r->config, "torch_dtype", json_string(dtype_name(r->file)));
     json_object_set_new(r->config, "model_type", json_string(r->family->name));
     json_object_set_new(r->config, "architectures", json_pack("[s]", r->family->class_name));
-    json_object_set_new(r->config, r->family->act.key, json_string(r->family->act.fallback));
+    json_object_set_new(r->config, f->act.key, json_string(f->gguf_act ? f->gguf_act : f->act.fallback));
     copy_token(r, "tokenizer.ggml.bos_token_id", "bos_token_id");
     copy_token(r, "tokenizer.ggml.eos_token_id", "eos_token_id");
+    if (f->gguf_act) /* the class has a padding token of its own by default */
+        json_object_set_new(r->config, "pad_token_id", json_null());
     copy_token(r, "tokenizer.ggml.padding_token_id", "pad_token_id");
     return 0;
 }

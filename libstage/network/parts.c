@@ -154,8 +154,10 @@ const char *qp_part_gguf_name(const struct qp_arch *arch, const struct qp_part *
     case QP_PART_LINEAR:
         module = qp_layer_type(arch, part->layer)->linears[part->index].gguf;
         break;
-    case QP_PART_POSITIONS: /* of no family that is read from GGUF */
-    case QP_PART_PROJECT_IN:
+    case QP_PART_POSITIONS:
+        snprintf(text, size, "position_embd.weight");
+        return text;
+    case QP_PART_PROJECT_IN: /* of no family that is read from GGUF */
     case QP_PART_PROJECT_OUT:
     case QP_PART_PARAMETER:
         break;

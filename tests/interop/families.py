@@ -252,7 +252,7 @@ add.
 
 **GPT-2** is read as OPT, and an output is an OPT checkpoint: both compute the same, but transformers keeps GPT-2's matrices
 in modules (Conv1D) that compressed-tensors passes over, and would take codes for weights. Norms with another epsilon than
-1e-5 and scores that are scaled by layer are refused, as OPT has neither.
+1e-5 and scores that are scaled by layer are refused, as OPT has neither. GGUF has GPT-2 alone, and nothing of OPT's own.
 
 **Multimodal models** (`gemma3`, `mistral3`): the text part is quantized, by the names that transformers has for its modules
 (`model.language_model.layers.0...`); tensors of the vision tower and the projector are copied, and engines are told to
@@ -284,7 +284,7 @@ def write_support(build, path, table):
         turns = {seen["runs"][scheme, "rotate+rtn"].split(":")[0] for scheme in SCHEMES}
         folds = [seen["sites"].get(s, "reads attn_in") for s in sites]
         rows[family] = [f"| `{family}` | {'equal' if seen['logits'] else 'differ'} | {' | '.join(runs)} | "
-                        f"{', '.join(sorted(turns))} |", f"| `{family}` | {' | '.join(folds)} | {gguf.get(family, '-')} |"]
+                        f"{', '.join(sorted(turns))} |", f"| `{family}` | {' | '.join(folds)} | {gguf.get({'gpt2': 'opt'}.get(family, family), '-')} |"]
     known = [rows[f] for f in CASES if f in rows]
     lines = ["| family | logits | " + " | ".join(columns) + " | rotations |", "|---" * (len(columns) + 3) + "|",
              *(works for works, _ in known), "",

@@ -1,8 +1,10 @@
 /* The forward of each family against transformers' logits in float64 (golden/families.py). */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "libstage/base/file.h"
 #include "libstage/network/families/family.h"
@@ -122,4 +124,37 @@ Test(families, widths_by_default_are_those_of_transformers)
             same_sizes((*f)->name, json_object_get(expected, "sizes"));
     }
     json_decref(all);
+}
+
+static bool is_ignored(const struct qp_wrapper *wrapper, const char *module)
+{
+    for (size_t i = 0; i < sizeof wrapper->ignore / sizeof *wrapper->ignore; i++) {
+        regex_t regex;
+        cr_assert(wrapper->ignore[i], "%s has too few expressions", wrapper->name);
+        cr_assert_eq(strncmp(wrapper->ignore[i], "re:", 3), 0);
+        cr_assert_eq(regcomp(&regex, wrapper->ignore[i] + 3, REG_EXTENDED | REG_NOSUB), 0);
+        bool matches = regexec(&regex, module, 0, NULL, 0) == 0;
+        regfree(&regex);
+        if (matches)
+            return true;
+    }
+    return false;
+}
+
+/* Of a multimodal model's tensors each is either the text part's or one that engines are told to leave alone. */
+Test(families, engines_leave_alone_what_is_not_text)
+{
+    for (const struct qp_wrapper *const *w = qp_wrappers(); *w; w++) {
+        struct qp_checkpoint *checkpoint;
+        struct qp_error err;
+        char path[512];
+        snprintf(path, sizeof path, SOURCE_DIR "/tests/unit/golden/families/%s", (*w)->name);
+        cr_assert_eq(qp_checkpoint_open(path, &checkpoint, &err), 0, "%s", err.message);
+        for (size_t i = 0; i < checkpoint->safetensors->count; i++) {
+            const char *name = checkpoint->safetensors->tensors[i]->name;
+            bool text = strncmp(name, "language_model.", strlen("language_model.")) == 0;
+            cr_expect_neq(is_ignored(*w, name), text, "%s: %s", (*w)->name, name);
+        }
+        qp_checkpoint_close(checkpoint);
+    }
 }

@@ -68,7 +68,7 @@ Test(forward, gguf_of_families)
 {
     static const char *const cases[] = {"mistral",    "gemma",     "gemma2",       "qwen2",   "qwen3",
                                         "phi3",       "phi3.long", "glm4",         "granite", "olmo2",
-                                        "starcoder2", "exaone4",   "exaone4.full", "smollm3"};
+                                        "starcoder2", "exaone4",   "exaone4.full", "smollm3", "gpt2"};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char model[64], logits[64];
         snprintf(model, sizeof model, "../gguf/%s.gguf", cases[i]);

@@ -58,6 +58,7 @@ struct qp_family {
     const char *name;                          /* model_type in config.json: "llama" */
     const char *class_name;                    /* in `architectures`: "LlamaForCausalLM" */
     const char *gguf;                          /* general.architecture; NULL: not read from GGUF */
+    const char *gguf_act;                      /* its activation there, where it is another one by default */
     const char *block;                         /* printf format of a layer's module name: "model.layers.%d" */
     const char *embedding, *final_norm, *head; /* "model.embed_tokens", "model.norm", "lm_head" */
     const char *ffn_key;                       /* of the MLP's width, if it is not intermediate_size */

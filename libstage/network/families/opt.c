@@ -1,10 +1,12 @@
 #include "libstage/network/families/names.h"
 
 /* Zhang et al. 2022: learned positions, layer norms, biases, ReLU. 350M has norms after each part and embeddings of
- * another width. */
+ * another width. GPT-2 is read as it (checkpoint_gpt2.h), from GGUF as well, which has nothing of OPT's own. */
 const struct qp_family qp_family_opt = {
     .name = "opt",
     .class_name = "OPTForCausalLM",
+    .gguf = "gpt2",
+    .gguf_act = "gelu_new",
     .block = "model.decoder.layers.%d",
     .embedding = "model.decoder.embed_tokens",
     .final_norm = "model.decoder.final_layer_norm",
@@ -18,15 +20,15 @@ const struct qp_family qp_family_opt = {
     .norm = QP_NORM_LAYER,
     .norm_bias = true,
     .norm_eps = {NULL, 1e-5},
-    .attn_in = {"self_attn_layer_norm", NULL},
-    .mlp_in = {"final_layer_norm", NULL},
+    .attn_in = {"self_attn_layer_norm", "attn_norm"},
+    .mlp_in = {"final_layer_norm", "ffn_norm"},
     .pre_norm_key = "do_layer_norm_before",
-    .q = {"self_attn.q_proj", NULL},
-    .k = {"self_attn.k_proj", NULL},
-    .v = {"self_attn.v_proj", NULL},
-    .o = {"self_attn.out_proj", NULL},
-    .up = {"fc1", NULL},
-    .down = {"fc2", NULL},
+    .q = {"self_attn.q_proj", "attn_qkv"},
+    .k = {"self_attn.k_proj", "attn_qkv"},
+    .v = {"self_attn.v_proj", "attn_qkv"},
+    .o = {"self_attn.out_proj", "attn_output"},
+    .up = {"fc1", "ffn_up"},
+    .down = {"fc2", "ffn_down"},
     .qkv_bias = {"enable_bias", true},
     .o_bias = {"enable_bias", true},
     .mlp_bias = {"enable_bias", true},

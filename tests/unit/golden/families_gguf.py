@@ -18,6 +18,8 @@ from llama import VOCAB, ids
 HERE = os.path.dirname(os.path.abspath(__file__))
 BASE = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             vocab_size=VOCAB, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+SIZES = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+         "max_position_embeddings"]
 GEMMA = dict(hidden_size=16, head_dim=12, num_attention_heads=2, num_key_value_heads=1)
 SHORT, LONG = [1.0, 1.25, 1.5], [1.0, 2.0, 4.0]
 
@@ -27,6 +29,11 @@ def plain(w, c):
     w.add_bos_token_id(c.bos_token_id)
     w.add_eos_token_id(c.eos_token_id)
     w.add_pad_token_id(c.pad_token_id)
+
+
+def gpt2(w, c):
+    w.add_bos_token_id(c.bos_token_id)
+    w.add_eos_token_id(c.eos_token_id)
 
 
 def windows(w, c):
@@ -91,8 +98,13 @@ CASES = {
     "starcoder2": (dict(sliding_window=None), dict(say=plain)),
     "exaone4": (dict(sliding_window=5, num_hidden_layers=4), dict(say=patterned)),
     "exaone4.full": (dict(sliding_window=None, layer_types=[FULL, FULL]), dict(arch="exaone4", say=plain)),
+    "gpt2": (dict(n_embd=24, n_layer=2, n_head=4, n_positions=64, **{k: None for k in SIZES}), dict(say=gpt2)),
     "smollm3": (dict(num_hidden_layers=4, attention_bias=True), dict(say=plain, permuted=True)),
 }
+
+
+def known(keys):
+    return {k: v for k, v in keys.items() if not (k in SIZES and v is None)}
 
 
 def main():
@@ -101,7 +113,7 @@ def main():
         keys, how = CASES[name]
         family = name.split(".")[0]
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**BASE, **keys}),
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **known({**BASE, **keys})),
                                                  attn_implementation="eager").float().eval()
         with torch.no_grad():
             for key, p in model.named_parameters():

@@ -14,18 +14,19 @@ def permute(w, heads):
 
 def add_sizes(w, c, head_dim=True):
     w.add_embedding_length(c.hidden_size)
-    w.add_feed_forward_length(c.intermediate_size)
+    w.add_feed_forward_length(4 * c.hidden_size if c.model_type == "gpt2" else c.intermediate_size)
     w.add_block_count(c.num_hidden_layers)
     w.add_context_length(c.max_position_embeddings)
     w.add_head_count(c.num_attention_heads)
-    w.add_head_count_kv(c.num_key_value_heads)
+    if hasattr(c, "num_key_value_heads"):
+        w.add_head_count_kv(c.num_key_value_heads)
     if head_dim and getattr(c, "head_dim", None):
         w.add_key_length(c.head_dim)
         w.add_value_length(c.head_dim)
     if hasattr(c, "rms_norm_eps"):
         w.add_layer_norm_rms_eps(c.rms_norm_eps)
     else:
-        w.add_layer_norm_eps(c.norm_epsilon)
+        w.add_layer_norm_eps(c.layer_norm_epsilon if c.model_type == "gpt2" else c.norm_epsilon)
 
 
 def theta(c, layers=FULL):
@@ -40,8 +41,11 @@ def add_tensors(w, arch, model, permuted, offset, dtype):
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
         t = t.float()
-        for part, heads in (("q_proj", c.num_attention_heads), ("k_proj", c.num_key_value_heads)):
-            t = permute(t, heads) if permuted and part in name else t
+        if permuted:
+            for part, heads in (("q_proj", c.num_attention_heads), ("k_proj", c.num_key_value_heads)):
+                t = permute(t, heads) if part in name else t
+        if c.model_type == "gpt2" and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+            t = t.T
         t = t + offset if "norm" in name and name.endswith("weight") else t
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if t.ndim == 1:
