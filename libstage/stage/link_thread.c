@@ -213,9 +213,9 @@ void *link_thread(void *argument)
     bool busy = true;
     while (!link->quit) {
         zmq_pollitem_t items[3 + 2 * LINK_MOST];
-        int count = list_items(link, items);
+        int count = list_items(link, items), pause = link->unit >= 0 ? QP_BUSY_SAMPLE_MS : QP_SAMPLE_MS;
         pthread_mutex_unlock(&link->lock);
-        zmq_poll(items, count, busy ? 0 : QP_SAMPLE_MS);
+        zmq_poll(items, count, busy ? 0 : pause);
         pthread_mutex_lock(&link->lock);
         handle_messages(link, items);
         busy = step(link);

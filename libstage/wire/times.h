@@ -13,8 +13,10 @@
 #define QP_CONFIG_SECONDS 60
 #define QP_BYE_SECONDS 60 /* after `done` a stage ends anyway */
 
-/* A stage's heartbeat on the control channel, which goes on while it computes, and how often it samples its memory. */
+/* A stage's heartbeat on the control channel, which goes on while it computes, and how often it samples its memory: a
+ * look takes some 30 microseconds, and what a stage holds for less than the first of these is not seen. */
 #define QP_HEARTBEAT_SECONDS 1.0
+#define QP_BUSY_SAMPLE_MS 20 /* while it works on a unit */
 #define QP_SAMPLE_MS 200
 
 /* A stage that is asked to end, by `stop` or by SIGTERM (which comes when its runner dies), and that has not done so

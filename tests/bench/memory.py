@@ -2,7 +2,7 @@
 
 Holds `quantpipe plan` to what runs take: for six pipelines on a model of random weights (bench_synthetic; 0.3B by default)
 each stage's peak of memory as planned and as report.json has it. Exits with 1 where the two are more than 15 % and 4 MiB
-apart. Stages are looked at five times a second, so that of a small model (0.1B) short peaks are missed.
+apart. Stages look at their memory fifty times a second, so that of a small model (0.1B) short peaks are missed.
   QUANTPIPE=build/bin/quantpipe SAMPLES=4 LENGTH=512 memory.py 0.3B gptq
 """
 import json
