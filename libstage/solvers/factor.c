@@ -35,17 +35,16 @@ void qp_factor_take(struct qp_factor *f, const struct qp_kernels *kernels, int64
     split_rows(f);
 }
 
-static float element(const struct qp_factor *f, int64_t i, int64_t j)
-{
-    int64_t at = i * f->stride + j;
-    return f->high ? qp_bf16_to_f32(f->high[at]) + qp_bf16_to_f32(f->low[at]) : f->r[at];
-}
-
 void qp_factor_diagonal(const struct qp_factor *f, int64_t at, int64_t count, float *out)
 {
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t j = 0; j < count; j++)
-            out[i * count + j] = j < i ? 0.0f : element(f, at + i, at + j);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t from = (at + i) * f->stride + at;
+        float *row = out + i * count;
+        for (int64_t j = 0; j < i; j++)
+            row[j] = 0.0f;
+        for (int64_t j = i; j < count; j++)
+            row[j] = f->high ? qp_bf16_to_f32(f->high[from + j]) + qp_bf16_to_f32(f->low[from + j]) : f->r[from + j];
+    }
 }
 
 void qp_factor_prepare(const struct qp_factor *f, int64_t rows, const struct qp_factor_rows *x, int64_t from,

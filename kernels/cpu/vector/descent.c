@@ -76,8 +76,8 @@ static inline __attribute__((always_inline)) void apply_list(const float *panel,
                               v_load(panel + (int64_t)list->at[i].column * PART + v * LANES), sum[0][v]);
 }
 
-/* g[PART] less what is due: changes of the sweep before in columns from `at` on, and all of this one. */
-static void apply_changes(const struct chunk *c, int64_t row, int64_t at, float *g)
+/* to[PART] = g[PART] less what is due: changes of the sweep before in columns from `at` on, and all of this one. */
+static void apply_changes(const struct chunk *c, int64_t row, int64_t at, const float *g, float *to)
 {
     struct list *old = list_of(c, row, !c->now), *new = list_of(c, row, c->now);
     vf sum[SETS][VECTORS] = {0};
@@ -91,7 +91,7 @@ static void apply_changes(const struct chunk *c, int64_t row, int64_t at, float 
     for (int v = 0; v < VECTORS; v++) {
         for (int s = 1; s < SETS; s++)
             sum[0][v] = sum[0][v] + sum[s][v];
-        v_store(g + v * LANES, sum[0][v]);
+        v_store(to + v * LANES, sum[0][v]);
     }
 }
 
@@ -133,18 +133,30 @@ static void load_scales(const struct chunk *c, int64_t row, int64_t group, struc
     }
 }
 
-/* Brings the gradients of columns [at, at + count) up to date; to[LANES, PART] gets them, with zeros after the last
- * row and column. */
+/* Gradients of a row are far from those of the next: what the next tile needs is asked for early. */
+static void prefetch_gradients(const struct chunk *c, int64_t row, int64_t at)
+{
+    for (int64_t r = row; r < row + LANES && r < c->rows; r++)
+        for (int64_t j = 0; j < PART; j += 64 / (int64_t)sizeof(float))
+            __builtin_prefetch(gradient_of(c, r) + at + j, 1);
+}
+
+/* Brings the gradients of columns [at, at + count) up to date; to[LANES, PART] gets them, with zeros after the last row
+ * and column. */
 static void update_gradients(const struct chunk *c, int64_t row, int64_t rows, int64_t at, int64_t count, float *to)
 {
-    memset(to, 0, PART * LANES * sizeof *to);
+    prefetch_gradients(c, row + LANES, at);
+    if (rows < LANES || count < PART)
+        memset(to, 0, PART * LANES * sizeof *to);
     for (int64_t l = 0; l < rows; l++) {
-        float *g = gradient_of(c, row + l) + at;
-        memcpy(to + l * PART, g, (size_t)count * sizeof *g);
-        if (list_of(c, row + l, 0)->count + list_of(c, row + l, 1)->count == 0)
-            continue;
-        apply_changes(c, row + l, at, to + l * PART);
-        memcpy(g, to + l * PART, (size_t)count * sizeof *g);
+        float *g = gradient_of(c, row + l) + at, *mine = to + l * PART;
+        bool due = list_of(c, row + l, 0)->count + list_of(c, row + l, 1)->count > 0;
+        if (count < PART || !due)
+            memcpy(mine, g, (size_t)count * sizeof *g);
+        if (due)
+            apply_changes(c, row + l, at, count < PART ? mine : g, mine);
+        if (due)
+            memcpy(g, mine, (size_t)count * sizeof *g);
     }
 }
 

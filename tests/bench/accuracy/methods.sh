@@ -22,13 +22,16 @@ rtn-mse          rtn              int3-g32  --set stages.quantize.with.method=rt
 gptq-alone       rtn              int3-g32  --set stages.quantize.with.scales=minmax --set stages.quantize.with.coordinate_descent=0
 gptq-weighted    gptq-alone       int3-g32  --set stages.quantize.with.coordinate_descent=0
 gptq             gptq-weighted    int3-g32
+sweeps-1         gptq-weighted    int3-g32  --set stages.quantize.with.coordinate_descent=1
+sweeps-2         sweeps-1         int3-g32  --set stages.quantize.with.coordinate_descent=2
+sweeps-8         gptq             int3-g32  --set stages.quantize.with.coordinate_descent=8
 awq              gptq             int3-g32  --set stages.search.with.method=awq
 awq-duo          awq              int3-g32  --set stages.search.with.method=awq --set stages.search.with.form=duo
 joint            awq              int3-g32  --set stages.search.with.method=joint
 sequential       gptq             int3-g32  --profile sequential
-asymmetric calibration             sequential       int3-g32  --profile sequential --set stages.quantize.with.asymmetric=0.5
+asymmetric       sequential       int3-g32  --profile sequential --set stages.quantize.with.asymmetric=0.5
 true             sequential       int3-g32  --profile true_sequential
-true-asymmetric calibration        true             int3-g32  --profile true_sequential --set stages.quantize.with.asymmetric=0.25
+true-asymmetric  true             int3-g32  --profile true_sequential --set stages.quantize.with.asymmetric=0.25
 low-rank         gptq             int3-g32  --set stages.quantize.with.low_rank=16
 low-rank-errors  gptq             int3-g32  --set stages.quantize.with.low_rank=16 --set stages.quantize.with.low_rank_fit=errors
 gptq-int4        -                int4-g128
