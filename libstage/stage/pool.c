@@ -10,6 +10,7 @@
 #include "libstage/wire/unit_header.h"
 
 #define GRAIN ((size_t)64 << 10)
+#define KEPT_ANYWAY ((size_t)32 << 20) /* bytes of free segments that are worth no thought */
 
 /* The owner of a segment's storage. */
 struct segment {
@@ -48,6 +49,15 @@ static void destroy(struct segment *segment)
     free(segment);
 }
 
+/* As much as is in use is worth keeping: the next blocks take what the last ones leave. What is larger than blocks that
+ * follow, as an embedding is, would lie there until the end. */
+static bool is_worth_keeping(const struct qp_pool *pool, size_t size)
+{
+    size_t used = atomic_load(&pool->in_use), most = used > KEPT_ANYWAY ? used : KEPT_ANYWAY;
+    most = most < pool->keep ? most : pool->keep;
+    return atomic_load(&pool->on) && size <= most && pool->free_bytes <= most - size;
+}
+
 /* The last reference is gone: the segment goes back, or away when enough are kept. */
 static void release(struct qp_storage *storage)
 {
@@ -55,8 +65,7 @@ static void release(struct qp_storage *storage)
     struct qp_pool *pool = segment->pool;
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_sub(&pool->in_use, storage->size);
-    bool kept = atomic_load(&pool->on) && storage->size <= pool->keep && pool->free_bytes <= pool->keep - storage->size;
-    if (kept) {
+    if (is_worth_keeping(pool, storage->size)) {
         segment->next = pool->free;
         pool->free = segment;
         pool->free_bytes += storage->size;

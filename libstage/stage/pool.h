@@ -9,7 +9,8 @@
 
 struct qp_pool;
 
-/* Segments are named /qp-RUN-PID-N. At most `keep` bytes of them are kept for reuse. */
+/* Segments are named /qp-RUN-PID-N. At most `keep` bytes of them are kept for reuse, and no more than
+ * are in use (or 32 MiB). */
 int qp_pool_new(const char *run, size_t keep, struct qp_pool **out, struct qp_error *err);
 
 /* Unlinks all segments; no tensor of the pool may be left. NULL is accepted. */
