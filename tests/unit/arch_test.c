@@ -7,9 +7,10 @@
 #include "libstage/network/arch.h"
 #include "tests/support/llama.h"
 
-#define SMALL                                                                                               \
-    "\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 96, \"num_hidden_layers\": 3, " \
-    "\"num_attention_heads\": 4, \"vocab_size\": 100"
+#define SIZES                                                                                                \
+    "\"hidden_size\": 64, \"intermediate_size\": 96, \"num_hidden_layers\": 3, \"num_attention_heads\": 4, " \
+    "\"vocab_size\": 100"
+#define SMALL "\"model_type\": \"llama\", " SIZES
 
 static int parse(const char *text, struct qp_arch *arch, struct qp_error *err)
 {
@@ -119,6 +120,9 @@ Test(arch, both_ways_to_write_rope_are_read)
                               "\"original_max_position_embeddings\": 8192}}");
     cr_assert_eq(a.ropes[0].kind, QP_ROPE_LLAMA3);
     cr_assert_eq(a.ropes[0].original_length, 8192);
+    a = parsed("{" SMALL ", \"rope_parameters\": null}");
+    cr_assert(a.rope_count == 1 && a.ropes[0].kind == QP_ROPE_DEFAULT && a.ropes[0].theta == 10000.0,
+              "null says nothing, not that nothing rotates");
 }
 
 Test(arch, what_is_wrong_is_named)
@@ -146,6 +150,12 @@ Test(arch, what_is_wrong_is_named)
         {"{" SMALL ", \"rope_scaling\": {\"type\": \"linear\"}}", "rope_scaling.factor: found nothing"},
         {"{" SMALL ", \"rope_parameters\": {\"partial_rotary_factor\": 1.5}}", "partial_rotary_factor: found 1.5"},
         {"{" SMALL ", \"rope_parameters\": {\"full_attention\": 5}}", "a layer type's entry is no object"},
+        {"{\"model_type\": \"ministral3\", " SIZES ", \"head_dim\": 16, \"partial_rotary_factor\": 0.5, "
+         "\"rope_parameters\": {\"llama_4_scaling_beta\": 0.1}}",
+         "rope_parameters.llama_4_scaling_beta: heads of which 8 numbers of 16 are rotated cannot be scaled by it"},
+        {"{\"model_type\": \"gemma3\", " SIZES "}", "text_config: found nothing, expected an object"},
+        {"{\"model_type\": \"mistral3\", \"text_config\": {\"model_type\": \"bert\"}}", "architecture bert"},
+        {"{" SMALL ", \"hidden_act\": \"xielu\"}", "hidden_act: found \"xielu\", expected silu"},
         {"{" SMALL ", \"dtype\": \"int8\"}", "dtype: found \"int8\""},
         {"{" SMALL ", \"eos_token_id\": 100}", "eos_token_id: found 100"},
     };
