@@ -7,8 +7,9 @@
 static const struct qp_wrapper *find_wrapper(const json_t *config)
 {
     const char *type = json_string_value(json_object_get(config, "model_type"));
+    const char *class_name = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
     for (const struct qp_wrapper *const *w = qp_wrappers(); type && *w; w++)
-        if (strcmp(type, (*w)->name) == 0)
+        if (strcmp(type, (*w)->name) == 0 && (!class_name || strcmp(class_name, (*w)->class_name) == 0))
             return *w;
     return NULL;
 }

@@ -154,6 +154,8 @@ Test(arch, what_is_wrong_is_named)
          "\"rope_parameters\": {\"llama_4_scaling_beta\": 0.1}}",
          "rope_parameters.llama_4_scaling_beta: heads of which 8 numbers of 16 are rotated cannot be scaled by it"},
         {"{\"model_type\": \"gemma3\", " SIZES "}", "text_config: found nothing, expected an object"},
+        {"{\"model_type\": \"gemma3\", \"architectures\": [\"Gemma3ForSequenceClassification\"]}",
+         "gemma3 (Gemma3ForSequenceClassification) is not supported"},
         {"{\"model_type\": \"mistral3\", \"text_config\": {\"model_type\": \"bert\"}}", "architecture bert"},
         {"{" SMALL ", \"hidden_act\": \"xielu\"}", "hidden_act: found \"xielu\", expected silu"},
         {"{" SMALL ", \"dtype\": \"int8\"}", "dtype: found \"int8\""},
