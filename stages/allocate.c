@@ -39,38 +39,18 @@ struct state {
 static const char *const sensitivities[] = {"measured", "relative", "none", NULL}; /* as enum qp_sensitivity */
 static const char *const methods[] = {"gptq", "rtn", NULL};
 static const struct qp_param params[] = {
-    {.name = "losses",
-     .type = QP_PARAM_STRING,
-     .fallback = MEASURE,
-     .help =
-         "measure: from this run's statistics; else the file of losses of a former run (its OUTPUT.losses.json), to "
-         "choose again for another budget",
-     .offset = offsetof(struct state, losses)},
-    {.name = "method",
-     .type = QP_PARAM_STRING,
-     .fallback = "gptq",
-     .choices = methods,
-     .help = "what losses are of: gptq, or rtn, rounding to nearest; that of the quantize which follows",
-     .offset = offsetof(struct state, method)},
-    {.name = "sensitivity",
-     .type = QP_PARAM_STRING,
-     .fallback = "measured",
-     .choices = sensitivities,
-     .help = "what a loss is worth: measured on the network's output, relative to the output of its own linears, or "
-             "the same everywhere",
-     .offset = offsetof(struct state, sensitivity)},
-    {.name = "sensitivity_tokens",
-     .type = QP_PARAM_INT,
-     .fallback = "1024",
-     .min = 16,
-     .max = 1e6,
-     .help = "tokens of calibration text that sensitivity is measured on",
-     .offset = offsetof(struct state, tokens)},
-    {.name = "keep_statistics",
-     .type = QP_PARAM_BOOL,
-     .fallback = "true",
-     .help = "pass statistics on; false needs less disk, and a second calibrate after this stage for who needs them",
-     .offset = offsetof(struct state, statistics)},
+    QP_TEXT("losses", struct state, losses, MEASURE,
+            "measure: from this run's statistics; else the file of losses of a former run (its OUTPUT.losses.json), to "
+            "choose again for another budget"),
+    QP_CHOICE("method", struct state, method, "gptq", methods,
+              "what losses are of: gptq, or rtn, rounding to nearest; that of the quantize which follows"),
+    QP_CHOICE("sensitivity", struct state, sensitivity, "measured", sensitivities,
+              "what a loss is worth: measured on the network's output, relative to the output of its own linears, or "
+              "the same everywhere"),
+    QP_INT("sensitivity_tokens", struct state, tokens, "1024", 16, 1e6,
+           "tokens of calibration text that sensitivity is measured on"),
+    QP_FLAG("keep_statistics", struct state, statistics, "true",
+            "pass statistics on; false needs less disk, and a second calibrate after this stage for who needs them"),
     {0}};
 static const struct qp_need stage_needs[] = {{.what = "hessian", .param = "losses", .value = MEASURE}, {0}};
 static const char *const needs[] = {"weights", NULL};

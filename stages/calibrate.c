@@ -26,14 +26,9 @@ struct state {
 };
 
 static const struct qp_param params[] = {
-    {.name = "compute",
-     .type = QP_PARAM_STRING,
-     .fallback = "auto",
-     .choices = qp_compute_choices,
-     .help =
-         "what products are computed in: bf16 (sums in float32), fp32, or auto: bf16 for checkpoints in BF16 or F16 "
-         "where the processor is faster at it",
-     .offset = offsetof(struct state, choice)},
+    QP_CHOICE("compute", struct state, choice, "auto", qp_compute_choices,
+              "what products are computed in: bf16 (sums in float32), fp32, or auto: bf16 for checkpoints in BF16 or "
+              "F16 where the processor is faster at it"),
     {0}};
 static const char *const needs[] = {"weights", NULL};
 static const char *const provides[] = {"statistics", NULL};

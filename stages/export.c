@@ -44,20 +44,11 @@ struct state {
 };
 
 static const char *const export_formats[] = {"compressed-tensors", NULL};
-static const struct qp_param params[] = {{.name = "format",
-                                          .type = QP_PARAM_STRING,
-                                          .fallback = "compressed-tensors",
-                                          .choices = export_formats,
-                                          .help = "layout of the quantized checkpoint",
-                                          .offset = offsetof(struct state, format)},
-                                         {.name = "shard",
-                                          .type = QP_PARAM_INT,
-                                          .fallback = "5000000000",
-                                          .min = 1e6,
-                                          .max = 1e15,
-                                          .help = "largest size of one safetensors file, in bytes",
-                                          .offset = offsetof(struct state, shard)},
-                                         {0}};
+static const struct qp_param params[] = {
+    QP_CHOICE("format", struct state, format, "compressed-tensors", export_formats,
+              "layout of the quantized checkpoint"),
+    QP_INT("shard", struct state, shard, "5000000000", 1e6, 1e15, "largest size of one safetensors file, in bytes"),
+    {0}};
 static const char *const needs[] = {"quantized", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "quantized blocks"}, {0}};
 

@@ -17,12 +17,9 @@ struct state {
 };
 
 static const struct qp_param params[] = {
-    {.name = "true_sequential",
-     .type = QP_PARAM_BOOL,
-     .fallback = "false",
-     .help = "send each layer in steps, so that also within it each input is calibrated after the quantized linears "
-             "before it: q, k, v, then o, then gate, up, then down; needs calibrate's feedback from quantize.steps",
-     .offset = offsetof(struct state, true_sequential)},
+    QP_FLAG("true_sequential", struct state, true_sequential, "false",
+            "send each layer in steps, so that also within it each input is calibrated after the quantized linears "
+            "before it: q, k, v, then o, then gate, up, then down; needs calibrate's feedback from quantize.steps"),
     {0}};
 
 static const char *const provides[] = {"weights", NULL};

@@ -26,24 +26,11 @@ struct state {
     struct rotation residual;
 };
 
-static const struct qp_param params[] = {{.name = "r1",
-                                          .type = QP_PARAM_BOOL,
-                                          .fallback = "true",
-                                          .help = "rotate the residual stream; the head becomes a matrix of its own",
-                                          .offset = offsetof(struct state, r1)},
-                                         {.name = "r2",
-                                          .type = QP_PARAM_BOOL,
-                                          .fallback = "true",
-                                          .help = "rotate each value head",
-                                          .offset = offsetof(struct state, r2)},
-                                         {.name = "seed",
-                                          .type = QP_PARAM_INT,
-                                          .fallback = "1",
-                                          .min = 0,
-                                          .max = 1e15,
-                                          .help = "of the signs; other signs are another rotation",
-                                          .offset = offsetof(struct state, seed)},
-                                         {0}};
+static const struct qp_param params[] = {
+    QP_FLAG("r1", struct state, r1, "true", "rotate the residual stream; the head becomes a matrix of its own"),
+    QP_FLAG("r2", struct state, r2, "true", "rotate each value head"),
+    QP_INT("seed", struct state, seed, "1", 0, 1e15, "of the signs; other signs are another rotation"),
+    {0}};
 static const char *const needs[] = {"weights", NULL};
 static const struct qp_port inputs[] = {{.name = "in", .needs = needs, .help = "blocks as loaded"}, {0}};
 static const struct qp_port outputs[] = {{.name = "out", .help = "the same, rotated"}, {0}};

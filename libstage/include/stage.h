@@ -44,6 +44,27 @@ struct qp_param {
     const char *was; /* its name in the version before, which the runner takes with a warning; NULL: none */
 };
 
+/* Rows of a table, of the field `at_` of the state, which is a `state_`. */
+#define QP_FLAG(name_, state_, at_, fallback_, help_)                                                               \
+    {                                                                                                               \
+        .name = name_, .type = QP_PARAM_BOOL, .fallback = fallback_, .help = help_, .offset = offsetof(state_, at_) \
+    }
+#define QP_TEXT(name_, state_, at_, fallback_, help_) QP_CHOICE(name_, state_, at_, fallback_, NULL, help_)
+#define QP_CHOICE(name_, state_, at_, fallback_, choices_, help_)                                          \
+    {                                                                                                      \
+        .name = name_, .type = QP_PARAM_STRING, .fallback = fallback_, .choices = choices_, .help = help_, \
+        .offset = offsetof(state_, at_)                                                                    \
+    }
+#define QP_INT(name_, state_, at_, fallback_, min_, max_, help_) \
+    QP_NUMBER(QP_PARAM_INT, name_, state_, at_, fallback_, min_, max_, help_)
+#define QP_FLOAT(name_, state_, at_, fallback_, min_, max_, help_) \
+    QP_NUMBER(QP_PARAM_FLOAT, name_, state_, at_, fallback_, min_, max_, help_)
+#define QP_NUMBER(type_, name_, state_, at_, fallback_, min_, max_, help_)                            \
+    {                                                                                                 \
+        .name = name_, .type = type_, .fallback = fallback_, .min = min_, .max = max_, .help = help_, \
+        .offset = offsetof(state_, at_)                                                               \
+    }
+
 /* A port carries units. Features are the words that the type check of an edge works with: an input `needs` features
  * (weights, statistics, quantized, validated ...) that some stage upstream `provides`. NULL-terminated, or NULL. Into
  * an optional input nothing needs to come; what leaves an optional output may go nowhere. A feedback input takes an
