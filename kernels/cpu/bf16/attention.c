@@ -7,53 +7,12 @@
 
 /* As vector/attention.c, in BF16: queries and weights are rows of pairs, keys are pairs along a head's dimension,
  * values pairs of tokens. */
-enum { ROWS = 6, WIDTH = 4 };
-
-/* c[ROWS, width vectors] = keep * c + a b over k pairs; keep NULL: c is not read. */
-static inline __attribute__((always_inline)) void block(int width, int64_t k, const uint32_t *a, int64_t lda,
-                                                        const uint32_t *b, int64_t ldb, const float *keep, float *c,
-                                                        int64_t ldc)
-{
-    vf sum[ROWS][WIDTH];
-
-#pragma GCC unroll 8
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < width; j++)
-            sum[i][j] = keep == NULL ? (vf){0} : (vf)(v_load(c + i * ldc + j * LANES) * v_set(keep[i]));
-    for (int64_t l = 0; l < k; l++) {
-        __m512bh y[WIDTH];
-#pragma GCC unroll 4
-        for (int j = 0; j < width; j++)
-            y[j] = v_pairs(b + l * ldb + j * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; i++) {
-            __m512bh x = v_pair(a + i * lda + l);
-#pragma GCC unroll 4
-            for (int j = 0; j < width; j++)
-                sum[i][j] = _mm512_dpbf16_ps(sum[i][j], x, y[j]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < width; j++)
-            v_store(c + i * ldc + j * LANES, sum[i][j]);
-}
-
-/* Not inlined: with the constants of its surroundings the sums would not fit the registers. */
-static __attribute__((noinline)) void product(int64_t n, int64_t k, const uint32_t *a, const uint32_t *b,
-                                              const float *keep, float *c)
-{
-    int64_t j = 0;
-
-    for (; j + WIDTH * LANES <= n; j += WIDTH * LANES)
-        for (int64_t i = 0; i < QUERIES; i += ROWS)
-            block(WIDTH, k, a + i * k, k, b + j, n, keep == NULL ? NULL : keep + i, c + i * n + j, n);
-    for (; j < n; j += LANES)
-        for (int64_t i = 0; i < QUERIES; i += ROWS)
-            block(1, k, a + i * k, k, b + j, n, keep == NULL ? NULL : keep + i, c + i * n + j, n);
-}
+typedef uint32_t element;
+typedef __m512bh operand;
+#define load_operand(p) v_pairs(p)
+#define repeat_operand(p) v_pair(p)
+#define multiply_add(sum, x, y) _mm512_dpbf16_ps(sum, x, y)
+#include "kernels/cpu/vector/attention_block.h"
 
 /* Sizes that follow from a call: heads in pairs, values padded to whole vectors, sequences to whole tiles of keys. */
 struct plan {
@@ -141,11 +100,11 @@ static void attend(const struct plan *p, int64_t sequence, int64_t head, int64_t
     load_queries(p, count, a->q + token * a->q_stride + head * a->dim, t);
     memset(t->out, 0, (size_t)(QUERIES * p->padded) * sizeof *t->out);
     for (int64_t k = first_tile(a, first); k * KEYS < first + count; k++) {
-        product(KEYS, p->pairs, t->q, keys_of(p, kv, k), NULL, t->soft.scores);
+        product(KEYS, p->pairs, t->q, p->pairs, keys_of(p, kv, k), NULL, t->soft.scores);
         cap_scores(&t->soft, a->cap);
         soften(&t->soft, first + 1 - k * KEYS, a->window);
         round_weights(t);
-        product(p->padded, KEYS / 2, t->weights, values_of(p, kv, k), t->soft.keep, t->out);
+        product(p->padded, KEYS / 2, t->weights, KEYS / 2, values_of(p, kv, k), t->soft.keep, t->out);
     }
     for (int64_t i = 0; i < count; i++)
         for (int64_t d = 0; d < a->dim; d++)

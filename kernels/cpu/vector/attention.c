@@ -6,53 +6,12 @@
 
 /* Keys are packed transposed and values padded first, so that both products are the same small product of a [QUERIES,
  * k] by a [k, n] matrix with n a multiple of LANES. */
-enum { ROWS = 6, WIDTH = LANES == 16 ? 4 : 2 };
-
-/* c[ROWS, width vectors] = keep * c + a b; keep NULL: c is not read. */
-static inline __attribute__((always_inline)) void block(int width, int64_t k, const float *a, int64_t lda,
-                                                        const float *b, int64_t ldb, const float *keep, float *c,
-                                                        int64_t ldc)
-{
-    vf sum[ROWS][WIDTH];
-
-#pragma GCC unroll 8
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < width; j++)
-            sum[i][j] = keep == NULL ? (vf){0} : (vf)(v_load(c + i * ldc + j * LANES) * v_set(keep[i]));
-    for (int64_t l = 0; l < k; l++) {
-        vf y[WIDTH];
-#pragma GCC unroll 4
-        for (int j = 0; j < width; j++)
-            y[j] = v_load(b + l * ldb + j * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; i++) {
-            vf x = v_set(a[i * lda + l]);
-#pragma GCC unroll 4
-            for (int j = 0; j < width; j++)
-                sum[i][j] = v_fma(x, y[j], sum[i][j]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < width; j++)
-            v_store(c + i * ldc + j * LANES, sum[i][j]);
-}
-
-/* Not inlined: with the constants of its surroundings the sums would not fit the registers. */
-static __attribute__((noinline)) void product(int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                                              const float *keep, float *c)
-{
-    int64_t j = 0;
-
-    for (; j + WIDTH * LANES <= n; j += WIDTH * LANES)
-        for (int64_t i = 0; i < QUERIES; i += ROWS)
-            block(WIDTH, k, a + i * lda, lda, b + j, n, keep == NULL ? NULL : keep + i, c + i * n + j, n);
-    for (; j < n; j += LANES)
-        for (int64_t i = 0; i < QUERIES; i += ROWS)
-            block(1, k, a + i * lda, lda, b + j, n, keep == NULL ? NULL : keep + i, c + i * n + j, n);
-}
+typedef float element;
+typedef vf operand;
+#define load_operand(p) v_load(p)
+#define repeat_operand(p) v_set(*(p))
+#define multiply_add(sum, x, y) v_fma(x, y, sum)
+#include "kernels/cpu/vector/attention_block.h"
 
 /* Sizes that follow from a call: values are padded to whole vectors, sequences to whole tiles of keys. */
 struct plan {
