@@ -9,6 +9,7 @@
 #include "libstage/formats/compressed_size.h"
 #include "libstage/network/block.h"
 #include "libstage/solvers/scales.h"
+#include "libstage/solvers/workspace.h"
 #include "runner/commands/advise.h"
 #include "runner/pipeline/sizes.h"
 
@@ -77,23 +78,7 @@ static uint64_t bytes_of(const struct qp_scheme *scheme, const struct qp_arch *a
 /* ---- noise ---- */
 
 /* Working memory for the largest linear. */
-struct workspace {
-    const struct qp_kernels *kernels;
-    float *w, *q, *scale;
-    int8_t *zero;
-    uint8_t *codes;
-};
-
-static void close_workspace(struct workspace *d)
-{
-    free(d->w);
-    free(d->q);
-    free(d->scale);
-    free(d->zero);
-    free(d->codes);
-}
-
-static int open_workspace(const struct qp_arch *arch, struct workspace *d, struct qp_error *err)
+static int open_workspace(const struct qp_arch *arch, struct qp_workspace *d, struct qp_error *err)
 {
     int64_t most = 0;
     for (int64_t layer = 0; layer < arch->layers; layer++) {
@@ -103,13 +88,7 @@ static int open_workspace(const struct qp_arch *arch, struct workspace *d, struc
             most = size > most ? size : most;
         }
     }
-    *d = (struct workspace){.kernels = qp_kernels_open("cpu")};
-    d->w = qp_new_floats(most, "a linear's weights", err);
-    d->q = qp_new_floats(most, "a linear's rounded weights", err);
-    d->scale = qp_new_floats(most, "scales", err);
-    d->zero = qp_new_array(most, 1, "zero points", err);
-    d->codes = qp_new_array(most, 1, "codes", err);
-    return d->w && d->q && d->scale && d->zero && d->codes ? 0 : QP_ERR_SPACE;
+    return qp_workspace_open(most, 1, d, err);
 }
 
 static double largest(const float *w, int64_t count)
@@ -121,21 +100,22 @@ static double largest(const float *w, int64_t count)
 }
 
 /* Rounds d->w[rows, cols] to nearest as `spec` says, and adds signal and noise. */
-static int add_noise(struct workspace *d, const struct qp_quant_spec *spec, int64_t rows, int64_t cols,
+static int add_noise(struct qp_workspace *d, const struct qp_quant_spec *spec, int64_t rows, int64_t cols,
                      struct qp_candidate_figures *c, struct qp_error *err)
 {
+    const struct qp_kernels *k = qp_kernels_open("cpu");
     struct qp_number_format format = spec->format;
     int64_t group = qp_spec_group(spec, cols);
     if (format.scale_dtype == QP_F8_E4M3)
         format.global = qp_global_scale((float)largest(d->w, rows * cols), spec->four_over_six);
     struct qp_scale_choice choice = {.method = QP_SCALES_MINMAX};
-    int r = qp_choose_scales(d->kernels, &(struct qp_unscaled){spec, &format, rows, cols, d->w}, &choice, d->scale,
-                             d->zero, err);
+    int r =
+        qp_choose_scales(k, &(struct qp_unscaled){spec, &format, rows, cols, d->w}, &choice, d->scale, d->zero, err);
     if (r < 0)
         return r;
     const int8_t *zero = format.symmetric ? NULL : d->zero;
-    d->kernels->quantize(&(struct qp_grouped){&format, rows, cols, group, d->scale, zero}, d->w, d->codes);
-    d->kernels->dequantize(&(struct qp_grouped){&format, rows, cols, group, d->scale, zero}, d->codes, d->q);
+    k->quantize(&(struct qp_grouped){&format, rows, cols, group, d->scale, zero}, d->w, d->codes);
+    k->dequantize(&(struct qp_grouped){&format, rows, cols, group, d->scale, zero}, d->codes, d->q);
     for (int64_t i = 0; i < rows * cols; i++) {
         double error = (double)d->q[i] - d->w[i];
         c->signal += (double)d->w[i] * d->w[i];
@@ -144,7 +124,7 @@ static int add_noise(struct workspace *d, const struct qp_quant_spec *spec, int6
     return 0;
 }
 
-static int judge_linear(struct workspace *d, const struct qp_block *block, int linear, struct qp_figures *f,
+static int judge_linear(struct qp_workspace *d, const struct qp_block *block, int linear, struct qp_figures *f,
                         struct qp_error *err)
 {
     const struct qp_linear *desc = &block->type->linears[linear];
@@ -161,14 +141,14 @@ static int judge_linear(struct workspace *d, const struct qp_block *block, int l
     return r;
 }
 
-static int judge_layer(struct qp_checkpoint *model, struct workspace *d, int64_t index, struct qp_figures *f,
+static int judge_layer(struct qp_checkpoint *model, struct qp_workspace *d, int64_t index, struct qp_figures *f,
                        struct qp_error *err)
 {
     qp_auto_unit struct qp_unit *unit = NULL;
     struct qp_block block;
     int r = qp_checkpoint_block(model, index, NULL, &unit, err);
     if (r == 0)
-        r = qp_block_of(&model->arch, d->kernels, unit, &block, err);
+        r = qp_block_of(&model->arch, qp_kernels_open("cpu"), unit, &block, err);
     for (int i = 0; r == 0 && i < block.type->linear_count; i++)
         r = judge_linear(d, &block, i, f, err);
     return r;
@@ -190,14 +170,14 @@ static int64_t layers_to_judge(const struct qp_arch *arch)
 
 static int judge_all(struct qp_checkpoint *model, struct qp_figures *f, struct qp_error *err)
 {
-    struct workspace workspace;
+    struct qp_workspace workspace;
     int64_t count = layers_to_judge(&model->arch);
     int r = open_workspace(&model->arch, &workspace, err);
     for (int64_t i = 0; r == 0 && i < count; i++) {
         r = judge_layer(model, &workspace, 1 + i * model->arch.layers / count, f, err);
         show(i + 1, count);
     }
-    close_workspace(&workspace);
+    qp_workspace_close(&workspace);
     return r;
 }
 

@@ -9,6 +9,7 @@
 #include "libstage/solvers/gptq.h"
 #include "libstage/solvers/quality.h"
 #include "libstage/solvers/scales.h"
+#include "libstage/solvers/workspace.h"
 #include "libstage/tensor/operations.h"
 
 #define SMALLEST_RANGE 0.5f /* scales are searched from the whole range of a group down to this share */
@@ -30,41 +31,12 @@ struct work {
     int64_t *rows_seen;     /* [sites] */
 };
 
-/* Space for one linear. */
-struct workspace {
-    int64_t rows, in;
-    float *quantized, *scratch, *scale;
-    int8_t *zero;
-    uint8_t *codes;
-};
-
 static const struct qp_linear *desc_of(const struct work *w, int linear)
 {
     return &w->block->type->linears[linear];
 }
 
 /* ---- losses of the weights ---- */
-
-static void close_workspace(struct workspace *d)
-{
-    free(d->quantized);
-    free(d->scratch);
-    free(d->scale);
-    free(d->zero);
-    free(d->codes);
-}
-
-static int open_workspace(struct workspace *d, int64_t rows, int64_t in, struct qp_error *err)
-{
-    int64_t size = rows * in;
-    *d = (struct workspace){.rows = rows, .in = in};
-    d->quantized = qp_new_floats(size, "a linear's quantized weights", err);
-    d->scratch = qp_new_floats(size, "scratch", err);
-    d->scale = qp_new_floats(size, "scales", err);
-    d->zero = qp_new_array(size, 1, "zero points", err);
-    d->codes = qp_new_array(size, 1, "codes", err);
-    return d->quantized && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_SPACE;
-}
 
 static float absmax(int64_t count, const float *v)
 {
@@ -75,7 +47,7 @@ static float absmax(int64_t count, const float *v)
 }
 
 /* Codes for the scales that are there. */
-static int set_codes(const struct work *w, const struct qp_gptq *solver, struct workspace *d,
+static int set_codes(const struct work *w, const struct qp_gptq *solver, struct qp_workspace *d,
                      const struct qp_number_format *format, int64_t group, const float *weight, struct qp_error *err)
 {
     struct qp_quantized q = {.format = *format, .rows = d->rows, .cols = d->in, .group = group, .scale = d->scale};
@@ -94,9 +66,9 @@ struct weighed {
     float largest;
 };
 
-/* d->quantized = w by GPTQ, without a solver rounded to nearest, with the scales of least error in the metric of
+/* d->q = w by GPTQ, without a solver rounded to nearest, with the scales of least error in the metric of
  * diag(h). */
-static int round_weights(const struct work *w, const struct qp_gptq *solver, struct workspace *d,
+static int round_weights(const struct work *w, const struct qp_gptq *solver, struct qp_workspace *d,
                          const struct qp_quant_spec *spec, const struct weighed *m, struct qp_error *err)
 {
     struct qp_number_format format = spec->format;
@@ -111,21 +83,20 @@ static int round_weights(const struct work *w, const struct qp_gptq *solver, str
         r = set_codes(w, solver, d, &format, group, weight, err);
     if (r < 0)
         return r;
-    w->kernels->dequantize(&(struct qp_grouped){&format, d->rows, d->in, group, d->scale, d->zero}, d->codes,
-                           d->quantized);
+    w->kernels->dequantize(&(struct qp_grouped){&format, d->rows, d->in, group, d->scale, d->zero}, d->codes, d->q);
     return 0;
 }
 
-/* Of d->quantized, which becomes what quantization changed. */
-static double loss_of(const struct work *w, struct workspace *d, const float *weight, const float *h)
+/* Of d->q, which becomes what quantization changed. */
+static double loss_of(const struct work *w, struct qp_workspace *d, const float *weight, const float *h)
 {
-    qp_difference(d->rows * d->in, d->quantized, weight, d->quantized);
-    return qp_site_loss(w->kernels, d->rows, d->in, d->quantized, h, d->scratch);
+    qp_difference(d->rows * d->in, d->q, weight, d->q);
+    return qp_site_loss(w->kernels, d->rows, d->in, d->q, h, d->scratch);
 }
 
 /* Keeps the probe's weights for the stream that will start with them, and counts their loss. */
-static int set_probe(struct work *w, struct qp_group *g, int linear, struct workspace *d, const float *h, float largest,
-                     struct qp_error *err)
+static int set_probe(struct work *w, struct qp_group *g, int linear, struct qp_workspace *d, const float *h,
+                     float largest, struct qp_error *err)
 {
     const struct qp_quant_spec *spec = &w->table->budget->candidates[g->probe].scheme.weights;
     const float *weight = w->layer.weight[linear];
@@ -136,7 +107,7 @@ static int set_probe(struct work *w, struct qp_group *g, int linear, struct work
         w->probe[linear] ? round_weights(w, NULL, d, spec, &(struct weighed){weight, h, largest}, err) : QP_ERR_SPACE;
     if (r < 0)
         return r;
-    memcpy(w->probe[linear], d->quantized, (size_t)(d->rows * d->in) * sizeof(float));
+    memcpy(w->probe[linear], d->q, (size_t)(d->rows * d->in) * sizeof(float));
     g->probe_loss += loss_of(w, d, weight, h);
     return 0;
 }
@@ -147,8 +118,8 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
     const struct qp_budget *budget = w->table->budget;
     const float *weight = w->layer.weight[linear];
     int64_t rows = desc_of(w, linear)->out, in = desc_of(w, linear)->in;
-    struct workspace d;
-    int r = open_workspace(&d, rows, in, err);
+    struct qp_workspace d;
+    int r = qp_workspace_open(rows, in, &d, err);
     if (r == 0)
         g->energy += qp_site_loss(w->kernels, rows, in, weight, h, d.scratch);
     for (size_t c = 0; c < budget->count && r == 0; c++) {
@@ -163,7 +134,7 @@ static int measure_linear(struct work *w, struct qp_group *g, int linear, const 
     }
     if (r == 0 && w->probes && w->probes->perturbed)
         r = set_probe(w, g, linear, &d, h, largest, err);
-    close_workspace(&d);
+    qp_workspace_close(&d);
     return r;
 }
 

@@ -6,49 +6,18 @@
 #include "libstage/base/memory.h"
 #include "libstage/solvers/quality.h"
 #include "libstage/solvers/scales.h"
+#include "libstage/solvers/workspace.h"
 
 #define NOISE 1e-4 /* of a site loss from float32 products, relative */
 
-/* Working memory for one linear [rows, in]. */
-struct workspace {
-    int64_t rows, in;
-    float *w, *q, *scratch, *scale;
-    int8_t *zero;
-    uint8_t *codes;
-};
-
-static void close_workspace(struct workspace *d)
-{
-    free(d->w);
-    free(d->q);
-    free(d->scratch);
-    free(d->scale);
-    free(d->zero);
-    free(d->codes);
-}
-
-static int open_workspace(struct workspace *d, const struct qp_quantized *quantized, struct qp_error *err)
-{
-    int64_t size = quantized->rows * quantized->cols;
-    int64_t scales = qp_scale_count(quantized->rows, quantized->cols, quantized->group);
-    *d = (struct workspace){.rows = quantized->rows, .in = quantized->cols};
-    d->w = qp_new_floats(size, "a linear's weights", err);
-    d->q = qp_new_floats(size, "a linear's quantized weights", err);
-    d->scratch = qp_new_floats(size, "scratch", err);
-    d->scale = qp_new_floats(scales, "scales", err);
-    d->zero = qp_new_array(scales, 1, "zero points", err);
-    d->codes = qp_new_array(size, 1, "codes", err);
-    return d->w && d->q && d->scratch && d->scale && d->zero && d->codes ? 0 : QP_ERR_SPACE;
-}
-
-static double loss_of_difference(const struct qp_kernels *k, struct workspace *d, const float *h)
+static double loss_of_difference(const struct qp_kernels *k, struct qp_workspace *d, const float *h)
 {
     qp_difference(d->rows * d->in, d->q, d->w, d->q);
     return qp_site_loss(k, d->rows, d->in, d->q, h, d->scratch);
 }
 
 /* What rounding the same weights to nearest with the scales of their ranges would lose, below the same global scale. */
-static int loss_of_rounding(const struct qp_kernels *k, struct workspace *d, const struct qp_quant_spec *spec,
+static int loss_of_rounding(const struct qp_kernels *k, struct qp_workspace *d, const struct qp_quant_spec *spec,
                             const struct qp_quantized *q, const float *h, double *loss, struct qp_error *err)
 {
     struct qp_scale_choice range = {.method = QP_SCALES_MINMAX};
@@ -64,7 +33,7 @@ static int loss_of_rounding(const struct qp_kernels *k, struct workspace *d, con
 
 /* Fills one element of the report from d->w and d->q, which is lost; the SQNR in dB is capped, since JSON has no
  * infinity for a lossless linear. */
-static int judge(const struct qp_kernels *k, struct workspace *d, const struct qp_quant_spec *spec,
+static int judge(const struct qp_kernels *k, struct qp_workspace *d, const struct qp_quant_spec *spec,
                  const struct qp_quantized *q, const float *h, json_t *entry, struct qp_error *err)
 {
     double rounding;
@@ -89,8 +58,8 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
         return r;
     char name[256];
     qp_module_name(block->arch, block->layer, linear, name, sizeof name);
-    struct workspace workspace;
-    r = open_workspace(&workspace, &q, err);
+    struct qp_workspace workspace;
+    r = qp_workspace_open(q.rows, q.cols, &workspace, err);
     if (r == 0)
         r = qp_block_weight(block, linear, true, workspace.w, err);
     if (r == 0)
@@ -102,7 +71,7 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
         r = judge(block->kernels, &workspace, &scheme->weights, &q, h, entry, err);
     if (json_array_append_new(linears, entry) < 0 && r == 0)
         r = qp_fail_memory(err, 0, "a report");
-    close_workspace(&workspace);
+    qp_workspace_close(&workspace);
     return r;
 }
 
