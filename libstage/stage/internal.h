@@ -19,11 +19,11 @@ struct stage_surroundings {
 struct qp_stage {
     const struct qp_stage_desc *desc;
     void *state;
-    struct qp_model *model;        /* in the state, of a stage made with qp_stage_blocks; NULL before its first unit */
-    const char *port;              /* of the unit in process; NULL: none */
-    uint64_t connected;            /* bit i: something leads into input i */
+    struct qp_model *model; /* in the state, of a stage made with qp_stage_blocks; NULL before its first unit */
+    const char *port;       /* of the unit in process; NULL: none */
+    uint64_t connected;     /* bit i: something leads into input i */
     const json_t *context, *wants, *drops; /* borrowed */
-    const char *scratch;           /* borrowed */
+    const char *scratch;                   /* borrowed */
     int threads;
     const struct qp_kernels *kernels;
     const struct qp_allocator *allocator; /* NULL: the heap */
