@@ -1,5 +1,7 @@
 #include "libstage/base/memory.h"
 
+#include "libstage/base/checked.h"
+
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -37,4 +39,23 @@ void qp_free_sparse(void *array, size_t bytes)
 {
     if (array)
         munmap(array, bytes);
+}
+
+void *qp_grown(void *old, size_t used, size_t more, size_t element, size_t *capacity)
+{
+    uint64_t need = 0, bytes = 0;
+    if (!qp_add_u64(used, more, &need))
+        return NULL;
+    if (need <= *capacity)
+        return old;
+    if (need < *capacity * 2)
+        need = *capacity * 2;
+    if (need < 64)
+        need = 64;
+    if (!qp_mul_u64(need, element, &bytes))
+        return NULL;
+    void *new = realloc(old, bytes);
+    if (new)
+        *capacity = need;
+    return new;
 }

@@ -20,4 +20,8 @@ float *qp_new_floats(int64_t count, const char *what, struct qp_error *err);
 void *qp_new_sparse(size_t bytes, const char *what, struct qp_error *err);
 void qp_free_sparse(void *array, size_t bytes);
 
+/* realloc for a list: `old` with space for `more` elements after `used`, of which *capacity are there; doubles, so that
+ * appending stays linear. NULL without memory or for sizes without bounds: `old` is as it was then. */
+void *qp_grown(void *old, size_t used, size_t more, size_t element, size_t *capacity);
+
 #endif

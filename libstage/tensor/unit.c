@@ -46,7 +46,7 @@ void qp_unit_free(struct qp_unit *unit)
     for (size_t i = 0; i < unit->count; i++)
         qp_tensor_unref(unit->tensors[i]);
     free(unit->tensors);
-    qp_names_clear(&unit->names);
+    qp_strings_clear(&unit->names);
     json_decref(unit->attrs);
     free(unit);
 }
@@ -58,8 +58,8 @@ static size_t index_of(const struct qp_unit *unit, const char *name)
 {
     size_t i = 0;
     if (unit->names.count == unit->count && unit->count > 0) {
-        i = qp_names_find(&unit->names, name);
-        return i == QP_NO_NAME ? unit->count : i;
+        int64_t at = qp_strings_find(&unit->names, name, strlen(name));
+        return at < 0 ? unit->count : (size_t)at;
     }
     while (i < unit->count && strcmp(unit->tensors[i]->name, name) != 0)
         i++;
@@ -75,21 +75,18 @@ struct qp_tensor *qp_unit_find(const struct qp_unit *unit, const char *name)
 /* Names the tensors that have come since the names were complete, all of them after one was taken out. */
 static int name_tensors(struct qp_unit *unit, struct qp_error *err)
 {
-    int r = 0;
-    for (size_t i = unit->names.count; i < unit->count && r == 0; i++)
-        r = qp_names_set(&unit->names, unit->tensors[i]->name, i, err);
-    return r;
+    for (size_t i = unit->names.count; i < unit->count; i++)
+        qp_strings_add(&unit->names, unit->tensors[i]->name, strlen(unit->tensors[i]->name), (int64_t)i);
+    return unit->names.failed ? qp_fail_memory(err, unit->count, "the names of a unit's tensors") : 0;
 }
 
 int qp_unit_put(struct qp_unit *unit, struct qp_tensor *tensor, struct qp_error *err)
 {
     size_t i = index_of(unit, tensor->name);
     if (i < unit->count) {
-        struct qp_tensor *old = unit->tensors[i];
-        int r = unit->names.count == unit->count ? qp_names_set(&unit->names, tensor->name, i, err) : 0;
+        qp_tensor_unref(unit->tensors[i]);
         unit->tensors[i] = tensor;
-        qp_tensor_unref(old);
-        return r;
+        return 0;
     }
     if (unit->count == unit->capacity) {
         size_t capacity = unit->capacity ? 2 * unit->capacity : 16;
@@ -110,7 +107,7 @@ void qp_unit_remove(struct qp_unit *unit, const char *name)
     size_t i = index_of(unit, name);
     if (i == unit->count)
         return;
-    qp_names_clear(&unit->names);
+    qp_strings_clear(&unit->names);
     qp_tensor_unref(unit->tensors[i]);
     memmove(&unit->tensors[i], &unit->tensors[i + 1], (--unit->count - i) * sizeof(struct qp_tensor *));
 }

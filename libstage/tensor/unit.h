@@ -7,7 +7,7 @@
 
 #include "libstage/base/json.h"
 
-#include "libstage/base/names.h"
+#include "libstage/base/strings.h"
 #include "libstage/tensor/tensor.h"
 
 enum qp_unit_kind { QP_UNIT_MODEL = 1, QP_UNIT_BLOCK = 2, QP_UNIT_END = 3 };
@@ -20,8 +20,8 @@ struct qp_unit {
     struct qp_tensor **tensors;
     size_t count;
     size_t capacity;
-    struct qp_names names; /* where each tensor is; without all of them names are looked for one after the other */
-    void *origin;          /* libstage's own: what has to be acknowledged when all that came of this unit is done */
+    struct qp_strings names; /* where each tensor is; without all of them names are looked for one after the other */
+    void *origin;            /* libstage's own: what has to be acknowledged when all that came of this unit is done */
 };
 
 /* "model", "block", "end"; "?" otherwise. */

@@ -2,40 +2,19 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
-#include "libstage/base/checked.h"
-
-/* Makes space for `more` elements after `used`; doubles, so that appending stays linear. */
-static void *grown(void *old, size_t used, size_t more, size_t element, size_t *capacity)
-{
-    uint64_t need = 0, bytes = 0;
-    if (!qp_add_u64(used, more, &need))
-        return NULL;
-    if (need <= *capacity)
-        return old;
-    if (need < *capacity * 2)
-        need = *capacity * 2;
-    if (need < 64)
-        need = 64;
-    if (!qp_mul_u64(need, element, &bytes))
-        return NULL;
-    void *new = realloc(old, bytes);
-    if (new)
-        *capacity = need;
-    return new;
-}
+#include "libstage/base/memory.h"
 
 void qp_text_add(struct qp_text *text, const char *bytes, size_t size)
 {
     if (text->failed || size == 0)
         return;
-    char *capacity = grown(text->bytes, text->size, size, 1, &text->capacity);
-    text->failed = !capacity;
-    if (!capacity)
+    char *wider = qp_grown(text->bytes, text->size, size, 1, &text->capacity);
+    text->failed = !wider;
+    if (!wider)
         return;
-    text->bytes = capacity;
-    memcpy(capacity + text->size, bytes, size);
+    text->bytes = wider;
+    memcpy(wider + text->size, bytes, size);
     text->size += size;
 }
 
@@ -87,12 +66,12 @@ void qp_text_cut(struct qp_text *text, struct qp_piece piece)
 {
     if (text->failed || (piece.id == QP_NO_ID && piece.start == piece.end))
         return;
-    struct qp_piece *capacity = grown(text->pieces, text->count, 1, sizeof *capacity, &text->piece_capacity);
-    text->failed = !capacity;
-    if (!capacity)
+    struct qp_piece *wider = qp_grown(text->pieces, text->count, 1, sizeof *wider, &text->piece_capacity);
+    text->failed = !wider;
+    if (!wider)
         return;
-    text->pieces = capacity;
-    capacity[text->count++] = piece;
+    text->pieces = wider;
+    wider[text->count++] = piece;
 }
 
 void qp_text_clear(struct qp_text *text)
@@ -106,79 +85,16 @@ void qp_ids_add_all(struct qp_ids *ids, const int32_t *more, size_t count)
 {
     if (ids->failed || count == 0)
         return;
-    int32_t *capacity = grown(ids->at, ids->count, count, sizeof *capacity, &ids->capacity);
-    ids->failed = !capacity;
-    if (!capacity)
+    int32_t *wider = qp_grown(ids->at, ids->count, count, sizeof *wider, &ids->capacity);
+    ids->failed = !wider;
+    if (!wider)
         return;
-    ids->at = capacity;
-    memcpy(capacity + ids->count, more, count * sizeof *capacity);
+    ids->at = wider;
+    memcpy(wider + ids->count, more, count * sizeof *wider);
     ids->count += count;
 }
 
 void qp_ids_add(struct qp_ids *ids, int32_t id)
 {
     qp_ids_add_all(ids, &id, 1);
-}
-
-struct qp_string_slot {
-    uint64_t hash;
-    size_t start, size;
-    int64_t value; /* -1: the slot is free */
-};
-
-/* The slot that holds the string, or the free one where it belongs. */
-static struct qp_string_slot *slot_of(const struct qp_strings *map, uint64_t hash, const char *text, size_t size)
-{
-    for (size_t i = hash & map->mask;; i = (i + 1) & map->mask) {
-        struct qp_string_slot *slot = &map->slots[i];
-        if (slot->value < 0 || (slot->hash == hash && slot->size == size &&
-                                (size == 0 || memcmp(map->keys.bytes + slot->start, text, size) == 0)))
-            return slot;
-    }
-}
-
-int64_t qp_strings_find(const struct qp_strings *map, const char *text, size_t size)
-{
-    return map->slots ? slot_of(map, XXH3_64bits(text, size), text, size)->value : -1;
-}
-
-static bool rehash(struct qp_strings *map)
-{
-    struct qp_strings wider = {.mask = map->slots ? map->mask * 2 + 1 : 63, .keys = map->keys};
-    wider.slots = malloc((wider.mask + 1) * sizeof *wider.slots);
-    if (!wider.slots)
-        return false;
-    for (size_t i = 0; i <= wider.mask; i++)
-        wider.slots[i].value = -1;
-    for (size_t i = 0; map->slots && i <= map->mask; i++) {
-        const struct qp_string_slot *slot = &map->slots[i];
-        if (slot->value >= 0)
-            *slot_of(&wider, slot->hash, map->keys.bytes + slot->start, slot->size) = *slot;
-    }
-    free(map->slots);
-    map->slots = wider.slots;
-    map->mask = wider.mask;
-    return true;
-}
-
-void qp_strings_add(struct qp_strings *map, const char *text, size_t size, int64_t value)
-{
-    if (map->failed)
-        return;
-    size_t start = map->keys.size;
-    qp_text_add(&map->keys, text, size);
-    bool full = !map->slots || (map->count + 1) * 2 > map->mask + 1;
-    map->failed = map->keys.failed || (full && !rehash(map));
-    if (map->failed)
-        return;
-    uint64_t hash = XXH3_64bits(text, size);
-    *slot_of(map, hash, text, size) = (struct qp_string_slot){hash, start, size, value};
-    map->count++;
-}
-
-void qp_strings_clear(struct qp_strings *map)
-{
-    qp_text_clear(&map->keys);
-    free(map->slots);
-    *map = (struct qp_strings){0};
 }

@@ -1,4 +1,4 @@
-/* What a tokenizer works on: growable text cut into pieces, lists of ids, and maps from strings to numbers.
+/* What a tokenizer works on: growable text cut into pieces, and lists of ids.
  * Growing never fails at once: the first allocation that fails sets `failed`, later calls do nothing, and who fills one
  * of these checks `failed` at the end. All-zero is the empty value of each. */
 #ifndef QUANTPIPE_TOKENIZER_TOKENIZER_TEXT_H
@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "libstage/base/strings.h"
 
 #define QP_NO_ID (-1)
 
@@ -44,20 +46,5 @@ struct qp_ids {
 
 void qp_ids_add(struct qp_ids *ids, int32_t id);
 void qp_ids_add_all(struct qp_ids *ids, const int32_t *more, size_t count);
-
-/* A map from strings, which it copies, to numbers that are not negative. */
-struct qp_strings {
-    struct qp_string_slot *slots;
-    size_t mask, count; /* slots are mask + 1, a power of two, or none */
-    struct qp_text keys;
-    bool failed;
-};
-
-/* -1 when the string is not there. */
-int64_t qp_strings_find(const struct qp_strings *map, const char *text, size_t size);
-
-/* Adds a string that is not there yet. */
-void qp_strings_add(struct qp_strings *map, const char *text, size_t size, int64_t value);
-void qp_strings_clear(struct qp_strings *map);
 
 #endif

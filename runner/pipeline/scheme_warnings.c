@@ -72,7 +72,7 @@ static int check_ignore(const struct qp_branch *b, const struct qp_arch *arch, c
 /* Left as it is though no rule and no pattern of `ignore` speaks of it. */
 static bool is_forgotten(const struct qp_scheme *s, const char *module)
 {
-    return !qp_scheme_for(s, module) && !qp_scheme_ignores(s, module) && qp_scheme_rule_of(s, module) == QP_NO_NAME;
+    return !qp_scheme_for(s, module) && !qp_scheme_ignores(s, module) && qp_scheme_rule_of(s, module) == QP_NO_MATCH;
 }
 
 static bool has_linear(const struct qp_arch *arch, int64_t layer, int linear)

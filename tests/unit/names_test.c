@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libstage/base/names.h"
 #include "libstage/base/random.h"
+#include "libstage/base/strings.h"
 #include "libstage/tensor/scheme/match.h"
 #include "libstage/tensor/unit.h"
 
@@ -22,25 +22,28 @@ static void make_texts(void)
 
 TestSuite(names, .init = make_texts);
 
+static int64_t find(const struct qp_strings *map, const char *text)
+{
+    return qp_strings_find(map, text, strlen(text));
+}
+
 Test(names, each_has_its_value_and_others_have_none)
 {
-    struct qp_names names = {0};
-    cr_expect_eq(qp_names_find(&names, "experts.0"), QP_NO_NAME);
-    for (size_t i = 0; i < MANY; i++)
-        cr_assert_eq(qp_names_add(&names, texts[i], i, &err), 0);
+    struct qp_strings names = {0};
+    cr_expect_eq(find(&names, "experts.0"), -1);
+    for (int64_t i = 0; i < MANY; i++)
+        qp_strings_add(&names, texts[i], strlen(texts[i]), i);
+    cr_assert_not(names.failed);
     cr_expect_eq(names.count, MANY);
-    for (size_t i = 0; i < MANY; i++)
-        cr_expect_eq(qp_names_find(&names, texts[i]), i);
-    cr_expect_eq(qp_names_find(&names, "experts.2000"), QP_NO_NAME);
-    cr_expect_eq(qp_names_find(&names, ""), QP_NO_NAME);
-
-    cr_assert_eq(qp_names_add(&names, "experts.5", 77, &err), 0);
-    cr_expect_eq(qp_names_find(&names, "experts.5"), 5, "it has a value already");
-    cr_assert_eq(qp_names_set(&names, "experts.5", 77, &err), 0);
-    cr_expect_eq(qp_names_find(&names, "experts.5"), 77);
-    cr_expect_eq(names.count, MANY);
-    qp_names_clear(&names);
-    cr_expect_eq(qp_names_find(&names, "experts.5"), QP_NO_NAME);
+    for (int64_t i = 0; i < MANY; i++)
+        cr_expect_eq(find(&names, texts[i]), i);
+    cr_expect_eq(find(&names, "experts.2000"), -1);
+    cr_expect_eq(find(&names, ""), -1);
+    qp_strings_add(&names, "", 0, 77);
+    cr_expect_eq(find(&names, ""), 77);
+    cr_expect_eq(find(&names, "experts.5"), 5);
+    qp_strings_clear(&names);
+    cr_expect_eq(find(&names, "experts.5"), -1);
 }
 
 static struct qp_tensor *tensor_of(const char *name, int64_t elements)
@@ -96,7 +99,7 @@ Test(names, the_first_pattern_that_matches)
             size_t first = 0;
             while (first < count && fnmatch(chosen[first], texts[i], 0) != 0)
                 first++;
-            cr_expect_eq(qp_match_first(&list, texts[i]), first < count ? first : QP_NO_NAME, "%s", texts[i]);
+            cr_expect_eq(qp_match_first(&list, texts[i]), first < count ? first : QP_NO_MATCH, "%s", texts[i]);
         }
         qp_match_clear(&list);
     }

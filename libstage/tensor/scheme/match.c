@@ -19,17 +19,26 @@ static int add_wild(struct qp_match_list *list, const char *pattern, struct qp_e
     return 0;
 }
 
+/* Of equal ones the first counts. */
+static int add_plain(struct qp_match_list *list, const char *pattern, struct qp_error *err)
+{
+    size_t size = strlen(pattern);
+    if (qp_strings_find(&list->plain, pattern, size) < 0)
+        qp_strings_add(&list->plain, pattern, size, (int64_t)list->count);
+    return list->plain.failed ? qp_fail_memory(err, size, "the scheme's patterns") : 0;
+}
+
 int qp_match_add(struct qp_match_list *list, const char *pattern, struct qp_error *err)
 {
-    int r = strpbrk(pattern, "*?[\\") ? add_wild(list, pattern, err)
-                                      : qp_names_add(&list->plain, pattern, list->count, err);
+    int r = strpbrk(pattern, "*?[\\") ? add_wild(list, pattern, err) : add_plain(list, pattern, err);
     list->count++;
     return r;
 }
 
 size_t qp_match_first(const struct qp_match_list *list, const char *module)
 {
-    size_t first = qp_names_find(&list->plain, module);
+    int64_t plain = qp_strings_find(&list->plain, module, strlen(module));
+    size_t first = plain < 0 ? QP_NO_MATCH : (size_t)plain;
     for (size_t i = 0; i < list->wild_count && list->wild_at[i] < first; i++)
         if (fnmatch(list->wild[i], module, 0) == 0)
             return list->wild_at[i];
@@ -38,7 +47,7 @@ size_t qp_match_first(const struct qp_match_list *list, const char *module)
 
 void qp_match_clear(struct qp_match_list *list)
 {
-    qp_names_clear(&list->plain);
+    qp_strings_clear(&list->plain);
     free(list->wild);
     free(list->wild_at);
     *list = (struct qp_match_list){0};

@@ -3,19 +3,22 @@
 #ifndef QUANTPIPE_TENSOR_SCHEME_MATCH_H
 #define QUANTPIPE_TENSOR_SCHEME_MATCH_H
 
-#include "libstage/base/names.h"
+#include "libstage/base/error.h"
+#include "libstage/base/strings.h"
+
+#define QP_NO_MATCH ((size_t)-1)
 
 struct qp_match_list {
-    struct qp_names plain; /* patterns without wildcards, and where they stand */
-    const char **wild;     /* [wild_count]: fnmatch patterns, in order */
-    size_t *wild_at;       /* where they stand */
+    struct qp_strings plain; /* patterns without wildcards, and where they stand */
+    const char **wild;       /* [wild_count]: fnmatch patterns, in order */
+    size_t *wild_at;         /* where they stand */
     size_t wild_count, count;
 };
 
 /* Appends a pattern; it has to outlive the list. QP_ERR_SPACE. */
 int qp_match_add(struct qp_match_list *list, const char *pattern, struct qp_error *err);
 
-/* Where the first pattern that matches stands, or QP_NO_NAME. */
+/* Where the first pattern that matches stands, or QP_NO_MATCH. */
 size_t qp_match_first(const struct qp_match_list *list, const char *module);
 
 void qp_match_clear(struct qp_match_list *list);

@@ -51,7 +51,7 @@ void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype)
 
 bool qp_scheme_ignores(const struct qp_scheme *scheme, const char *module)
 {
-    return qp_match_first(&scheme->ignore_match, module) != QP_NO_NAME;
+    return qp_match_first(&scheme->ignore_match, module) != QP_NO_MATCH;
 }
 
 size_t qp_scheme_rule_of(const struct qp_scheme *scheme, const char *module)
@@ -64,7 +64,7 @@ const struct qp_linear_scheme *qp_scheme_for(const struct qp_scheme *scheme, con
     if (qp_scheme_ignores(scheme, module))
         return NULL;
     size_t rule = qp_scheme_rule_of(scheme, module);
-    const struct qp_linear_scheme *found = rule == QP_NO_NAME ? &scheme->base : &scheme->rules[rule].scheme;
+    const struct qp_linear_scheme *found = rule == QP_NO_MATCH ? &scheme->base : &scheme->rules[rule].scheme;
     return found->weights.enabled ? found : NULL;
 }
 

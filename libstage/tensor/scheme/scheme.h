@@ -123,7 +123,7 @@ void qp_scheme_free(struct qp_scheme *scheme); /* NULL is accepted */
  * and MX have the format's, those of ranges taken at run time are F32. */
 void qp_scheme_bind(struct qp_scheme *scheme, enum qp_dtype model_dtype);
 
-/* Whether a pattern of `ignore` matches a module; the first rule that does, QP_NO_NAME for none. */
+/* Whether a pattern of `ignore` matches a module; the first rule that does, QP_NO_MATCH for none. */
 bool qp_scheme_ignores(const struct qp_scheme *scheme, const char *module);
 size_t qp_scheme_rule_of(const struct qp_scheme *scheme, const char *module);
 
