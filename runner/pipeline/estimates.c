@@ -90,12 +90,7 @@ static void add_names(json_t *list, const json_t *names)
 
 static const json_t *provided_by(const struct qp_instance *in, const char *output)
 {
-    size_t i;
-    json_t *port;
-    json_array_foreach(qp_ports_of(in, "outputs"), i, port)
-        if (strcmp(qp_text_of(port, "name"), output) == 0)
-            return json_object_get(port, "provides");
-    return NULL;
+    return json_object_get(qp_named(qp_ports_of(in, "outputs"), "name", output), "provides");
 }
 
 /* Whether all that an instance reads from has answered; then what its blocks bring is known. */

@@ -20,6 +20,18 @@ const char *qp_text_of(const json_t *object, const char *key)
     return json_string_value(json_object_get(object, key));
 }
 
+const json_t *qp_named(const json_t *list, const char *key, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item) {
+        const char *text = qp_text_of(item, key);
+        if (text && strcmp(text, name) == 0)
+            return item;
+    }
+    return NULL;
+}
+
 static void port_names(const json_t *ports, char *text, size_t size)
 {
     size_t i;

@@ -10,6 +10,9 @@ const json_t *qp_ports_of(const struct qp_instance *instance, const char *side);
 /* A string of a port, a parameter or a need; NULL when it has none. */
 const char *qp_text_of(const json_t *object, const char *key);
 
+/* The object of a list whose `key` ("name", or "was" for its old name) is `name`; NULL: none. Borrowed. */
+const json_t *qp_named(const json_t *list, const char *key, const char *name);
+
 /* Whether an edge leads into a port of an instance (`input`), or out of it. */
 bool qp_has_edge(const struct qp_pipeline *pipeline, size_t instance, bool input, const char *port);
 

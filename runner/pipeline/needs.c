@@ -67,13 +67,8 @@ static int find_collector(const struct qp_pipeline *p, size_t index, const char 
 static const char *param_text(const struct qp_instance *in, const char *name, char *text, size_t size)
 {
     const json_t *value = json_object_get(in->params, name);
-    if (!value) {
-        size_t i;
-        json_t *param;
-        json_array_foreach(json_object_get(in->descriptor, "params"), i, param)
-            if (strcmp(qp_text_of(param, "name"), name) == 0)
-                value = json_object_get(param, "default");
-    }
+    if (!value)
+        value = json_object_get(qp_named(json_object_get(in->descriptor, "params"), "name", name), "default");
     if (json_is_string(value))
         snprintf(text, size, "%s", json_string_value(value));
     else if (json_is_integer(value))

@@ -7,6 +7,7 @@
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/base/words.h"
+#include "runner/pipeline/graph.h"
 #include "runner/pipeline/renamed.h"
 
 #define MAX_NAMES 256

@@ -1,19 +1,5 @@
 /* Parameters and ports under the names that they had in the version before: taken, with a warning. */
-#include <string.h>
-
 #include "runner/pipeline/renamed.h"
-
-const json_t *qp_named(const json_t *list, const char *key, const char *name)
-{
-    size_t i;
-    json_t *item;
-    json_array_foreach(list, i, item) {
-        const char *text = json_string_value(json_object_get(item, key));
-        if (text && strcmp(text, name) == 0)
-            return item;
-    }
-    return NULL;
-}
 
 int qp_warn_renamed(const struct qp_pipeline *p, const char *path, const char *was, const char *name,
                     struct qp_error *err)

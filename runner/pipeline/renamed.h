@@ -6,9 +6,6 @@
 #include "libstage/base/file.h"
 #include "runner/pipeline/pipeline.h"
 
-/* The object of a list whose `key` ("name" or "was") is `name`; NULL: none. Borrowed. */
-const json_t *qp_named(const json_t *list, const char *key, const char *name);
-
 /* Adds the warning "renamed", about what stands at `path` in the pipeline's document. */
 int qp_warn_renamed(const struct qp_pipeline *pipeline, const char *path, const char *was, const char *name,
                     struct qp_error *err);
