@@ -13,8 +13,8 @@
  * So s holds Σ_k<i d_k r[k, i] of all columns before the block on entry, and the deviations of its own on return;
  * error = d R, of which the sum of squares is the loss d H dᵀ. w: [rows, count], w_stride apart; s, codes and error
  * (NULL: not wanted) likewise; r: upper triangular block, r_stride apart; scale, zero (NULL when symmetric): [rows,
- * groups]; group_of[count]: index into a row's scales. Each row is independent of the others. Exact on every backend
- * (no fused multiply-add). */
+ * groups]; group_of[count]: index into a row's scales. Each row is independent of the others. A NaN is
+ * encoded as a positive one. Exact on every backend (no fused multiply-add). */
 struct qp_gptq_block {
     const struct qp_number_format *format;
     int64_t rows, count, groups;

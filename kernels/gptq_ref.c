@@ -13,7 +13,7 @@ static void quantize_row(const struct qp_gptq_block *b, int64_t row)
         const float *r = b->r + i * b->r_stride;
         int64_t at = row * b->groups + b->group_of[i];
         int8_t zero = b->zero == NULL ? 0 : b->zero[at];
-        float v = w[i] + s[i] / r[i];
+        float v = qp_positive_nan(w[i] + s[i] / r[i]);
         uint8_t code = qp_code(b->format, v, b->scale[at], zero);
         float q = qp_value(b->format, code, b->scale[at], zero);
 

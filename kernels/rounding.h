@@ -109,6 +109,12 @@ static inline void qp_range_params(const struct qp_number_format *format, float 
         *zero = format->symmetric ? 0 : qp_zero_of_range(q, min, *scale);
 }
 
+/* x, and any NaN as the positive one: which operand's sign it has otherwise depends on the compiler. */
+static inline float qp_positive_nan(float x)
+{
+    return x != x ? NAN : x;
+}
+
 static inline int8_t qp_integer_code(float x, float scale, float zero, float qmin, float qmax)
 {
     float v = x / scale + zero;

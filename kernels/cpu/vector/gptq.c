@@ -31,7 +31,7 @@ static void quantize_column(const struct qp_number_format *format, const float *
 
     if (format->codes != QP_I8)
         for (int l = 0; l < LANES; l++) {
-            codes[l] = (uint8_t)qp_small_float_encode(f, w[l] / s->scale[l]);
+            codes[l] = (uint8_t)qp_small_float_encode(f, qp_positive_nan(w[l]) / s->scale[l]);
             value[l] = qp_small_float_decode(f, codes[l]) * s->scale[l];
         }
     else
