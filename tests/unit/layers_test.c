@@ -3,27 +3,19 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "libstage/base/cleanup.h"
-#include "libstage/base/file.h"
 #include "tests/support/command.h"
 #include "tests/support/scratch.h"
+#include "tests/support/tree.h"
 
 #define LAYERS SOURCE_DIR "/scripts/layers"
 
 /* A tree of one file with one #include, in which every folder exists. */
 static struct command look_at(const char *file, const char *what)
 {
-    static const char *const folders[] = {"kernels", "libstage", "stages", "runner", "examples"};
-    struct qp_error err;
     char text[256];
     scratch_make();
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
-        cr_assert_eq(qp_make_folders(scratch(folders[i]), &err), 0, "%s", err.message);
-    qp_auto_free char *folder = qp_folder_of(scratch(file));
-    cr_assert_eq(qp_make_folders(folder, &err), 0, "%s", err.message);
     snprintf(text, sizeof text, "/* one line */\n#include %s\n", what);
-    scratch_text(file, text);
-    struct command c = command_run(30, WORDS(LAYERS, scratch("")));
+    struct command c = tree_check(LAYERS, file, text);
     scratch_drop();
     return c;
 }

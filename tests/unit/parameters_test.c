@@ -2,23 +2,13 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "libstage/base/file.h"
 #include "tests/support/command.h"
 #include "tests/support/scratch.h"
+#include "tests/support/tree.h"
 
 #define SCRIPT SOURCE_DIR "/scripts/parameters"
 
 TestSuite(parameters, .init = scratch_make, .fini = scratch_drop);
-
-static struct command look_at(const char *file, const char *text)
-{
-    static const char *const folders[] = {"kernels", "libstage", "stages", "runner", "examples", "tests"};
-    struct qp_error err;
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
-        cr_assert_eq(qp_make_folders(scratch(folders[i]), &err), 0, "%s", err.message);
-    scratch_text(file, text);
-    return command_run(60, WORDS(SCRIPT, scratch("")));
-}
 
 Test(parameters, this_tree_keeps_to_seven)
 {
@@ -36,7 +26,7 @@ Test(parameters, eight_are_found)
         "void NAME(qp_f)(int a, int b, int c, int d, int e, int f, int g, int h)\n{\n}\n",
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        struct command c = look_at("stages/a.c", wrong[i]);
+        struct command c = tree_check(SCRIPT, "stages/a.c", wrong[i]);
         cr_expect(c.code == 1 && strstr(c.output, "stages/a.c:1: "), "%s: %d\n%s%s", wrong[i], c.code, c.output,
                   c.errors);
         command_free(&c);
@@ -55,7 +45,7 @@ Test(parameters, what_is_no_parameter_is_not_counted)
         "#define F(a, b, c, d, e, f, g, h) \\\n    x(a, b, c, d, e, f, g, h)\nint y(void);\n",
     };
     for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
-        struct command c = look_at("runner/a.c", right[i]);
+        struct command c = tree_check(SCRIPT, "runner/a.c", right[i]);
         cr_expect_eq(c.code, 0, "%s: %s%s", right[i], c.output, c.errors);
         command_free(&c);
     }

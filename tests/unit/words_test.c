@@ -2,23 +2,13 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "libstage/base/file.h"
 #include "tests/support/command.h"
 #include "tests/support/scratch.h"
+#include "tests/support/tree.h"
 
 #define SCRIPT SOURCE_DIR "/scripts/words"
 
 TestSuite(words, .init = scratch_make, .fini = scratch_drop);
-
-/* What the script says of a tree that has this one file. */
-static struct command look_at(const char *folder, const char *file, const char *text)
-{
-    struct qp_error err;
-    cr_assert_eq(qp_make_folders(scratch("libstage"), &err), 0, "%s", err.message);
-    cr_assert_eq(qp_make_folders(scratch(folder), &err), 0, "%s", err.message);
-    scratch_text(file, text);
-    return command_run(60, WORDS(SCRIPT, scratch("")));
-}
 
 Test(words, this_tree_has_none)
 {
@@ -30,24 +20,24 @@ Test(words, this_tree_has_none)
 Test(words, each_is_found)
 {
     static const struct {
-        const char *folder, *file, *text, *write;
+        const char *file, *text, *write;
     } wrong[] = {
-        {"kernels", "kernels/a.h", "void qp_second_moment(int n);\n", "Hessian"},
-        {"kernels", "kernels/a.c", "int x; /* the moments of a site */\n", "Hessian"},
-        {"stages", "stages/a.c", "static int polish(void);\n", "coordinate descent"},
-        {"stages", "stages/a.c", "float *drift;\n", "asymmetric calibration"},
-        {"libstage/tensor", "libstage/tensor/a.h", "struct qp_grid;\n", "number format"},
-        {"runner", "runner/a.h", "double qp_floor_seconds(void);\n", "roofline"},
-        {"libstage/base", "libstage/base/a.c", "fail(\"no room on the disk\");\n", "disk space"},
-        {"docs", "docs/a.md", "the stages behind calibrate\n", "after"},
-        {"docs", "docs/a.md", "stages that go round in a circle\n", "cycle"},
-        {"libstage/wire", "libstage/wire/a.c", "struct parcel *p;\n", "queued unit"},
-        {"runner", "runner/a.c", "int qp_verb_run(void);\n", "subcommand"},
-        {"libstage/stage", "libstage/stage/a.c", "int r = qp_in_turn(in);\n", "step"},
-        {"libstage/stage", "libstage/stage/a.c", "static void hear_hello(void);\n", "handle"},
+        {"kernels/a.h", "void qp_second_moment(int n);\n", "Hessian"},
+        {"kernels/a.c", "int x; /* the moments of a site */\n", "Hessian"},
+        {"stages/a.c", "static int polish(void);\n", "coordinate descent"},
+        {"stages/a.c", "float *drift;\n", "asymmetric calibration"},
+        {"libstage/tensor/a.h", "struct qp_grid;\n", "number format"},
+        {"runner/a.h", "double qp_floor_seconds(void);\n", "roofline"},
+        {"libstage/base/a.c", "fail(\"no room on the disk\");\n", "disk space"},
+        {"docs/a.md", "the stages behind calibrate\n", "after"},
+        {"docs/a.md", "stages that go round in a circle\n", "cycle"},
+        {"libstage/wire/a.c", "struct parcel *p;\n", "queued unit"},
+        {"runner/a.c", "int qp_verb_run(void);\n", "subcommand"},
+        {"libstage/stage/a.c", "int r = qp_in_turn(in);\n", "step"},
+        {"libstage/stage/a.c", "static void hear_hello(void);\n", "handle"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        struct command c = look_at(wrong[i].folder, wrong[i].file, wrong[i].text);
+        struct command c = tree_check(SCRIPT, wrong[i].file, wrong[i].text);
         cr_expect(c.code == 1 && strstr(c.output, wrong[i].file) && strstr(c.output, wrong[i].write), "%s: %d\n%s%s",
                   wrong[i].text, c.code, c.output, c.errors);
         command_free(&c);
@@ -57,9 +47,9 @@ Test(words, each_is_found)
 
 Test(words, ordinary_uses_are_left_alone)
 {
-    struct command c = look_at("kernels", "kernels/a.c",
-                               "double a = floor(x); /* scale_rule: floor; headroom; heartbeat; at the moment */\n"
-                               "int return_units, circumference; /* a grid of tiles */\n");
+    struct command c = tree_check(SCRIPT, "kernels/a.c",
+                                  "double a = floor(x); /* scale_rule: floor; headroom; heartbeat; at the moment */\n"
+                                  "int return_units, circumference; /* a grid of tiles */\n");
     cr_expect(c.code == 0 && !*c.output, "%d\n%s%s", c.code, c.output, c.errors);
     command_free(&c);
 }
