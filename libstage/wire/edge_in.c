@@ -49,7 +49,7 @@ struct qp_in {
     int64_t received, duplicates;
 };
 
-static int say(struct qp_in *in, const char *kind, json_t *body, struct qp_error *err)
+static int send_message(struct qp_in *in, const char *kind, json_t *body, struct qp_error *err)
 {
     qp_auto_json json_t *owned = body;
     qp_auto_sbuffer msgpack_sbuffer buffer;
@@ -62,7 +62,8 @@ static int grant(struct qp_in *in, int64_t bytes, int64_t units, struct qp_error
 {
     in->bytes_left += bytes;
     in->units_left += units;
-    return say(in, "credit", json_pack("{s:I, s:I}", "bytes", (json_int_t)bytes, "units", (json_int_t)units), err);
+    return send_message(in, "credit", json_pack("{s:I, s:I}", "bytes", (json_int_t)bytes, "units", (json_int_t)units),
+                        err);
 }
 
 static int greet(struct qp_in *in, void *context, const struct qp_in_config *config, struct qp_error *err)
@@ -74,10 +75,11 @@ static int greet(struct qp_in *in, void *context, const struct qp_in_config *con
     if (r == 0)
         r = qp_socket_dial(in->socket, config->endpoint, err);
     if (r == 0)
-        r = say(in, "hello",
-                json_pack("{s:i, s:s, s:s, s:s, s:i, s:s}", "protocol", QP_PROTOCOL_VERSION, "run", config->run, "edge",
-                          config->edge, "instance", config->instance, "replica", config->replica, "host", config->host),
-                err);
+        r = send_message(in, "hello",
+                         json_pack("{s:i, s:s, s:s, s:s, s:i, s:s}", "protocol", QP_PROTOCOL_VERSION, "run",
+                                   config->run, "edge", config->edge, "instance", config->instance, "replica",
+                                   config->replica, "host", config->host),
+                         err);
     return r < 0 ? r : grant(in, config->window_bytes, config->window_units, err);
 }
 
@@ -368,7 +370,7 @@ static bool is_open(const struct qp_in *in, int64_t seq)
 
 static int acknowledge(struct qp_in *in, int64_t seq, struct qp_error *err)
 {
-    return say(in, "ack", json_pack("{s:I}", "seq", (json_int_t)seq), err);
+    return send_message(in, "ack", json_pack("{s:I}", "seq", (json_int_t)seq), err);
 }
 
 /* The producer has sent it again: it costs no more than its credit. */
@@ -493,7 +495,7 @@ static int send_release(struct qp_in *in, struct qp_release **list, struct qp_er
         free(release);
     }
     if (is_open(in, seq))
-        return say(in, "release", json_pack("{s:I, s:o}", "seq", (json_int_t)seq, "tensors", tensors), err);
+        return send_message(in, "release", json_pack("{s:I, s:o}", "seq", (json_int_t)seq, "tensors", tensors), err);
     json_decref(tensors);
     return 0;
 }

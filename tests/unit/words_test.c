@@ -35,6 +35,7 @@ Test(words, each_is_found)
         {"runner/a.c", "int qp_verb_run(void);\n", "subcommand"},
         {"libstage/stage/a.c", "int r = qp_in_turn(in);\n", "step"},
         {"libstage/stage/a.c", "static void hear_hello(void);\n", "handle"},
+        {"libstage/wire/a.c", "return say(in, \"ack\");\n", "send"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct command c = tree_check(SCRIPT, wrong[i].file, wrong[i].text);

@@ -45,7 +45,7 @@ static json_t *hello(int protocol)
                      1, "pid", 1, "host", "h", "hostname", "n", "endpoints", "gpus");
 }
 
-static void say(const char *kind, json_t *body)
+static void send_message(const char *kind, json_t *body)
 {
     qp_auto_json json_t *owned = body;
     cr_assert_eq(qp_client_send(stage, kind, owned, &err), 0, "%s", err.message);
@@ -63,7 +63,7 @@ static json_t *expect(const char *kind)
 
 Test(control, both_sides_receive_each_other)
 {
-    say("hello", hello(QP_PROTOCOL_VERSION));
+    send_message("hello", hello(QP_PROTOCOL_VERSION));
     qp_auto_json json_t *body = expect("hello");
     qp_auto_json json_t *sent = hello(QP_PROTOCOL_VERSION);
     cr_expect(json_equal(body, sent));
@@ -88,9 +88,9 @@ Test(control, garbage_is_counted_and_dropped)
     cr_assert_eq(qp_frame_send(stage, NULL, "\xc1", 1, false, &err), 0);
     cr_assert_eq(qp_frame_send(stage, NULL, "a", 1, true, &err), 0);
     cr_assert_eq(qp_frame_send(stage, NULL, "b", 1, false, &err), 0);
-    say("hello", json_object());
-    say("config", json_object());
-    say("ready", json_object());
+    send_message("hello", json_object());
+    send_message("config", json_object());
+    send_message("ready", json_object());
     json_decref(expect("ready"));
     cr_expect_eq(qp_control_rejected(control), 4);
 }
@@ -113,7 +113,7 @@ Test(control, strange_names_are_refused)
 
 Test(control, another_version_is_a_failure_of_that_stage)
 {
-    say("hello", hello(QP_PROTOCOL_VERSION + 1));
+    send_message("hello", hello(QP_PROTOCOL_VERSION + 1));
     qp_auto_json json_t *body = expect("failed");
     cr_expect_eq(json_integer_value(json_object_get(body, "code")), 4);
     cr_expect(strstr(json_string_value(json_object_get(body, "message")), "protocol version 2"));
@@ -128,7 +128,7 @@ Test(control, nobody_of_that_name)
 Test(control, nonsense_is_not_sent)
 {
     qp_auto_json json_t *body = json_pack("{s:i}", "x", 1);
-    say("ready", json_object());
+    send_message("ready", json_object());
     json_decref(expect("ready"));
     cr_expect_eq(qp_control_send(control, "quantize", 2, "config", body, &err), QP_ERR_STAGE);
 }
@@ -148,7 +148,7 @@ Test(control, tcp_gets_a_free_port)
     scratch_make();
     open_at("tcp://127.0.0.1:0");
     cr_expect_eq(strncmp(qp_control_endpoint(control), "tcp://127.0.0.1:", 16), 0);
-    say("ready", json_object());
+    send_message("ready", json_object());
     json_decref(expect("ready"));
     char address[64];
     cr_expect_eq(qp_host_address_towards(qp_control_endpoint(control), address, sizeof address, &err), 0);

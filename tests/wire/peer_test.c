@@ -84,7 +84,7 @@ static void pack(const char *text, msgpack_sbuffer *buffer)
 
 /* ---- against a producer ---- */
 
-static void say(const char *text)
+static void send_message(const char *text)
 {
     qp_auto_sbuffer msgpack_sbuffer buffer;
     pack(text, &buffer);
@@ -114,13 +114,13 @@ static void expect_rejected(long count, const char *reason)
 
 Test(strange_consumer, is_refused_and_counted)
 {
-    say(HELLO(2, "testrun", "a->b"));
+    send_message(HELLO(2, "testrun", "a->b"));
     expect_rejected(1, "protocol version 2");
-    say(HELLO(1, "otherrun", "a->b"));
+    send_message(HELLO(1, "otherrun", "a->b"));
     expect_rejected(2, "another run");
-    say(HELLO(1, "testrun", "a->c"));
+    send_message(HELLO(1, "testrun", "a->c"));
     expect_rejected(3, "does not leave here");
-    say("{\"kind\": \"credit\", \"body\": {\"bytes\": 1, \"units\": 1}}");
+    send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 1, \"units\": 1}}");
     expect_rejected(4, "has not said hello");
     cr_assert_eq(qp_frame_send(raw, NULL, "garbage", 7, false, NULL), 0);
     expect_rejected(5, "more bytes after");
@@ -129,9 +129,9 @@ Test(strange_consumer, is_refused_and_counted)
     for (int i = 0; i < 5; i++)
         cr_assert_eq(qp_frame_send(raw, NULL, "x", 1, i < 4, NULL), 0);
     expect_rejected(7, "frames");
-    say(HELLO(1, "testrun", "a->b"));
-    say("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
-    say("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
+    send_message(HELLO(1, "testrun", "a->b"));
+    send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
+    send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
     expect_rejected(8, "credit without bounds");
     cr_expect(strlen(edges.error.message) == 0, "a strange consumer is no reason to fail");
 }
