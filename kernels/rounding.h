@@ -20,7 +20,7 @@ static inline const struct qp_small_float *qp_code_format(enum qp_dtype codes)
 }
 
 /* A scale as it will be stored, widened again; never 0. */
-static inline float qp_round_scale(enum qp_dtype dtype, float scale)
+static inline __attribute__((always_inline)) float qp_round_scale(enum qp_dtype dtype, float scale)
 {
     float rounded = dtype == QP_BF16  ? qp_bf16_to_f32(qp_f32_to_bf16(scale))
                     : dtype == QP_F16 ? qp_f16_to_f32(qp_f32_to_f16(scale))
@@ -62,7 +62,8 @@ static inline int qp_e8m0_exponent(const struct qp_number_format *format, float 
 }
 
 /* The scale of a range whose half, or whose largest magnitude, is `steps` steps of the number format. */
-static inline float qp_scale_of_range(const struct qp_number_format *format, float range, float steps)
+static inline __attribute__((always_inline)) float qp_scale_of_range(const struct qp_number_format *format, float range,
+                                                                     float steps)
 {
     if (format->scale_dtype == QP_F8_E8M0)
         return ldexpf(1, qp_e8m0_exponent(format, range)) / qp_format_unit(format);
@@ -72,7 +73,7 @@ static inline float qp_scale_of_range(const struct qp_number_format *format, flo
 }
 
 /* Steps of a symmetric number format from 0 to the largest magnitude of a range. */
-static inline float qp_format_steps(const struct qp_number_format *format)
+static inline __attribute__((always_inline)) float qp_format_steps(const struct qp_number_format *format)
 {
     float qmax = qp_format_max(format);
     return format->codes != QP_I8 || format->narrow ? qmax : (qmax - qp_format_min(format)) / 2;
@@ -83,14 +84,14 @@ struct qp_limits {
     float min, max, steps; /* steps: that a scale divides a range in */
 };
 
-static inline struct qp_limits qp_limits_of(const struct qp_number_format *format)
+static inline __attribute__((always_inline)) struct qp_limits qp_limits_of(const struct qp_number_format *format)
 {
     float min = qp_format_min(format), max = qp_format_max(format);
     return (struct qp_limits){min, max, format->symmetric ? qp_format_steps(format) : max - min};
 }
 
 /* The zero point of a range that begins at `min`. */
-static inline int8_t qp_zero_of_range(struct qp_limits q, float min, float scale)
+static inline __attribute__((always_inline)) int8_t qp_zero_of_range(struct qp_limits q, float min, float scale)
 {
     float z = q.min - min / scale;
     z = z < q.min ? q.min : z > q.max ? q.max : z;
@@ -98,8 +99,8 @@ static inline int8_t qp_zero_of_range(struct qp_limits q, float min, float scale
 }
 
 /* Scale and zero point of the range [min, max], min <= 0 <= max. */
-static inline void qp_range_params(const struct qp_number_format *format, float min, float max, float *scale,
-                                   int8_t *zero)
+static inline __attribute__((always_inline)) void qp_range_params(const struct qp_number_format *format, float min,
+                                                                  float max, float *scale, int8_t *zero)
 {
     struct qp_limits q = qp_limits_of(format);
     float range = !format->symmetric ? max - min : -min > max ? -min : max;

@@ -5,14 +5,28 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+/* From LARGE bytes on in pages of HUGE bytes, where the kernel gives such: each page costs a fault. */
+enum { LINE = 64, LARGE = 1 << 22, HUGE = 1 << 21 };
+
+static void *aligned(size_t bytes)
+{
+    if (bytes < LARGE)
+        return aligned_alloc(LINE, bytes / LINE * LINE + LINE);
+    bytes = (bytes + HUGE - 1) / HUGE * HUGE;
+    void *array = aligned_alloc(HUGE, bytes);
+    if (array)
+        madvise(array, bytes, MADV_HUGEPAGE); /* where it fails, small ones do */
+    return array;
+}
+
 void *qp_new_array(int64_t count, size_t size, const char *what, struct qp_error *err)
 {
     size_t bytes;
-    if (count < 0 || __builtin_mul_overflow((size_t)count, size, &bytes) || bytes > SIZE_MAX - 64) {
+    if (count < 0 || __builtin_mul_overflow((size_t)count, size, &bytes) || bytes > SIZE_MAX - HUGE) {
         qp_fail_memory(err, ~0ull, what);
         return NULL;
     }
-    void *array = aligned_alloc(64, bytes / 64 * 64 + 64);
+    void *array = aligned(bytes);
     if (!array)
         qp_fail_memory(err, bytes, what);
     return array;

@@ -95,13 +95,14 @@ static void bench(const struct qp_kernels *k, int64_t rows, int64_t in)
     k->hessian(TOKENS, in, x, h);
     k->mirror(in, h);
     start = now(), before = counted();
-    check(qp_choose_scales(k, &spec, &format, rows, in, w, &choice, scale, NULL, &err), &err);
+    check(qp_choose_scales(k, &(struct qp_unscaled){&spec, &format, rows, in, w}, &choice, scale, NULL, &err), &err);
     report("scales, 40 candidates", start, before);
     start = now(), before = counted();
-    check(qp_gptq_open(k, in, h, 128, QP_ORDER_ACTIVATION, GROUP, &damping, &solver, &err), &err);
+    check(qp_gptq_open(k, in, h, &(struct qp_gptq_columns){128, QP_ORDER_ACTIVATION, GROUP}, &damping, &solver, &err),
+          &err);
     report("factor of H, of a site", start, before);
     start = now(), before = counted();
-    check(qp_gptq_solve(solver, &q, w, codes, NULL, NULL, &rest, &err), &err);
+    check(qp_gptq_solve(solver, &q, w, codes, NULL, &rest, &err), &err);
     report("GPTQ, its loss and gradient", start, before);
     start = now(), before = counted();
     k->descent(&(struct qp_descent){.format = &int4,

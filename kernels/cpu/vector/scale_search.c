@@ -40,6 +40,16 @@ static inline vf deviation(const struct lattice *l, vf w, vf scale, vf zero)
     return round_float(l, v_min(v_max(w / scale, l->min), l->max)) * scale - w;
 }
 
+/* The same of integers, where `near` holds: a division by products, to the last bit. */
+static inline __attribute__((always_inline)) vf near_deviation(const struct lattice *l, vf w, vf scale, vf inverse,
+                                                               vf zero, bool symmetric)
+{
+    vf code = v_quotient(w, scale, inverse);
+    if (symmetric)
+        return v_rint(v_min(v_max(code, l->min), l->max)) * scale - w;
+    return (v_rint(v_min(v_max(code + zero, l->min), l->max)) - zero) * scale - w;
+}
+
 /* The groups of a matrix, each filled up with zeros to `width`, a multiple of PARTS. */
 struct search {
     const struct qp_scale_search *s;
@@ -53,6 +63,8 @@ struct workbench {
     float *w, *d, *measure, *scale, *error, *h;
     int8_t *zero;
     int count;
+    float largest; /* magnitude in w */
+    bool selects;  /* the least error counts alone, and which candidate's it is */
     float *memory;
 };
 
@@ -94,6 +106,7 @@ static void take(struct workbench *b, const struct search *t, const float *w, in
     }
     *min = v_smallest(least);
     *max = v_largest(most);
+    b->largest = -*min > *max ? -*min : *max;
 }
 
 static float fold(const vf *part)
@@ -111,20 +124,62 @@ static void deviate(const struct search *t, const struct workbench *b, int c, fl
         v_store(d + j, deviation(&t->lattice, v_load(b->w + j), scale, zero));
 }
 
-static inline __attribute__((always_inline)) void squared_errors(const struct search *t, struct workbench *b,
-                                                                 const float *importance, bool integers)
+/* Whether quotients of numbers up to `largest` by this scale, and what is left of them, are far from the ends of the
+ * range of float32. */
+static bool near(float largest, float scale)
 {
+    return largest <= 0x1p60f && scale >= 0x1p-60f && scale <= 0x1p60f;
+}
+
+/* Σ importance d² of candidate c; or, where the first half of the columns has more than `bound`, what they have: no
+ * part of the sum ever falls. */
+static inline __attribute__((always_inline)) float near_error(const struct search *t, const struct workbench *b, int c,
+                                                              const float *importance, float bound, bool symmetric)
+{
+    vf part[REGISTERS] = {0}, scale = v_set(b->scale[c]), inverse = v_set(1 / b->scale[c]), zero = v_set(b->zero[c]);
+    int64_t j = 0, half = t->width / PARTS / 2 * PARTS;
+
+    for (int64_t end = half;; end = t->width) {
+        for (; j < end; j += PARTS)
+            for (int h = 0; h < REGISTERS; h++) {
+                vf w = v_load(b->w + j + h * LANES);
+                vf d = near_deviation(&t->lattice, w, scale, inverse, zero, symmetric);
+                part[h] = part[h] + v_load(importance + j + h * LANES) * (d * d);
+            }
+        float sum = fold(part);
+        if (j == t->width || sum > bound)
+            return sum;
+    }
+}
+
+static inline __attribute__((always_inline)) float squared_error(const struct search *t, const struct workbench *b,
+                                                                 int c, const float *importance, bool integers)
+{
+    vf part[REGISTERS] = {0}, scale = v_set(b->scale[c]), zero = v_set(b->zero[c]);
     struct lattice l = t->lattice;
 
     l.integers = integers;
+    for (int64_t j = 0; j < t->width; j += PARTS)
+        for (int h = 0; h < REGISTERS; h++) {
+            vf d = deviation(&l, v_load(b->w + j + h * LANES), scale, zero);
+            part[h] = part[h] + v_load(importance + j + h * LANES) * (d * d);
+        }
+    return fold(part);
+}
+
+static void squared_errors(const struct search *t, struct workbench *b, const float *importance)
+{
+    bool symmetric = t->s->format->symmetric, integers = t->lattice.integers;
+    float least = INFINITY;
+
     for (int c = 0; c < b->count; c++) {
-        vf part[REGISTERS] = {0}, scale = v_set(b->scale[c]), zero = v_set(b->zero[c]);
-        for (int64_t j = 0; j < t->width; j += PARTS)
-            for (int h = 0; h < REGISTERS; h++) {
-                vf d = deviation(&l, v_load(b->w + j + h * LANES), scale, zero);
-                part[h] = part[h] + v_load(importance + j + h * LANES) * (d * d);
-            }
-        b->error[c] = fold(part);
+        float bound = b->selects ? least : INFINITY;
+        float error = !integers                        ? squared_error(t, b, c, importance, false)
+                      : !near(b->largest, b->scale[c]) ? squared_error(t, b, c, importance, true)
+                      : symmetric                      ? near_error(t, b, c, importance, bound, true)
+                                                       : near_error(t, b, c, importance, bound, false);
+        least = error < least ? error : least;
+        b->error[c] = error;
     }
 }
 
@@ -185,10 +240,8 @@ static void errors(const struct search *t, struct workbench *b, int64_t g)
         quadratic_errors(t, b);
     else if (t->s->norm != 2)
         powered_errors(t, b, importance);
-    else if (t->lattice.integers)
-        squared_errors(t, b, importance, true);
     else
-        squared_errors(t, b, importance, false);
+        squared_errors(t, b, importance);
 }
 
 static void keep(const struct qp_scale_search *s, const struct workbench *b, int best, int64_t at)
@@ -226,6 +279,27 @@ static void take_block(const struct search *t, struct workbench *b, int64_t g)
         memcpy(b->h + i * t->width, h + i * cols, (size_t)count * sizeof(float));
 }
 
+/* A group of columns after the other, so that its block of H is copied once. Each thread has some of the rows. */
+static void search_columns(const struct search *t, struct workbench *b)
+{
+    for (int64_t g = 0; g < t->groups; g++) {
+        if (b->memory != NULL)
+            take_block(t, b, g);
+#pragma omp for nowait
+        for (int64_t r = 0; r < t->s->rows; r++)
+            if (b->memory != NULL && !qp_failure_is_set())
+                search_group(t, b, r, g);
+    }
+}
+
+static void search_rows(const struct search *t, struct workbench *b)
+{
+#pragma omp for nowait
+    for (int64_t r = 0; r < t->s->rows; r++)
+        for (int64_t g = 0; g < t->groups && b->memory != NULL && !qp_failure_is_set(); g++)
+            search_group(t, b, r, g);
+}
+
 static void search_groups(const struct search *t)
 {
     const struct qp_scale_search *s = t->s;
@@ -234,14 +308,11 @@ static void search_groups(const struct search *t)
     {
         struct workbench b = workbench_of(t);
 
-        for (int64_t g = 0; g < t->groups; g++) {
-            if (s->hessian != NULL && b.memory != NULL)
-                take_block(t, &b, g);
-#pragma omp for nowait
-            for (int64_t r = 0; r < s->rows; r++)
-                if (b.memory != NULL && !qp_failure_is_set())
-                    search_group(t, &b, r, g);
-        }
+        b.selects = true;
+        if (s->hessian != NULL)
+            search_columns(t, &b);
+        else
+            search_rows(t, &b);
         free(b.memory);
     }
 }

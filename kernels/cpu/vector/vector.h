@@ -268,6 +268,15 @@ static inline vf v_max(vf a, vf b)
     return V(max_ps)(a, b);
 }
 
+/* a / b to the last bit, for `inverse` 1 / b to the last bit, and numbers such that neither the quotient nor what is
+ * left of it leaves the normal numbers, or the quotient is far below 1 and nobody asks how far (Markstein 1990). */
+static inline vf v_quotient(vf a, vf b, vf inverse)
+{
+    vf q = a * inverse;
+    q = v_fma(v_fma(-q, b, a), inverse, q);
+    return v_fma(v_fma(-q, b, a), inverse, q);
+}
+
 /* The first n floats at p, then `rest`; n < LANES. */
 static inline vf v_load_part(const float *p, int64_t n, float rest)
 {
