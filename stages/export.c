@@ -153,6 +153,27 @@ static int put_values(struct state *s, const char *name, int rank, const int64_t
     return put(s, tensor, err);
 }
 
+/* Writes a tensor rounded to the model's dtype, by way of float32 in parts: an embedding may be larger than any layer.
+ */
+static int put_rounded(struct state *s, const char *name, const struct qp_tensor *tensor, struct qp_error *err)
+{
+    enum { PART = 1 << 20 };
+    struct qp_tensor *rounded;
+    size_t from = (size_t)qp_dtype_bits(tensor->dtype) / 8, to = (size_t)qp_dtype_bits(s->model.arch.dtype) / 8;
+    qp_auto_free float *part = qp_new_floats(PART, "a part of a tensor", err);
+    if (!part)
+        return QP_ERR_SPACE;
+    int r = qp_tensor_new(name, s->model.arch.dtype, tensor->rank, tensor->shape, &rounded, err);
+    if (r < 0)
+        return r;
+    for (int64_t i = 0; i < tensor->elements; i += PART) {
+        int64_t n = tensor->elements - i < PART ? tensor->elements - i : PART;
+        s->kernels->to_f32(tensor->dtype, n, (const char *)tensor->data + (size_t)i * from, part);
+        s->kernels->from_f32(rounded->dtype, n, part, (char *)rounded->data + (size_t)i * to);
+    }
+    return put(s, rounded, err);
+}
+
 /* Writes one of the block's own tensors in the model's dtype. */
 static int put_own(struct state *s, const struct qp_block *block, const char *name, struct qp_error *err)
 {
@@ -161,11 +182,7 @@ static int put_own(struct state *s, const struct qp_block *block, const char *na
         return qp_fail(err, QP_ERR_INPUT, "%s: missing in block %lld, or no floats", name, (long long)block->layer);
     if (tensor->dtype == s->model.arch.dtype)
         return put(s, qp_tensor_ref(tensor), err);
-    qp_auto_free float *values = qp_new_floats(tensor->elements, "a tensor in float32", err);
-    if (!values)
-        return QP_ERR_SPACE;
-    s->kernels->to_f32(tensor->dtype, tensor->elements, tensor->data, values);
-    return put_values(s, name, tensor->rank, tensor->shape, values, err);
+    return put_rounded(s, name, tensor, err);
 }
 
 static int put_parameter(struct state *s, const struct qp_block *block, int parameter, struct qp_error *err)

@@ -251,18 +251,17 @@ int qp_layer_forward(const struct qp_layer *layer, const struct qp_sequences *se
 int qp_embed(const struct qp_block *block, enum qp_version version, int64_t count, int64_t length, const int32_t *ids,
              float *x, struct qp_error *err);
 
-/* The head: final norm, projection and matrix, loaded once, as the block computes, but in float32 with a projection.
- * The matrix in BF16 is the same for all versions. */
+/* The head: final norm, projection and matrix. The matrix, which may be larger than any layer, stays where the block's
+ * unit has it, which the head needs until it is freed; it is converted in panels of rows where it is used. */
 struct qp_head {
     const struct qp_arch *arch;
     const struct qp_kernels *kernels;
-    const uint16_t *bf16;  /* [vocab, embed_width] of QP_BF16, else NULL; may point into the block's unit */
-    float *gain;           /* [hidden] */
-    float *bias;           /* [hidden], NULL: none */
-    float *weight;         /* [vocab, embed_width] of QP_F32 */
-    float *rounded_gain;   /* to the model's dtype, as they will be exported: */
-    float *rounded_weight; /* the same memory where that changes nothing */
-    float *project;        /* [embed_width, hidden], and the same rounded; NULL: none */
+    enum qp_dtype compute;          /* QP_BF16 or QP_F32, as with a projection always */
+    const struct qp_tensor *weight; /* [vocab, embed_width] of a float dtype */
+    float *gain;                    /* [hidden] */
+    float *rounded_gain;            /* to the model's dtype, as it will be exported */
+    float *bias;                    /* [hidden], NULL: none */
+    float *project;                 /* [embed_width, hidden], and the same rounded; NULL: none */
 };
 
 /* Floats a row that qp_head_logits needs as scratch. */
@@ -270,6 +269,9 @@ static inline int64_t qp_head_scratch(const struct qp_arch *arch)
 {
     return arch->hidden + (arch->project_out ? arch->embed_width : 0);
 }
+
+/* Rows of the matrix that a thread of qp_head_logits converts at a time. */
+int64_t qp_head_panel(const struct qp_arch *arch);
 
 int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_error *err);
 void qp_head_free(struct qp_head *head);

@@ -56,6 +56,9 @@ int qp_text_forward(const struct qp_text *text, const struct qp_layer *layer, st
 int qp_hidden_score(const struct qp_head *head, const struct qp_hidden_states *states,
                     const struct qp_hidden_states *reference, struct qp_metrics *out, struct qp_error *err);
 
+/* Tokens whose logits that looks at at a time, of so many in all. */
+int64_t qp_score_rows(const struct qp_arch *arch, int64_t tokens);
+
 /* Perplexity of a checkpoint as it is on disk; quantized activations simulated. progress may be NULL. */
 int qp_evaluate(struct qp_checkpoint *checkpoint, const struct qp_windows *windows, const struct qp_kernels *kernels,
                 void (*progress)(void *context, int64_t done, int64_t total), void *context, struct qp_metrics *out,

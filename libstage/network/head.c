@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/scratch.h"
 #include "kernels/work.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
@@ -144,48 +145,11 @@ int qp_embed(const struct qp_block *block, enum qp_version version, int64_t coun
     return arch->positions ? add_positions(block, version, count, length, x, err) : 0;
 }
 
-/* A gain of `hidden` numbers, then the matrix; both twice where rounding changes them. gain NULL: there is no norm. */
-static int load_f32(const struct qp_tensor *gain, const struct qp_tensor *weight, struct qp_head *head,
-                    struct qp_error *err)
+/* The norm's gain twice, the second time as it will be exported; NULL: there is no norm. */
+static int load_gain(const struct qp_tensor *gain, struct qp_head *head, struct qp_error *err)
 {
-    const struct qp_arch *arch = head->arch;
-    bool twice = (gain && rounds(arch, gain)) || rounds(arch, weight);
-    int64_t count = arch->hidden + weight->elements;
-    head->gain = qp_new_floats((twice ? 2 : 1) * count, "the head in float32", err);
-    if (!head->gain)
-        return QP_ERR_SPACE;
-    head->weight = head->gain + arch->hidden;
-    head->rounded_gain = twice ? head->gain + count : head->gain;
-    head->rounded_weight = head->rounded_gain + arch->hidden;
-    memset(head->gain, 0, (size_t)arch->hidden * sizeof(float));
-    if (gain)
-        head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
-    head->kernels->to_f32(weight->dtype, weight->elements, weight->data, head->weight);
-    if (twice) {
-        memcpy(head->rounded_gain, head->gain, (size_t)count * sizeof(float));
-        qp_round_to(head->kernels, arch->dtype, count, head->rounded_gain); /* the head's matrix follows it */
-    }
-    return 0;
-}
-
-/* A row at a time. */
-static void narrow(const struct qp_kernels *kernels, const struct qp_tensor *weight, float *row, uint16_t *out)
-{
-    int64_t n = weight->shape[1];
-    size_t bytes = weight->bytes / (size_t)weight->shape[0];
-    for (int64_t i = 0; i < weight->shape[0]; i++) {
-        kernels->to_f32(weight->dtype, n, (const char *)weight->data + (size_t)i * bytes, row);
-        kernels->from_f32(QP_BF16, n, row, out + i * n);
-    }
-}
-
-/* Two gains, then, unless the matrix can be used where it lies, a row for its conversion and the matrix. */
-static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weight, struct qp_head *head,
-                     struct qp_error *err)
-{
-    bool there = weight->dtype == QP_BF16 && (uintptr_t)weight->data % sizeof(uint16_t) == 0;
     int64_t hidden = head->arch->hidden;
-    head->gain = qp_new_floats(3 * hidden + (there ? 0 : (weight->elements + 1) / 2), "the head in BF16", err);
+    head->gain = qp_new_floats(2 * hidden, "the head's norm", err);
     if (!head->gain)
         return QP_ERR_SPACE;
     head->rounded_gain = head->gain + hidden;
@@ -193,11 +157,8 @@ static int load_bf16(const struct qp_tensor *gain, const struct qp_tensor *weigh
     if (gain)
         head->kernels->to_f32(gain->dtype, gain->elements, gain->data, head->gain);
     memcpy(head->rounded_gain, head->gain, (size_t)hidden * sizeof(float));
-    qp_round_to(head->kernels, head->arch->dtype, hidden, head->rounded_gain);
-    float *row = head->rounded_gain + hidden;
-    if (!there)
-        narrow(head->kernels, weight, row, (uint16_t *)(row + hidden));
-    head->bf16 = there ? weight->data : (uint16_t *)(row + hidden);
+    if (gain && rounds(head->arch, gain))
+        qp_round_to(head->kernels, head->arch->dtype, hidden, head->rounded_gain);
     return 0;
 }
 
@@ -208,8 +169,7 @@ static int finish_norm(const struct qp_block *block, struct qp_head *head, struc
     char name[256];
     for (int64_t i = 0; d->offset != 0 && i < d->width; i++) {
         head->gain[i] += d->offset;
-        if (head->rounded_gain != head->gain)
-            head->rounded_gain[i] += d->offset;
+        head->rounded_gain[i] += d->offset;
     }
     if (!d->bias)
         return 0;
@@ -246,7 +206,6 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
 {
     const struct qp_arch *arch = block->arch;
     const struct qp_tensor *gain = NULL, *weight;
-    bool narrow = block->compute == QP_BF16 && !arch->project_out;
     int r = arch->output_norm.width > 0 ? get_end(block, arch->final_norm, 1, &arch->hidden, &gain, err) : 0;
     if (r == 0)
         r = get_end(block, arch->tied ? arch->embedding : arch->head, 2, (int64_t[]){arch->vocab, arch->embed_width},
@@ -254,8 +213,11 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
     if (r < 0)
         return r;
     qp_work_add_read((double)((gain ? gain->bytes : 0) + weight->bytes));
-    struct qp_head head = {.arch = arch, .kernels = block->kernels};
-    r = narrow ? load_bf16(gain, weight, &head, err) : load_f32(gain, weight, &head, err);
+    struct qp_head head = {.arch = arch,
+                           .kernels = block->kernels,
+                           .weight = weight,
+                           .compute = arch->project_out ? QP_F32 : block->compute};
+    r = load_gain(gain, &head, err);
     if (r == 0 && gain)
         r = finish_norm(block, &head, err);
     if (r == 0)
@@ -269,7 +231,7 @@ int qp_head_load(const struct qp_block *block, struct qp_head *out, struct qp_er
 
 void qp_head_free(struct qp_head *head)
 {
-    free(head->gain); /* the head's matrix follows it */
+    free(head->gain);
     free(head->bias);
     free(head->project);
     *head = (struct qp_head){0};
@@ -280,12 +242,12 @@ static void normalize(const struct qp_head *head, const float *gain, int64_t row
     const struct qp_norm *d = &head->arch->output_norm;
     const struct qp_kernels *k = head->kernels;
     if (d->width == 0)
-        k->from_f32(head->bf16 ? QP_BF16 : QP_F32, rows * head->arch->hidden, x, y);
-    else if (d->kind == QP_NORM_LAYER && head->bf16)
+        k->from_f32(head->compute, rows * head->arch->hidden, x, y);
+    else if (d->kind == QP_NORM_LAYER && head->compute == QP_BF16)
         k->layer_norm_bf16(rows, d->width, x, gain, head->bias, d->eps, y);
     else if (d->kind == QP_NORM_LAYER)
         k->layer_norm(rows, d->width, x, gain, head->bias, d->eps, y);
-    else if (head->bf16)
+    else if (head->compute == QP_BF16)
         k->rms_norm_bf16(rows, d->width, x, gain, d->eps, y);
     else
         k->rms_norm(rows, d->width, x, gain, d->eps, y);
@@ -302,20 +264,97 @@ static float *project(const struct qp_head *head, enum qp_version version, int64
     return out;
 }
 
+/* So many that they stay in the thread's cache. */
+int64_t qp_head_panel(const struct qp_arch *arch)
+{
+    enum { NUMBERS = 1 << 20, LEAST = 64, MOST = 1024 };
+    int64_t rows = NUMBERS / arch->embed_width / LEAST * LEAST;
+    return rows < LEAST ? LEAST : rows > MOST ? MOST : rows;
+}
+
+/* w[count, width] = rows of the matrix from `first` on, as the version has them. */
+static void read_rows(const struct qp_head *head, enum qp_version version, int64_t first, int64_t count, float *w)
+{
+    const struct qp_tensor *t = head->weight;
+    int64_t numbers = count * t->shape[1];
+    const char *from = (const char *)t->data + (size_t)first * (t->bytes / (size_t)t->shape[0]);
+    head->kernels->to_f32(t->dtype, numbers, from, w);
+    if (version == QP_QUANTIZED && rounds(head->arch, t))
+        qp_round_to(head->kernels, head->arch->dtype, numbers, w);
+}
+
+/* What a thread needs for a panel of `count` rows: those in float32, in BF16 those and their logits as well. */
+struct panel {
+    float *w, *logits;
+    uint16_t *narrow;
+};
+
+static struct panel new_panel(const struct qp_head *head, int64_t count, int64_t rows)
+{
+    int64_t numbers = count * head->arch->embed_width;
+    bool bf16 = head->compute == QP_BF16;
+    float *w = qp_scratch((size_t)(numbers + (bf16 ? rows * count + (numbers + 1) / 2 : 0)), sizeof *w);
+    return (struct panel){w, w ? w + numbers : NULL, w ? (uint16_t *)(w + numbers + rows * count) : NULL};
+}
+
+/* logits[rows, count] of rows [first, first + count) of the matrix, in a matrix [rows, vocab]. */
+static void multiply_panel(const struct qp_head *head, const struct panel *p, int64_t first, int64_t count,
+                           int64_t rows, const float *x, float *logits)
+{
+    int64_t width = head->arch->embed_width, vocab = head->arch->vocab;
+    if (head->compute != QP_BF16) {
+        head->kernels->gemm(&(struct qp_gemm){false, true, rows, count, width, 1.0f, x, width, p->w, width, 0.0f,
+                                              logits + first, vocab});
+        return;
+    }
+    head->kernels->from_f32(QP_BF16, count * width, p->w, p->narrow);
+    head->kernels->linear_bf16(rows, count, width, (const uint16_t *)x, p->narrow, false, p->logits);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(logits + r * vocab + first, p->logits + r * count, (size_t)count * sizeof *logits);
+}
+
+/* In panels, for the matrix may be larger than all else; without memory the operation has failed (kernels/failure.h).
+ */
+static void multiply_panels(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x,
+                            float *logits)
+{
+    int64_t step = qp_head_panel(head->arch), vocab = head->arch->vocab;
+#pragma omp parallel
+    {
+        struct panel panel = new_panel(head, step, rows);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t first = 0; first < vocab; first += step) {
+            int64_t count = vocab - first < step ? vocab - first : step;
+            if (!panel.w)
+                continue;
+            read_rows(head, version, first, count, panel.w);
+            multiply_panel(head, &panel, first, count, rows, x, logits);
+        }
+        free(panel.w);
+    }
+}
+
+/* A matrix in BF16, which is the same for all versions, can be used where it lies. */
+static const uint16_t *stored_bf16(const struct qp_head *head)
+{
+    const struct qp_tensor *t = head->weight;
+    bool there = head->compute == QP_BF16 && t->dtype == QP_BF16 && (uintptr_t)t->data % sizeof(uint16_t) == 0;
+    return there ? t->data : NULL;
+}
+
 void qp_head_logits(const struct qp_head *head, enum qp_version version, int64_t rows, const float *x, float *scratch,
                     float *logits)
 {
     const struct qp_arch *arch = head->arch;
-    const float *weight = version == QP_QUANTIZED ? head->rounded_weight : head->weight;
-    int64_t width = arch->embed_width;
+    const uint16_t *stored = stored_bf16(head);
     normalize(head, version == QP_QUANTIZED ? head->rounded_gain : head->gain, rows, x, scratch);
     if (head->project)
         scratch = project(head, version, rows, scratch);
-    if (head->bf16)
-        head->kernels->linear_bf16(rows, arch->vocab, width, (const uint16_t *)scratch, head->bf16, false, logits);
+    if (stored)
+        head->kernels->linear_bf16(rows, arch->vocab, arch->embed_width, (const uint16_t *)scratch, stored, false,
+                                   logits);
     else
-        head->kernels->gemm(&(struct qp_gemm){false, true, rows, arch->vocab, width, 1.0f, scratch, width, weight,
-                                              width, 0.0f, logits, arch->vocab});
+        multiply_panels(head, version, rows, scratch, logits);
     if (arch->logit_scale != 1)
         head->kernels->multiply(rows * arch->vocab, arch->logit_scale, logits);
     if (arch->logit_cap != 0)

@@ -7,7 +7,7 @@
 #include "libstage/base/memory.h"
 #include "libstage/tensor/operations.h"
 
-/* Logits of both networks stay below this many floats, or one row. */
+/* Logits of both networks stay below this many floats, or a fourth of the largest layer's weights, or one row. */
 #define LOGITS_FLOATS ((int64_t)16 << 20)
 #define MAX_ROWS 512
 
@@ -24,12 +24,22 @@ struct sums {
     double nll, reference_nll, kl;
 };
 
-static int scratch_open(const struct qp_head *head, struct scratch *s, struct qp_error *err)
+int64_t qp_score_rows(const struct qp_arch *arch, int64_t tokens)
+{
+    int64_t floats = LOGITS_FLOATS;
+    for (int64_t layer = 0; layer < arch->layers; layer++) {
+        int64_t part = qp_layer_weights(qp_layer_type(arch, layer)) / 4;
+        floats = part > floats ? part : floats;
+    }
+    int64_t rows = floats / 2 / arch->vocab, most = tokens < MAX_ROWS ? tokens : MAX_ROWS;
+    return rows < 1 ? 1 : rows > most ? most : rows;
+}
+
+static int scratch_open(const struct qp_head *head, int64_t tokens, struct scratch *s, struct qp_error *err)
 {
     size_t vocab = (size_t)head->arch->vocab, hidden = (size_t)head->arch->hidden;
     size_t normed = (size_t)qp_head_scratch(head->arch);
-    int64_t rows = LOGITS_FLOATS / 2 / (int64_t)vocab;
-    size_t n = (size_t)(rows < 1 ? 1 : rows > MAX_ROWS ? MAX_ROWS : rows);
+    size_t n = (size_t)qp_score_rows(head->arch, tokens);
     size_t row_bytes = 3 * sizeof(double) + (hidden + normed + 2 * vocab) * sizeof(float) + 3 * sizeof(int32_t);
     double *d = qp_new_array((int64_t)n, row_bytes, "logits", err);
     if (!d)
@@ -109,7 +119,7 @@ int qp_hidden_score(const struct qp_head *head, const struct qp_hidden_states *s
     if (states->windows->length < 2)
         return qp_fail(err, QP_ERR_INPUT, "windows of %lld token predict nothing; set `length` to 2 or more",
                        (long long)states->windows->length);
-    int r = scratch_open(head, &s, err);
+    int r = scratch_open(head, total, &s, err);
     if (r < 0)
         return r;
     for (int64_t row = 0; r == 0 && row < total; row += s.rows) {

@@ -1,8 +1,10 @@
 #include "stages/validate/estimate.h"
 
 #include <math.h>
+#include <omp.h>
 
 #include "libstage/network/block.h"
+#include "libstage/network/evaluate.h"
 #include "libstage/solvers/quality.h"
 
 /* Weights and codes of each quantized linear; with Hessians two losses tr(D H Dᵀ). */
@@ -52,14 +54,14 @@ static double judged_bytes(const struct qp_task *t, int64_t layer)
     return most;
 }
 
-/* The head, in float32 or, where it is stored so, as it is; and two chunks of logits (score.c). */
+/* Two chunks of logits with what they are of, and a panel of the head a thread (score.c, head.c). */
 static double head_bytes(const struct qp_task *t, bool bf16)
 {
     const struct qp_arch *a = t->arch;
-    double vocab = (double)a->vocab, hidden = (double)a->hidden;
-    double rows = fmin(512, fmax(1, floor((double)(8 << 20) / vocab))), tokens = (double)qp_task_tokens(t);
-    double weight = !bf16 ? 4 * vocab * hidden : a->dtype == QP_BF16 ? 0 : 2 * vocab * hidden;
-    return weight + fmin(rows, tokens) * 2 * 4 * (vocab + hidden);
+    double rows = (double)qp_score_rows(a, qp_task_tokens(t)), panel = (double)qp_head_panel(a);
+    bool there = bf16 && a->dtype == QP_BF16 && !a->project_out;
+    double panels = there ? 0 : omp_get_max_threads() * panel * 4 * ((double)a->embed_width + (bf16 ? rows : 0));
+    return panels + rows * 4 * (2 * (double)a->vocab + (double)(a->hidden + qp_head_scratch(a)));
 }
 
 static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *out, struct qp_error *err)

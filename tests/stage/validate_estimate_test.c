@@ -1,5 +1,6 @@
 /* What validate says of its work, against numbers worked out by hand. */
 #include <criterion/criterion.h>
+#include <omp.h>
 
 #include "tests/support/estimates.h"
 
@@ -21,12 +22,13 @@ Test(validate_estimate, without_text_reads_weights_alone)
     cr_expect_eq(work.bytes_read, 2 * 4.0 * 30720);
 }
 
-/* The head and logits: 128 rows of both networks' logits and inputs; or a layer with its workspace. */
+/* The head: 128 rows of both networks' logits, of inputs and of normed ones, and 1,024 rows of its matrix a thread,
+ * which is more than a layer and its workspace; or what judges a linear. */
 Test(validate_estimate, memory)
 {
     struct qp_estimate e = estimate_of(estimate_question(NULL, NULL, NULL, 8));
     cr_assert(e.memory_known);
-    cr_expect_geq(e.block_bytes, 4.0 * 128 * 64 + 128 * 2 * 4.0 * (128 + 64));
+    cr_expect_eq(e.block_bytes, 128 * 4.0 * (2 * 128 + 2 * 64) + omp_get_max_threads() * 1024 * 4.0 * 64);
     e = estimate_of(estimate_question(NULL, NULL, json_pack("[s]", "hessian"), 0));
     cr_expect_eq(e.block_bytes, 13 * 64.0 * 96 + 4.0 * 96 * 96, "a linear three times, its codes, and the Hessian");
     cr_expect_eq(e.fixed_bytes + e.emitted_bytes, 0);
