@@ -9,7 +9,9 @@
  * the order of the sums over rows does not depend on the number of threads. */
 typedef void qp_hessian_fn(int64_t rows, int64_t n, const float *x, float *h);
 
-/* The same of BF16 x[rows, n]; products are exact, sums are float32, subnormal numbers may count as 0. */
+/* The same of BF16 x[rows, n]; products are exact, sums are float32, subnormal numbers may count as 0. As many rows as
+ * this are copied at once, in other order. */
+enum { QP_HESSIAN_ROWS = 4096 };
 typedef void qp_hessian_bf16_fn(int64_t rows, int64_t n, const uint16_t *x, float *h);
 
 /* Copies the upper triangle of h[n, n] onto the lower one. Exact. */

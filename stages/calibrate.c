@@ -88,6 +88,7 @@ static int collect(struct state *s, const struct qp_block *block, struct qp_stat
 static int calibrate_layer(struct qp_stage *stage, struct state *s, struct qp_block *block, struct qp_error *err)
 {
     struct qp_statistics *statistics = NULL;
+    qp_stage_trim(stage); /* Hessians are summed up outside of what they are sent in */
     int r = qp_statistics_open(stage, block, &s->windows, &statistics, err);
     if (r == 0)
         r = s->prefix ? qp_prefix_collect(s->prefix, stage, block, statistics, err)

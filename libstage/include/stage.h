@@ -139,6 +139,9 @@ bool qp_stage_connected(const struct qp_stage *stage, const char *port);
 /* Tensors allocated here reach consumers on the same host without a copy. */
 const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage);
 
+/* Gives back what is kept for the next tensors there: for a stage that now needs much memory of its own. */
+void qp_stage_trim(struct qp_stage *stage);
+
 const struct qp_kernels *qp_stage_kernels(struct qp_stage *stage);
 int qp_stage_threads(const struct qp_stage *stage);
 

@@ -9,7 +9,6 @@
 #include "libstage/base/file.h"
 #include "libstage/wire/unit_header.h"
 
-#define GRAIN ((size_t)64 << 10)
 #define KEPT_ANYWAY ((size_t)32 << 20) /* bytes of free segments that are worth no thought */
 
 /* The owner of a segment's storage. */
@@ -31,15 +30,6 @@ struct qp_pool {
     atomic_bool on;
     struct qp_allocator allocator;
 };
-
-/* Sizes are rounded up by at most an eighth, so that segments of blocks that differ a little can be swapped. */
-static size_t size_class(size_t bytes)
-{
-    size_t step = GRAIN;
-    while (step < bytes / 16)
-        step *= 2;
-    return (bytes + step - 1) / step * step;
-}
 
 static void destroy(struct segment *segment)
 {
@@ -124,7 +114,7 @@ static int make(struct qp_pool *pool, size_t size, struct segment **out, struct 
 
 static int take(struct qp_pool *pool, size_t bytes, struct qp_storage **out, struct qp_error *err)
 {
-    size_t size = size_class(bytes);
+    size_t size = qp_segment_size(bytes);
     pthread_mutex_lock(&pool->lock);
     struct segment *segment = take_free(pool, size);
     int r = segment ? 0 : make(pool, size, &segment, err);
@@ -155,6 +145,24 @@ static int allocate(void *context, const char *name, enum qp_dtype dtype, int ra
     return r;
 }
 
+static void destroy_free(struct qp_pool *pool)
+{
+    while (pool->free) {
+        struct segment *segment = pool->free;
+        pool->free = segment->next;
+        destroy(segment);
+    }
+    pool->free_bytes = 0;
+}
+
+static void trim(void *context)
+{
+    struct qp_pool *pool = context;
+    pthread_mutex_lock(&pool->lock);
+    destroy_free(pool);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 int qp_pool_new(const char *run, size_t keep, struct qp_pool **out, struct qp_error *err)
 {
     struct qp_pool *pool = calloc(1, sizeof *pool);
@@ -168,7 +176,7 @@ int qp_pool_new(const char *run, size_t keep, struct qp_pool **out, struct qp_er
     atomic_init(&pool->size, 0);
     atomic_init(&pool->given, 0);
     atomic_init(&pool->on, true);
-    pool->allocator = (struct qp_allocator){allocate, pool};
+    pool->allocator = (struct qp_allocator){allocate, pool, trim};
     *out = pool;
     return 0;
 }
@@ -177,11 +185,7 @@ void qp_pool_free(struct qp_pool *pool)
 {
     if (!pool)
         return;
-    while (pool->free) {
-        struct segment *segment = pool->free;
-        pool->free = segment->next;
-        destroy(segment);
-    }
+    destroy_free(pool);
     pthread_mutex_destroy(&pool->lock);
     free(pool->run);
     free(pool);

@@ -19,7 +19,8 @@ void qp_pool_free(struct qp_pool *pool);
 /* Unlinks the names of all segments, also of those in use: for a process that ends at once. */
 void qp_pool_unlink(struct qp_pool *pool);
 
-/* Small tensors, all tensors while the pool is off, and those that /dev/shm has no space for, go to the heap. */
+/* Small tensors, all tensors while the pool is off, and those that /dev/shm has no space for, go to the heap. Its trim
+ * unlinks the segments that are kept for reuse. */
 const struct qp_allocator *qp_pool_allocator(struct qp_pool *pool);
 
 /* Off: nobody on this host would read it. On at first. */

@@ -132,6 +132,12 @@ const struct qp_allocator *qp_stage_allocator(struct qp_stage *stage)
     return stage->allocator;
 }
 
+void qp_stage_trim(struct qp_stage *stage)
+{
+    if (stage->allocator && stage->allocator->trim)
+        stage->allocator->trim(stage->allocator->context);
+}
+
 const struct qp_kernels *qp_stage_kernels(struct qp_stage *stage)
 {
     return stage->kernels;

@@ -114,6 +114,14 @@ int qp_storage_open_shm(const char *name, struct qp_storage **out, struct qp_err
     return open_mapping(QP_WHERE_SHM, fd, PROT_READ, name, out, err);
 }
 
+size_t qp_segment_size(size_t bytes)
+{
+    size_t step = (size_t)64 << 10;
+    while (step < bytes / 16)
+        step *= 2;
+    return (bytes + step - 1) / step * step;
+}
+
 int qp_storage_create_shm(const char *name, size_t size, struct qp_storage **out, struct qp_error *err)
 {
     qp_auto_close int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);

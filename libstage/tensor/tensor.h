@@ -51,6 +51,12 @@ int qp_storage_new(size_t size, struct qp_storage **out, struct qp_error *err);
 /* The whole of a file, mapped read-only. QP_ERR_INPUT when it cannot be. An empty file gives size 0. */
 int qp_storage_map(const char *path, struct qp_storage **out, struct qp_error *err);
 
+#define QP_ALWAYS_INLINE (32 << 10) /* tensors of so few bytes are not worth a reference */
+
+/* Bytes of the segment that a tensor of so many gets: rounded up by at most an eighth, so that segments of blocks that
+ * differ a little can be swapped. */
+size_t qp_segment_size(size_t bytes);
+
 /* Creates (mode 0600, exclusive) or opens (whole, read-only) a shared memory object. The creator's last unref unlinks
  * it, an opener's only unmaps it. `name` starts with a slash. */
 int qp_storage_create_shm(const char *name, size_t size, struct qp_storage **out, struct qp_error *err);
@@ -89,6 +95,7 @@ struct qp_allocator {
     int (*allocate)(void *context, const char *name, enum qp_dtype dtype, int rank, const int64_t *shape,
                     struct qp_tensor **out, struct qp_error *err);
     void *context;
+    void (*trim)(void *context); /* gives back what is kept for later tensors; NULL: nothing is */
 };
 
 /* Allocates through `allocator`, or on the heap when it is NULL. */

@@ -8,8 +8,6 @@
 
 #include "libstage/tensor/unit.h"
 
-#define QP_ALWAYS_INLINE (32 << 10) /* tensors of so few bytes are not worth a reference */
-
 /* How a tensor travels to a consumer on the same host or on another one. */
 enum qp_where qp_travels(const struct qp_tensor *tensor, bool same_host);
 

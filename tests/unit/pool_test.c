@@ -54,3 +54,27 @@ Test(pool, what_is_larger_than_all_that_is_in_use_goes_away)
     cr_expect_leq(qp_pool_size(pool), 32 * MIB);
     cr_expect_eq(qp_pool_in_use(pool), 0);
 }
+
+/* What was kept for the next block goes back, what is in use stays. */
+Test(pool, trims)
+{
+    struct qp_tensor *first = tensor(40 * MIB), *second = tensor(40 * MIB);
+    qp_tensor_unref(first);
+    cr_expect_geq(qp_pool_size(pool), 80 * MIB, "kept");
+    const struct qp_allocator *allocator = qp_pool_allocator(pool);
+    allocator->trim(allocator->context);
+    cr_expect_leq(qp_pool_size(pool), 41 * MIB, "%zu bytes", qp_pool_size(pool));
+    first = tensor(40 * MIB);
+    cr_expect_geq(qp_pool_in_use(pool), 80 * MIB);
+    qp_tensor_unref(first);
+    qp_tensor_unref(second);
+}
+
+Test(pool, sizes_of_segments)
+{
+    cr_expect_eq(qp_segment_size(1), 64 << 10);
+    cr_expect_eq(qp_segment_size(40000), 64 << 10);
+    cr_expect_eq(qp_segment_size(1024 * 1025 * 2), 9 * (256 << 10),
+                 "a triangle of 1024 channels, 64 KiB doubled twice");
+    cr_expect_eq(qp_segment_size(2816 * 2817 * 2), 16 << 20, "in steps of 1 MiB");
+}

@@ -8,9 +8,6 @@
  * in registers before it is added to h. */
 enum { VECTORS = 3, PANEL = VECTORS * LANES, ROWS = 8 };
 
-/* Rows of x that are packed at once, which takes as much memory as they do. */
-enum { MOST_ROWS = 4096 };
-
 /* Pairs of rows of panel j; without a second row, and after the last column, there are zeros. */
 static void pack(int64_t rows, int64_t n, int64_t j, const uint16_t *x, uint32_t *panel)
 {
@@ -88,6 +85,6 @@ static void add_rows(int64_t rows, int64_t n, const uint16_t *x, float *h)
 
 void qp_hessian_bf16_pairs(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
-    for (int64_t r = 0; r < rows && n > 0; r += MOST_ROWS)
-        add_rows(rows - r < MOST_ROWS ? rows - r : MOST_ROWS, n, x + r * n, h);
+    for (int64_t r = 0; r < rows && n > 0; r += QP_HESSIAN_ROWS)
+        add_rows(rows - r < QP_HESSIAN_ROWS ? rows - r : QP_HESSIAN_ROWS, n, x + r * n, h);
 }

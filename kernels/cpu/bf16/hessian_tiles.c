@@ -7,8 +7,8 @@
 
 /* For CPUs with AMX, where oneDNN's products of BF16 are many times as fast as vdpbf16ps: x is transposed, and h cut
  * into tiles, on and above the diagonal, of TALL rows and up to WIDE columns. One thread computes a tile, over
- * MOST_ROWS rows of x at once, which the transposed copy takes as much memory as. */
-enum { TALL = 256, WIDE = 1024, MOST_ROWS = 4096 };
+ * QP_HESSIAN_ROWS rows of x at once, which the transposed copy takes as much memory as. */
+enum { TALL = 256, WIDE = 1024 };
 
 /* Columns and rows that are transposed at once. */
 enum { COLUMNS = 16, ROWS = 2 * COLUMNS };
@@ -75,6 +75,6 @@ static void add_rows(int64_t rows, int64_t n, const uint16_t *x, float *h)
 
 void qp_hessian_bf16_tiles(int64_t rows, int64_t n, const uint16_t *x, float *h)
 {
-    for (int64_t r = 0; r < rows && n > 0; r += MOST_ROWS)
-        add_rows(rows - r < MOST_ROWS ? rows - r : MOST_ROWS, n, x + r * n, h);
+    for (int64_t r = 0; r < rows && n > 0; r += QP_HESSIAN_ROWS)
+        add_rows(rows - r < QP_HESSIAN_ROWS ? rows - r : QP_HESSIAN_ROWS, n, x + r * n, h);
 }
