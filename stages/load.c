@@ -4,12 +4,14 @@
  * checkpoint: references into the mapped files for safetensors, dequantized tensors for GGUF. Memory: what consumers
  * have not acknowledged of dequantized blocks. With true_sequential each layer goes in steps
  * (libstage/network/sequential.h), which share the tensors. */
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "libstage/include/stage.h"
 #include "libstage/network/checkpoint.h"
 #include "libstage/network/estimate.h"
+#include "libstage/network/parts.h"
 #include "libstage/network/sequential.h"
 
 struct state {
@@ -111,18 +113,35 @@ static bool is_gguf(const char *path)
     return length > 5 && strcmp(path + length - 5, ".gguf") == 0;
 }
 
-/* Maps files; who needs the weights reads them. Tensors of GGUF are dequantized. */
+/* A block's tensors in shared memory. */
+static double sent_bytes(const struct qp_task *task, int64_t block)
+{
+    struct qp_part part;
+    double bytes = 0;
+    QP_EACH_PART(part, task->arch, block)
+    {
+        int64_t shape[2];
+        int rank = qp_part_shape(task->arch, &part, shape);
+        bytes += qp_sent_bytes(qp_task_stored(task, (double)shape[0] * (rank == 2 ? (double)shape[1] : 1)));
+    }
+    return bytes;
+}
+
+/* Maps files; who needs the weights reads them. Tensors of GGUF are dequantized: of layers as many as are on their way,
+ * and the embedding or the head, which may be larger. */
 static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)
 {
     const struct state *s = state;
+    int64_t last = qp_arch_blocks(task->arch) - 1;
     (void)err;
     out->work_known = true;
     out->provides[0] = s->true_sequential ? "steps" : NULL;
     out->memory_known = true;
-    for (int64_t layer = 0; is_gguf(task->path) && layer < task->arch->layers; layer++) {
-        double bytes = qp_task_stored(task, (double)qp_layer_parameters(qp_layer_type(task->arch, layer)));
-        out->emitted_bytes = bytes > out->emitted_bytes ? bytes : out->emitted_bytes;
-    }
+    if (!is_gguf(task->path))
+        return 0;
+    for (int64_t block = 1; block < last; block++)
+        out->emitted_bytes = fmax(out->emitted_bytes, sent_bytes(task, block));
+    out->block_bytes = fmax(0, fmax(sent_bytes(task, 0), sent_bytes(task, last)) - out->emitted_bytes);
     return 0;
 }
 

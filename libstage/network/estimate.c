@@ -41,6 +41,11 @@ double qp_task_stored(const struct qp_task *task, double weights)
     return weights * qp_dtype_bits(task->arch->dtype) / 8;
 }
 
+double qp_sent_bytes(double bytes)
+{
+    return bytes > QP_ALWAYS_INLINE ? (double)qp_segment_size((size_t)bytes) : bytes;
+}
+
 const struct qp_linear_scheme *qp_task_scheme(const struct qp_task *task, int64_t layer, int linear)
 {
     char module[256];

@@ -47,6 +47,9 @@ int64_t qp_task_tokens(const struct qp_task *task);
 /* Bytes of `weights` numbers as the checkpoint stores them. */
 double qp_task_stored(const struct qp_task *task, double weights);
 
+/* What a tensor of so many bytes takes while it is on its way to other stages. */
+double qp_sent_bytes(double bytes);
+
 /* How a linear will be quantized; NULL: its weights stay. Of a budget the first format there is to choose. */
 const struct qp_linear_scheme *qp_task_scheme(const struct qp_task *task, int64_t layer, int linear);
 const struct qp_quant_spec *qp_task_spec(const struct qp_task *task, int64_t layer, int linear);
@@ -71,16 +74,10 @@ void qp_estimate_loads(const struct qp_task *task, int64_t layers, int quantized
 /* Tokens that go through a layer at a time: whole windows. */
 int64_t qp_task_part(const struct qp_task *task);
 
-/* Bytes of a loaded layer, whose linears that read the first `quantized` sites are quantized. */
-double qp_estimate_layer_bytes(const struct qp_task *task, int64_t layer, int quantized, bool bf16);
-
-/* *bytes = what the executor needs beside it for the buffers of a part of the text. */
-int qp_estimate_workspace(const struct qp_task *task, int64_t layer, int quantized, bool bf16, double *bytes,
-                          struct qp_error *err);
-
-/* The most of either over all layers, with none or all of their linears quantized. */
+/* Bytes of a loaded layer; what loading it takes on top, and after that the executor's buffers for a part of the text:
+ * the most of each over all layers, with none or all of their linears quantized. */
 struct qp_forward_bytes {
-    double layer, workspace;
+    double layer, loading, workspace;
 };
 int qp_estimate_forward_bytes(const struct qp_task *task, bool quantized, bool bf16, struct qp_forward_bytes *out,
                               struct qp_error *err);

@@ -28,10 +28,10 @@ static bool multiplies_codes(const struct qp_task *t, int64_t layer, int linear,
 }
 
 /* Matrices in BF16 that are stored so are used where they lie; others are narrowed, by way of the largest of them. */
-double qp_estimate_layer_bytes(const struct qp_task *task, int64_t layer, int quantized, bool bf16)
+static void add_layer(const struct qp_task *task, int64_t layer, int quantized, bool bf16, struct qp_forward_bytes *out)
 {
     const struct qp_layer_type *type = qp_layer_type(task->arch, layer);
-    double bytes = 4 * (double)(qp_layer_parameters(type) - qp_layer_weights(type)), wide = 0;
+    double bytes = 4 * (double)(qp_layer_parameters(type) - qp_layer_weights(type));
     for (int l = 0; l < type->linear_count; l++) {
         const struct qp_linear *d = &type->linears[l];
         double weights = (double)d->out * (double)d->in;
@@ -39,14 +39,14 @@ double qp_estimate_layer_bytes(const struct qp_task *task, int64_t layer, int qu
         if (there || multiplies_codes(task, layer, l, quantized))
             continue;
         bytes += (bf16 ? 2 : 4) * weights;
-        wide = bf16 ? largest(wide, 4 * weights) : 0;
+        out->loading = bf16 ? largest(out->loading, 4 * weights) : 0;
     }
-    return bytes + wide;
+    out->layer = largest(out->layer, bytes);
 }
 
 /* Of the executor's plan (buffers.h) for a loaded layer. */
-int qp_estimate_workspace(const struct qp_task *task, int64_t layer, int quantized, bool bf16, double *bytes,
-                          struct qp_error *err)
+static int estimate_workspace(const struct qp_task *task, int64_t layer, int quantized, bool bf16, double *bytes,
+                              struct qp_error *err)
 {
     static const uint8_t codes;
     struct qp_layer loaded = {.arch = task->arch,
@@ -74,9 +74,9 @@ int qp_estimate_forward_bytes(const struct qp_task *task, bool quantized, bool b
         double workspace = 0;
         if (layer > 0 && qp_layer_type(task->arch, layer) == qp_layer_type(task->arch, layer - 1) && !quantized)
             continue;
-        r = qp_estimate_workspace(task, layer, sites, bf16, &workspace, err);
+        r = estimate_workspace(task, layer, sites, bf16, &workspace, err);
         out->workspace = largest(out->workspace, workspace);
-        out->layer = largest(out->layer, qp_estimate_layer_bytes(task, layer, sites, bf16));
+        add_layer(task, layer, sites, bf16, out);
     }
     return r;
 }

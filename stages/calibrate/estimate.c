@@ -97,11 +97,11 @@ static double statistic_bytes(const struct qp_task *t, const char *name, double 
 
 static double site_bytes(const struct qp_task *t, double in)
 {
-    double bytes = qp_task_wants(t, "asymmetry") ? 3 * 4 * in * in : 0;
+    double bytes = qp_task_wants(t, "asymmetry") ? 3 * qp_sent_bytes(4 * in * in) : 0;
     size_t i;
     json_t *name;
     json_array_foreach(t->wants, i, name)
-        bytes += statistic_bytes(t, json_string_value(name), in);
+        bytes += qp_sent_bytes(statistic_bytes(t, json_string_value(name), in));
     return bytes;
 }
 
@@ -118,18 +118,29 @@ static double emitted_bytes(const struct qp_task *t, int64_t layer)
     return qp_task_has(t, "steps") ? most : sum;
 }
 
-/* Hessians while they are summed up: the pages of a square that its upper triangle, and the tiles on the diagonal, lie
- * on. They become what is emitted. */
+/* Hessians while they are summed up, on top of the triangles that they are sent in: the pages of a square that its
+ * upper triangle, and the tiles on the diagonal, lie on. */
 static double sums_bytes(const struct qp_task *t)
 {
     const struct qp_layer_type *type = qp_layer_type(t->arch, 0);
     double sum = 0, most = 0;
     for (int s = 0; qp_task_wants(t, "hessian") && s < type->site_count; s++) {
-        double in = (double)type->sites[s].in, bytes = fmin(4 * in * in, 2 * in * in + 4096 * in);
+        double in = (double)type->sites[s].in, square = fmin(4 * in * in, 2 * in * in + 4096 * in);
+        double bytes = square - qp_sent_bytes(statistic_bytes(t, "hessian", in));
         sum += bytes;
         most = fmax(most, bytes);
     }
     return qp_task_has(t, "steps") ? most : sum;
+}
+
+/* Of the widest site's input in BF16 what a Hessian's kernel copies (kernels/hessian.h). */
+static double copied_bytes(const struct qp_task *t, bool bf16)
+{
+    const struct qp_layer_type *type = qp_layer_type(t->arch, 0);
+    double widest = 0, tokens = (double)qp_task_part(t);
+    for (int s = 0; s < type->site_count; s++)
+        widest = fmax(widest, (double)type->sites[s].in);
+    return bf16 && qp_task_wants(t, "hessian") ? 2 * fmin(tokens, QP_HESSIAN_ROWS) * widest : 0;
 }
 
 /* Inputs of sites in float32 beside the workspace: for statistics of values, of a layer in BF16; of a layer with
@@ -166,9 +177,13 @@ static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *ou
                        (parts ? 4 * (double)qp_task_part(t) * (double)t->arch->hidden : 0) + kept_bytes(t);
     for (int64_t layer = 0; layer < t->arch->layers; layer++)
         out->emitted_bytes = fmax(out->emitted_bytes, emitted_bytes(t, layer));
-    double packed = qp_task_wants(t, "hessian") ? out->emitted_bytes : 0;
     double workspace = fmax(original.workspace, quantized.workspace);
-    out->block_bytes = fmax(0, layers + workspace + input_bytes(t, bf16) + sums_bytes(t) - packed);
+    double forward = workspace + input_bytes(t, bf16) + copied_bytes(t, bf16);
+    out->block_bytes = fmax(0, layers + fmax(fmax(original.loading, quantized.loading), forward) + sums_bytes(t));
+    if (qp_task_has(t, "steps")) { /* a step's statistics have been read when it is back, and then the next one goes */
+        out->block_bytes += out->emitted_bytes;
+        out->emitted_bytes = 0;
+    }
     return r;
 }
 

@@ -166,22 +166,34 @@ static double site_bytes(const struct qp_task *t, const struct qp_quantize_optio
            (qp_is(o->method, "gptq") ? square : 0);
 }
 
-/* Codes, packed where they are rounded straight into words, and scales. */
+/* Codes of a linear, packed where they are rounded straight into words, scales, zero points and corrections. */
+static double sent_bytes(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer, int linear)
+{
+    const struct qp_linear *d = &qp_layer_type(t->arch, layer)->linears[linear];
+    const struct qp_linear_scheme *scheme = qp_task_scheme(t, layer, linear);
+    if (!scheme)
+        return 0;
+    bool packed = is_direct(t, o, layer, d->site) && qp_compressed_packs_words(scheme);
+    double scales = scales_of(&scheme->weights, d), rank = (double)o->low_rank;
+    return qp_sent_bytes((packed ? scheme->weights.format.bits / 8.0 : 1) * weights_of(d)) + qp_sent_bytes(4 * scales) +
+           (scheme->weights.format.symmetric ? 0 : qp_sent_bytes(scales)) +
+           qp_sent_bytes(qp_task_stored(t, rank * (double)d->in)) +
+           qp_sent_bytes(qp_task_stored(t, rank * (double)d->out));
+}
+
+/* Of all sites of a layer, or in true-sequential steps of the one that has most. */
 static double emitted_bytes(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer)
 {
     const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
-    double bytes = 0;
-    for (int l = 0; l < type->linear_count; l++) {
-        const struct qp_linear *d = &type->linears[l];
-        const struct qp_linear_scheme *scheme = qp_task_scheme(t, layer, l);
-        if (!scheme)
-            continue;
-        bool packed = is_direct(t, o, layer, d->site) && qp_compressed_packs_words(scheme);
-        bytes += (packed ? scheme->weights.format.bits / 8.0 : 1) * weights_of(d);
-        bytes += (scheme->weights.format.symmetric ? 4 : 5) * scales_of(&scheme->weights, d);
-        bytes += qp_task_stored(t, (double)o->low_rank * (double)(d->in + d->out));
+    double sum = 0, most = 0;
+    for (int site = 0; site < type->site_count; site++) {
+        double bytes = 0;
+        for (int l = 0; l < type->linear_count; l++)
+            bytes += type->linears[l].site == site ? sent_bytes(t, o, layer, l) : 0;
+        sum += bytes;
+        most = fmax(most, bytes);
     }
-    return bytes;
+    return qp_task_has(t, "steps") ? most : sum;
 }
 
 void qp_quantize_estimate(const struct qp_task *task, const struct qp_quantize_options *options,

@@ -77,10 +77,10 @@ static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *ou
     if (r < 0)
         return r;
     double part = bf16 ? 4 * (double)qp_task_part(t) * (double)t->arch->hidden : 0;
-    double workspace = fmax(original.workspace, quantized.workspace);
+    double plain = original.layer + fmax(original.loading, original.workspace);
+    double coded = quantized.layer + fmax(quantized.loading, quantized.workspace);
     out->fixed_bytes = QP_PRODUCTS_BYTES + 4 * (double)qp_task_tokens(t);
-    out->block_bytes =
-        fmax(fmax(original.layer, quantized.layer) + part + workspace, fmax(out->block_bytes, head_bytes(t, bf16)));
+    out->block_bytes = fmax(fmax(plain, coded) + part, fmax(out->block_bytes, head_bytes(t, bf16)));
     return 0;
 }
 

@@ -59,3 +59,11 @@ Test(quantize_estimate, memory_of_rounding)
     e = estimate_of(estimate_question(NULL, NULL, json_pack("[s]", "folds"), 0));
     cr_expect_eq(e.block_bytes, 2 * 5 * (64.0 * 96 + 192), "gate and up");
 }
+
+/* The codes of one site a step: gate's and up's are most. */
+Test(quantize_estimate, memory_of_a_step)
+{
+    json_t *params = json_pack("{s:s}", "method", "gptq");
+    struct qp_estimate e = estimate_of(estimate_question(params, NULL, json_pack("[s, s]", "hessian", "steps"), 0));
+    cr_expect_eq(e.emitted_bytes, 2 * (64 * 96 + 4 * 64 * 96 / 32.0));
+}
