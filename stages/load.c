@@ -49,7 +49,10 @@ static int emit_end(struct qp_stage *stage, const struct state *s, const struct 
 {
     struct qp_unit *end;
     int r = qp_unit_new(QP_UNIT_END, qp_arch_blocks(arch) + 1, &end, err);
-    return r < 0 ? r : emit(stage, s, arch, end, err);
+    if (r < 0)
+        return r;
+    json_object_set_new(end->attrs, "blocks", json_integer((json_int_t)qp_arch_blocks(arch)));
+    return emit(stage, s, arch, end, err);
 }
 
 static int emit_all(struct qp_stage *stage, const struct state *s, struct qp_checkpoint *checkpoint,

@@ -1,4 +1,5 @@
-/* A block unit seen as a model's block: weights as they are in the checkpoint, as transformed, as quantized.
+/* A block unit seen as a model's block: weights as they are in the checkpoint, as transformed, as quantized. For stages
+ * without libstage libstage/wire/PROTOCOL.md says the same.
  *
  * Names in a decoder layer's unit (B = "model.layers.3", S a site's name, M a module):
  *   B.M.weight, B.M.bias, B.NORM.weight    the checkpoint's own tensors, never changed on the way

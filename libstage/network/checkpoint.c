@@ -10,6 +10,7 @@
 #include "libstage/network/block_internal.h"
 #include "libstage/network/checkpoint_gguf.h"
 #include "libstage/network/checkpoint_gpt2.h"
+#include "libstage/network/describe.h"
 #include "libstage/network/parts.h"
 #include "libstage/tensor/operations.h"
 
@@ -303,8 +304,9 @@ int qp_checkpoint_model(struct qp_checkpoint *checkpoint, const struct qp_scheme
     if (r < 0)
         return r;
     json_t *attrs =
-        json_pack("{s:s, s:O, s:s?, s:O, s:I}", "path", checkpoint->path, "config", checkpoint->config, "tokenizer",
-                  tokenizer, "scheme", scheme->source, "blocks", (json_int_t)qp_arch_blocks(&checkpoint->arch));
+        json_pack("{s:s, s:O, s:s?, s:O, s:I, s:o}", "path", checkpoint->path, "config", checkpoint->config,
+                  "tokenizer", tokenizer, "scheme", scheme->source, "blocks",
+                  (json_int_t)qp_arch_blocks(&checkpoint->arch), "network", qp_arch_describe(&checkpoint->arch));
     if (!attrs)
         return qp_fail(err, QP_ERR_INPUT, "%s: the path is no UTF-8; rename it", checkpoint->path);
     json_decref(unit->attrs);

@@ -7,6 +7,7 @@
 #include <msgpack/sbuffer.h>
 
 #include "libstage/stage/link.h"
+#include "libstage/wire/control.h"
 #include "libstage/wire/edge_in.h"
 #include "libstage/wire/edge_out.h"
 
@@ -22,7 +23,7 @@ struct link {
     const struct qp_stage_desc *desc;
     const char *instance;
     int replica;
-    char host[64]; /* identity */
+    char host[QP_HOST_SIZE]; /* identity */
 
     pthread_t thread;
     int wake, signals; /* eventfd; signalfd, only polled, or -1 */

@@ -42,8 +42,10 @@ long qp_control_rejected(const struct qp_control *control);
 int qp_control_send(struct qp_control *control, const char *instance, int replica, const char *kind, const json_t *body,
                     struct qp_error *err);
 
+#define QP_HOST_SIZE 128 /* bytes of an identity with its NUL */
+
 /* Identity of this host as seen by references: processes with equal identities share files' pages and /dev/shm. Into
- * text (at least 64 bytes). */
+ * text (at least QP_HOST_SIZE bytes). */
 void qp_host_identity(char *text, size_t size);
 
 #endif

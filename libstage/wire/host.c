@@ -8,25 +8,22 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/wire/control.h"
 
-/* The kernel's boot (one host), the device and inode of /dev/shm (one container) and the user (permissions), hashed. */
+/* The kernel's boot (one host), the device and inode of /dev/shm (one container) and the user (permissions). Plain
+ * text, so that a stage in any language can make it. */
 void qp_host_identity(char *text, size_t size)
 {
-    char facts[256] = "";
+    char boot[65] = "";
     qp_auto_close int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || read(fd, facts, 64) <= 0)
-        gethostname(facts, 64);
+    if (fd < 0 || read(fd, boot, sizeof boot - 1) <= 0)
+        gethostname(boot, sizeof boot - 1);
     struct stat st = {0};
     stat("/dev/shm", &st);
-    size_t n = strlen(facts);
-    snprintf(facts + n, sizeof facts - n, "/%llu/%llu/%u", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino,
-             (unsigned)geteuid());
-    XXH128_hash_t hash = XXH3_128bits(facts, strlen(facts));
-    snprintf(text, size, "%016llx%016llx", (unsigned long long)hash.high64, (unsigned long long)hash.low64);
+    snprintf(text, size, "%.*s/%llu/%llu/%u", (int)strcspn(boot, "\n"), boot, (unsigned long long)st.st_dev,
+             (unsigned long long)st.st_ino, (unsigned)geteuid());
 }
 
 /* "tcp://HOST:PORT" split; a host in brackets loses them. */

@@ -24,7 +24,7 @@ struct qp_drain {
 static int dial(struct qp_drain *drain, const struct qp_supervisor *s, const struct qp_edge *e, struct qp_error *err)
 {
     const struct qp_child *from = &s->children[e->from];
-    char host[64];
+    char host[QP_HOST_SIZE];
     qp_host_identity(host, sizeof host);
     struct qp_in_config config = {.run = s->run->id,
                                   .edge = e->id,

@@ -8,6 +8,7 @@
 #include "runner/execution/threads.h"
 #include "runner/report/timeline.h"
 #include "runner/machine.h"
+#include "runner/pipeline/schemas.h"
 
 static const char *text_of(const json_t *body, const char *key)
 {
@@ -147,6 +148,13 @@ void qp_supervisor_handle(struct qp_supervisor *s, struct qp_control_message *me
     if (!child)
         return;
     child->message_at = qp_now();
+    struct qp_error err;
+    if (qp_control_body_check(message->kind, body, &err) < 0) {
+        qp_fail(&err, QP_ERR_STAGE, "stage `%s` sent a message that schemas/control.schema.json does not allow: %s",
+                child->instance->name, err.message);
+        qp_supervisor_fail(s, child, err.code, err.message);
+        return;
+    }
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(kinds[i].kind, message->kind) == 0)
             kinds[i].handle(s, child, body);

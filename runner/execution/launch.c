@@ -168,8 +168,8 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index)
     uint64_t memory = in->memory ? in->memory : qp_machine_memory() / 4;
     memory = p->memory && p->memory < memory ? p->memory : memory;
     json_t *config =
-        json_pack("{s:s, s:O, s:o, s:o, s:o, s:o, s:s, s:o, s:i, s:I, s:I, s:o}", "run", s->run->id, "params",
-                  in->params, "wants", qp_wants_of(p, index), "context", context_of(s->run, index), "inputs",
+        json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:i, s:I, s:I, s:o}", "run", s->run->id, "params",
+                  qp_params_of(in), "wants", qp_wants_of(p, index), "context", context_of(s->run, index), "inputs",
                   inputs_of(s, index), "outputs", outputs_of(s, index), "scratch", scratch, "roots",
                   qp_run_roots(s->run), "threads", in->threads ? in->threads : qp_machine_cores(), "memory",
                   (json_int_t)memory, "blocks", (json_int_t)qp_blocks_on_the_way(p), "drops", qp_drops_of(p, index));

@@ -18,17 +18,17 @@ struct qp_child {
     int log; /* its stdout and stderr; -1: none */
     char *log_path;
     bool greeted, ready, over;
-    double message_at;  /* when its last message came */
-    int status;         /* of wait */
-    char host[65];      /* identity, from hello */
-    json_t *endpoints;  /* of its output ports, from hello */
-    double cpu_seconds; /* so far */
-    bool waits;         /* its last message about its work was that it waits, */
-    char waits_for[16]; /* for this, */
-    char waits_on[192]; /* on this edge, */
-    int64_t waits_seq;  /* of this unit */
-    int64_t moved;      /* of its last `waits` */
-    double moved_at;    /* when that was another number, or another message about its work came */
+    double message_at;       /* when its last message came */
+    int status;              /* of wait */
+    char host[QP_HOST_SIZE]; /* identity, from hello */
+    json_t *endpoints;       /* of its output ports, from hello */
+    double cpu_seconds;      /* so far */
+    bool waits;              /* its last message about its work was that it waits, */
+    char waits_for[16];      /* for this, */
+    char waits_on[192];      /* on this edge, */
+    int64_t waits_seq;       /* of this unit */
+    int64_t moved;           /* of its last `waits` */
+    double moved_at;         /* when that was another number, or another message about its work came */
 };
 
 /* The early end of a branch whose gate failed (record.failures): its stages are stopped, the other branches go on. */

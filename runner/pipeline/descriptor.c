@@ -10,7 +10,9 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/schema.h"
 #include "libstage/wire/times.h"
+#include "runner/pipeline/schemas.h"
 #include "runner/process.h"
 
 #define DESCRIBE_LIMIT ((size_t)1 << 20)
@@ -72,109 +74,13 @@ int qp_builtin_names(json_t **out, struct qp_error *err)
     return r;
 }
 
-/* ---- the form of a descriptor ---- */
-
-static bool is_text(const json_t *value)
-{
-    return json_is_string(value) && json_string_length(value) > 0;
-}
-
-static bool is_absent(const json_t *value)
-{
-    return !value || json_is_null(value);
-}
-
-static bool is_texts(const json_t *value)
-{
-    if (is_absent(value))
-        return true;
-    size_t i;
-    json_t *text;
-    json_array_foreach(value, i, text)
-        if (!is_text(text))
-            return false;
-    return json_is_array(value);
-}
-
-static bool is_param(const json_t *param)
-{
-    static const char *const types[] = {"bool", "int", "float", "string", "percent"};
-    const char *type = json_string_value(json_object_get(param, "type"));
-    bool known = false;
-    for (size_t i = 0; type && i < sizeof types / sizeof *types; i++)
-        known |= strcmp(type, types[i]) == 0;
-    const json_t *min = json_object_get(param, "min"), *max = json_object_get(param, "max");
-    const json_t *was = json_object_get(param, "was");
-    return known && is_text(json_object_get(param, "name")) && (is_absent(was) || is_text(was)) &&
-           is_texts(json_object_get(param, "choices")) && (is_absent(min) || json_is_number(min)) &&
-           (is_absent(max) || json_is_number(max));
-}
-
-static bool is_port(const json_t *port)
-{
-    const json_t *optional = json_object_get(port, "optional"), *feedback = json_object_get(port, "feedback");
-    const json_t *was = json_object_get(port, "was");
-    return is_text(json_object_get(port, "name")) && (is_absent(was) || is_text(was)) &&
-           is_texts(json_object_get(port, "needs")) && is_texts(json_object_get(port, "provides")) &&
-           is_texts(json_object_get(port, "collects")) && (!optional || json_is_boolean(optional)) &&
-           (!feedback || json_is_boolean(feedback));
-}
-
-static bool is_need(const json_t *need)
-{
-    const json_t *param = json_object_get(need, "param"), *value = json_object_get(need, "value");
-    const json_t *scheme = json_object_get(need, "scheme");
-    return is_text(json_object_get(need, "what")) && (is_absent(param) || is_text(param)) &&
-           (is_absent(value) || json_is_string(value)) && (is_absent(scheme) || is_text(scheme));
-}
-
-static bool is_list_of(const json_t *list, bool (*is_item)(const json_t *))
-{
-    if (is_absent(list))
-        return true;
-    size_t i;
-    json_t *item;
-    json_array_foreach(list, i, item)
-        if (!is_item(item))
-            return false;
-    return json_is_array(list) && json_array_size(list) <= MAX_WORDS;
-}
-
-static bool is_holds(const json_t *value)
-{
-    const char *text = json_string_value(value);
-    return is_absent(value) || (text && strcmp(text, "all") == 0) ||
-           (json_is_integer(value) && json_integer_value(value) >= 0);
-}
-
 int qp_descriptor_check(const json_t *descriptor, struct qp_error *err)
 {
-    static const struct {
-        const char *key, *expected;
-        bool (*is_item)(const json_t *);
-    } lists[] = {{"params", "parameters {name, type, ...}", is_param},
-                 {"inputs", "ports {name, needs, optional, feedback, collects}", is_port},
-                 {"outputs", "ports {name, provides, optional}", is_port},
-                 {"needs", "needs {what, param, value, scheme}", is_need},
-                 {"collects", "words", is_text},
-                 {"forms", "words", is_text},
-                 {"uses", "words", is_text}};
-    if (!json_is_object(descriptor) || !is_text(json_object_get(descriptor, "name")))
-        return qp_fail(err, QP_ERR_INPUT, "the descriptor has no `name`; see schemas/stage.schema.json");
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        if (!is_list_of(json_object_get(descriptor, lists[i].key), lists[i].is_item))
-            return qp_fail(err, QP_ERR_INPUT,
-                           "`%s` of the descriptor is not a list of %s as schemas/stage.schema.json says", lists[i].key,
-                           lists[i].expected);
-    const json_t *data = json_object_get(descriptor, "data");
-    if (!is_absent(data) && !is_text(data))
-        return qp_fail(err, QP_ERR_INPUT, "`data` of the descriptor is not the name of a data entry");
-    const json_t *estimates = json_object_get(descriptor, "estimates");
-    if (!is_absent(estimates) && !json_is_boolean(estimates))
-        return qp_fail(err, QP_ERR_INPUT, "`estimates` of the descriptor is neither true nor false");
-    if (!is_holds(json_object_get(descriptor, "holds")))
-        return qp_fail(err, QP_ERR_INPUT, "`holds` of the descriptor is neither `all` nor a number of units");
-    return 0;
+    qp_auto_json json_t *schema = json_loads(qp_stage_schema, 0, NULL);
+    if (!schema)
+        return qp_fail_memory(err, 0, "the schema of descriptors");
+    int r = qp_schema_check(schema, NULL, descriptor, "descriptor", err);
+    return r < 0 ? qp_fail(err, r, "%s; see schemas/stage.schema.json", err->message) : 0;
 }
 
 static int describe(char *const *argv, const char *folder, int timeout, json_t **out, struct qp_error *err)

@@ -19,7 +19,7 @@ int qp_descriptor_read(char *const *command, const char *folder, int timeout, js
 /* The same of the built-in stage at `path`, from PATH.json beside it when that is no older than the stage. */
 int qp_builtin_descriptor(const char *path, json_t **out, struct qp_error *err);
 
-/* Checks that a value has the form of a descriptor, as far as the runner relies on it. */
+/* Checks that a value is a descriptor as schemas/stage.schema.json says; QP_ERR_INPUT names the key that is not. */
 int qp_descriptor_check(const json_t *descriptor, struct qp_error *err);
 
 #endif

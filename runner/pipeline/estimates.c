@@ -146,9 +146,10 @@ static int question_text(const struct qp_plan *plan, const struct asked *asked, 
     json_t *text = asked->windows > 0 ? json_pack("{s:I, s:I}", "windows", (json_int_t)asked->windows, "length",
                                                   (json_int_t)asked->length)
                                       : json_null();
-    qp_auto_json json_t *question = json_pack("{s:i, s:o, s:O, s:O, s:O, s:o, s:b}", "quantpipe", QP_PIPELINE_VERSION,
-                                              "model", model, "params", in->params, "wants", in->wants, "upstream",
-                                              asked->upstream, "text", text, "feedback", has_feedback(p, index));
+    qp_auto_json json_t *question =
+        json_pack("{s:i, s:o, s:o, s:O, s:O, s:o, s:b}", "quantpipe", QP_PIPELINE_VERSION, "model", model, "params",
+                  qp_params_of(in), "wants", in->wants, "upstream", asked->upstream, "text", text, "feedback",
+                  has_feedback(p, index));
     *out = question ? json_dumps(question, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     return *out ? 0 : qp_fail_memory(err, 0, "a question");
 }

@@ -115,6 +115,10 @@ const char *qp_base_name(const struct qp_instance *instance, char *text, size_t 
  * needed. */
 int qp_graph_build(struct qp_pipeline *pipeline, struct qp_error *err);
 
+/* An instance's parameters as its stage gets them: what the user gave, and the defaults of all others that have one. A
+ * new reference. */
+json_t *qp_params_of(const struct qp_instance *instance);
+
 /* The pipeline as it will run: every default, override and variable resolved. A new reference. */
 json_t *qp_pipeline_resolved(const struct qp_pipeline *pipeline);
 

@@ -17,7 +17,7 @@ static json_t *default_of(const json_t *param)
     return value;
 }
 
-static json_t *params_of(const struct qp_instance *in)
+json_t *qp_params_of(const struct qp_instance *in)
 {
     json_t *params = json_object();
     size_t i;
@@ -62,7 +62,7 @@ static json_t *instance_of(const struct qp_pipeline *p, size_t index)
         json_object_set_new(place, "threads", json_integer(in->threads));
     if (in->memory)
         json_object_set_new(place, "memory", json_integer((json_int_t)in->memory));
-    json_t *stage = json_pack("{s:o, s:o}", "with", params_of(in), "place", place);
+    json_t *stage = json_pack("{s:o, s:o}", "with", qp_params_of(in), "place", place);
     if (in->source_count)
         json_object_set_new(stage, "from", sources_of(p, index));
     if (in->own)

@@ -14,12 +14,14 @@ TestSuite(estimate, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 static const char *foreign(const char *more, const char *body)
 {
     char script[2048];
-    snprintf(script, sizeof script,
-             "#!/bin/sh\ncase $1 in\n"
-             "--describe) echo '{\"name\": \"mine\", \"inputs\": [{\"name\": \"in\"}], "
-             "\"outputs\": [{\"name\": \"out\"}]%s}';;\n"
-             "--estimate) %s;;\n*) exit 2;;\nesac\n",
-             more, body);
+    snprintf(
+        script, sizeof script,
+        "#!/bin/sh\ncase $1 in\n"
+        "--describe) echo '{\"quantpipe\": 1, \"protocol\": 1, \"version\": 1, \"params\": [], \"name\": \"mine\", "
+        "\"inputs\": [{\"name\": \"in\"}], "
+        "\"outputs\": [{\"name\": \"out\"}]%s}';;\n"
+        "--estimate) %s;;\n*) exit 2;;\nesac\n",
+        more, body);
     const char *path = scratch_text("mine", script);
     cr_assert_eq(chmod(path, 0700), 0);
     return path;

@@ -16,7 +16,7 @@
 void edges_open(struct edges *edges, const char *endpoint, const char *root)
 {
     struct qp_error err = {0};
-    char host[64];
+    char host[QP_HOST_SIZE];
     const char *roots[] = {root, NULL};
     *edges = (struct edges){.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
     qp_host_identity(host, sizeof host);
@@ -39,7 +39,7 @@ static void drop_consumer(struct edges *edges)
 void edges_dial(struct edges *edges, bool same_host, int64_t window_units, int64_t window_bytes)
 {
     struct qp_error err = {0};
-    char host[64] = "another host";
+    char host[QP_HOST_SIZE] = "another host";
     if (same_host)
         qp_host_identity(host, sizeof host);
     drop_consumer(edges);

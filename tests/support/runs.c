@@ -123,3 +123,13 @@ const char *text(const json_t *object, const char *key)
     cr_assert_not_null(value, "%s is no string", key);
     return value;
 }
+
+const char *runs_python(void)
+{
+    static char path[512];
+    struct command c = command_run(600, WORDS(SOURCE_DIR "/scripts/python"));
+    cr_assert_eq(c.code, 0, "%s", c.errors);
+    snprintf(path, sizeof path, "%.*s", (int)strcspn(c.output, "\n"), c.output);
+    command_free(&c);
+    return path;
+}

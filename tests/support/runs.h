@@ -22,6 +22,9 @@ void runs_make(void);
 /* That folder. */
 const char *runs_sockets(void);
 
+/* A Python interpreter with what stages in Python use (scripts/python); the test fails when there is none. */
+const char *runs_python(void);
+
 /* How many processes have that folder on their command lines. */
 int runs_processes(void);
 

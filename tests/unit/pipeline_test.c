@@ -180,7 +180,8 @@ static int describe(const char *yaml, struct qp_error *err)
 }
 
 #define PARAMS                                                                              \
-    "{\"name\": \"mine\", \"params\": ["                                                    \
+    "{\"quantpipe\": 1, \"version\": 1, \"protocol\": 1, \"outputs\": [],"                  \
+    "\"name\": \"mine\", \"params\": ["                                                     \
     "{\"name\": \"damping\", \"type\": \"float\", \"min\": 0, \"max\": 1},"                 \
     "{\"name\": \"count\", \"type\": \"int\", \"min\": 1, \"max\": 9},"                     \
     "{\"name\": \"free\", \"type\": \"int\", \"min\": null, \"max\": null},"                \
@@ -219,20 +220,41 @@ Test(stages, parameters_are_held_to_the_descriptor)
     }
 }
 
+/* Stages need not know their defaults a second time. */
+Test(stages, get_their_defaults_from_the_runner)
+{
+    struct qp_error err = {0};
+    struct qp_pipeline *p = NULL;
+    script("mine", "cat <<'X'\n{\"quantpipe\": 1, \"version\": 1, \"protocol\": 1, \"name\": \"mine\", "
+                   "\"inputs\": [], \"outputs\": [], \"params\": ["
+                   "{\"name\": \"count\", \"type\": \"int\", \"default\": \"7\"},"
+                   "{\"name\": \"given\", \"type\": \"int\", \"default\": \"7\"},"
+                   "{\"name\": \"on\", \"type\": \"bool\", \"default\": \"true\"},"
+                   "{\"name\": \"share\", \"type\": \"float\", \"default\": \"0.5\"},"
+                   "{\"name\": \"limit\", \"type\": \"percent\", \"default\": \"5%\"},"
+                   "{\"name\": \"word\", \"type\": \"string\", \"default\": \"8\"},"
+                   "{\"name\": \"unset\", \"type\": \"int\", \"default\": null}]}\nX");
+    cr_assert_eq(parse(HEAD "stages:\n  s: {run: ./mine, with: {given: 9}}\n", &p, &err), 0, "%s", err.message);
+    cr_assert_eq(qp_stages_describe(p, &err), 0, "%s", err.message);
+    qp_auto_json json_t *params = qp_params_of(qp_pipeline_find(p, "s"));
+    qp_auto_json json_t *expected = json_pack("{s:i, s:i, s:b, s:f, s:s, s:s}", "count", 7, "given", 9, "on", 1,
+                                              "share", 0.5, "limit", "5%", "word", "8");
+    cr_expect(json_equal(params, expected), "%s", json_dumps(params, 0));
+    qp_pipeline_free(p);
+}
+
 Test(stages, executables_that_do_not_answer_well)
 {
     static const struct {
         const char *body, *message;
         int code;
-    } rows[] = {{"echo gone wrong >&2; exit 7", "ended with exit code 7; it said: gone wrong", QP_ERR_STAGE},
-                {"kill -9 $$", "ended with signal 9", QP_ERR_STAGE},
-                {"echo '{'", "wrote no valid JSON", QP_ERR_INPUT},
-                {"echo '[]'", "the descriptor has no `name`", QP_ERR_INPUT},
-                {"echo '{\"name\": \"a\", \"params\": [{\"name\": \"x\", \"type\": \"blob\"}]}'",
-                 "`params` of the descriptor is not a list of parameters", QP_ERR_INPUT},
-                {"echo '{\"name\": \"a\", \"inputs\": [{\"needs\": []}]}'", "`inputs` of the descriptor", QP_ERR_INPUT},
-                {"echo '{\"name\": \"a\", \"needs\": [{\"what\": 5}]}'", "`needs` of the descriptor", QP_ERR_INPUT},
-                {"head -c 2000000 /dev/zero", "wrote more than 1048576 bytes", QP_ERR_STAGE}};
+    } rows[] = {
+        {"echo gone wrong >&2; exit 7", "ended with exit code 7; it said: gone wrong", QP_ERR_STAGE},
+        {"kill -9 $$", "ended with signal 9", QP_ERR_STAGE},
+        {"echo '{'", "wrote no valid JSON", QP_ERR_INPUT},
+        {"echo '[]'", "descriptor: found [], expected object; see schemas/stage.schema.json", QP_ERR_INPUT},
+        {"echo '{\"quantpipe\": 1, \"name\": \"a\"}'", "descriptor: the key `version` is missing", QP_ERR_INPUT},
+        {"head -c 2000000 /dev/zero", "wrote more than 1048576 bytes", QP_ERR_STAGE}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct qp_error err = {0};
         script("mine", rows[i].body);
