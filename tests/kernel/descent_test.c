@@ -180,16 +180,16 @@ Test(descent, each_sweep_goes_on_from_the_last)
 /* From codes of 0 nearly all change, which is more than the rows' lists of changes hold. */
 Test(descent, goes_on_when_most_codes_change)
 {
-    struct problem s = make(&formats[0], 21, 700, 50, false, 8);
-    memset(s.codes, 0, 21 * 700);
+    struct problem s = make(&formats[0], 21, 400, 50, false, 8);
+    memset(s.codes, 0, 21 * 400);
     EACH_RUN(run)
     {
         double *gain = fresh(21, sizeof *gain);
         int64_t steps;
         uint8_t *codes = descend(run.k, &s, 3, gain, &steps);
-        cr_assert_gt(steps, 21 * 700 / 2, "%s: %d steps", run.name, (int)steps);
+        cr_assert_gt(steps, 21 * 400 / 2, "%s: %d steps", run.name, (int)steps);
         for (int64_t r = 0; r < 21; r += 5)
-            cr_assert_leq(fabs(row_loss(&s, r, s.codes + r * 700) - row_loss(&s, r, codes + r * 700) - gain[r]),
+            cr_assert_leq(fabs(row_loss(&s, r, s.codes + r * 400) - row_loss(&s, r, codes + r * 400) - gain[r]),
                           slack(&s, r) + 1e-5 * gain[r], "%s: row %d", run.name, (int)r);
         free(gain);
         free(codes);

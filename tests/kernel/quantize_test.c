@@ -82,12 +82,15 @@ static void compare(const struct qp_number_format *format, int s, int kind)
     free(fake);
 }
 
+/* Large shapes are there for how rows and groups are divided among threads, which no value changes: they see two kinds
+ * of data, small ones all. */
 Test(quantize, every_backend_gives_the_reference_s_bits)
 {
     for (int g = 0; g < COUNT(formats); g++)
         for (int s = 0; s < COUNT(shapes); s++)
             for (int kind = 0; kind < KINDS; kind++)
-                compare(&formats[g], s, kind);
+                if (kind == 0 || kind == 2 || shapes[s].rows * shapes[s].cols < 5000)
+                    compare(&formats[g], s, kind);
 }
 
 /* Values by hand from compressed-tensors' rule, absmax / 7.5 with half to even. */

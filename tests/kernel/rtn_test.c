@@ -100,6 +100,8 @@ static void compare(const struct qp_number_format *format, int s, enum qp_dtype 
     free(w);
 }
 
+/* Large shapes are there for how rows and groups are divided among threads, which no value changes: they see two kinds
+ * of data, small ones all. */
 Test(rtn, gives_the_bits_of_its_four_steps)
 {
     for (int g = 0; g < COUNT(formats); g++)
@@ -107,7 +109,8 @@ Test(rtn, gives_the_bits_of_its_four_steps)
             for (int d = 0; d < COUNT(dtypes); d++)
                 for (int kind = 0; kind < KINDS; kind++)
                     for (int packed = 0; packed <= (formats[g].codes == QP_I8); packed++)
-                        compare(&formats[g], s, dtypes[d], kind, packed);
+                        if (kind == 0 || kind == 2 || shapes[s].rows * shapes[s].cols < 10000)
+                            compare(&formats[g], s, dtypes[d], kind, packed);
 }
 
 /* Every width of integers, both kinds of zero point, both dtypes that quotients are taken from registers with. */

@@ -17,10 +17,9 @@ static const struct element {
 /* The greatest e with 2^e <= x > 0. */
 static int floor_log2(double x)
 {
-    int e = -1074;
-    while (ldexp(1, e + 1) <= x)
-        e++;
-    return e;
+    int e;
+    frexp(x, &e); /* x = f 2^e, 1/2 <= f < 1 */
+    return e - 1;
 }
 
 static int exponent_by(enum qp_scale_rule rule, const struct element *t, double amax)
