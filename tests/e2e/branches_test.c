@@ -8,7 +8,7 @@
 #include "libstage/base/file.h"
 #include "tests/support/runs.h"
 
-#define SHORT "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=4", "--progress", "plain"
+#define SHORT FEW, "--progress", "plain", "--set", "stages.search.with.method=none"
 #define INT2 "{name: two, weights: {format: int2, group: 128}}"
 #define GATE "stages.validate.with.max_perplexity_increase=1%"
 
@@ -52,8 +52,7 @@ static void expect_measured(const json_t *report, const char *scheme)
 Test(branches, each_scheme_gets_what_a_run_of_its_own_gives, .timeout = 300)
 {
     static const char *const schemes[] = {"int4", "fp8-dynamic"};
-    run_well(
-        WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, fp8-dynamic]", SHORT));
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch("all"), "--set", "scheme=[int4, fp8-dynamic]", FEW));
     qp_auto_json json_t *report = report_of(scratch("all"));
     cr_expect_str_eq(text(report, "status"), "done");
     cr_expect_eq(json_array_size(json_object_get(report, "outputs")), 2);
@@ -62,7 +61,7 @@ Test(branches, each_scheme_gets_what_a_run_of_its_own_gives, .timeout = 300)
         char together[512], alone[512];
         snprintf(together, sizeof together, "%s-%s", scratch("all"), schemes[i]);
         snprintf(alone, sizeof alone, "%s", scratch(schemes[i]));
-        run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", alone, "--scheme", schemes[i], SHORT));
+        run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", alone, "--scheme", schemes[i], FEW));
         run_well(WORDS("diff", "-r", alone, together));
         expect_measured(report, schemes[i]);
         cr_expect_str_eq(text(output_of(report, schemes[i]), "path"), together);

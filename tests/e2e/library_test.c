@@ -37,10 +37,10 @@ static void expect_refusals(enum qp_library library, bool empty_file)
 {
     const char *file = hide(library, empty_file), *what = empty_file ? "file too short" : "it has no function ";
     const char *output = scratch("out");
-    const char *const commands[][8] = {{QUANTPIPE, "doctor"},
-                                       {QUANTPIPE, "check", PIPELINE, "--output", output},
-                                       {QUANTPIPE, "run", PIPELINE, "--output", output, "--set",
-                                        "stages.quantize.with.low_rank=4"}}; /* which OpenBLAS is for */
+    const char *const commands[][16] = {{QUANTPIPE, "doctor"},
+                                        {QUANTPIPE, "check", PIPELINE, "--output", output},
+                                        {QUANTPIPE, "run", PIPELINE, "--output", output, QUICK, "--set",
+                                         "stages.quantize.with.low_rank=4"}}; /* which OpenBLAS is for */
     for (size_t c = 0; c < 3; c++) {
         struct command ran = command_run(120, commands[c]);
         cr_expect_eq(ran.code, 4, "%s: %d\n%s", commands[c][1], ran.code, ran.errors);

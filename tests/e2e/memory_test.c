@@ -8,18 +8,15 @@
 #include "libstage/base/file.h"
 #include "tests/support/runs.h"
 
-#define FEW                                                                               \
-    "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=2", "--set", \
-        "stages.calibrate.with.compute=fp32"
-#define QUICK "--progress", "none", FEW
+#define EXACT FEW, "--set", "stages.calibrate.with.compute=fp32"
 
 TestSuite(memory, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 
 /* The least that the pipeline takes, as the refusal of next to nothing says: "memory=5MB". */
 static char *least(const char *option, const char *value)
 {
-    struct command c = command_run(
-        60, WORDS(QUANTPIPE, "plan", PIPELINE, "--output", scratch("out"), FEW, option, value, "--set", "memory=1MB"));
+    struct command c = command_run(60, WORDS(QUANTPIPE, "plan", PIPELINE, "--output", scratch("out"), EXACT, option,
+                                             value, "--set", "memory=1MB"));
     const char *advice = strstr(c.errors, "write memory: ");
     cr_assert(c.code == 6 && advice, "%d: %s", c.code, c.errors);
     char *setting = qp_format("memory=%.*s", (int)strcspn(advice + 14, " "), advice + 14);
@@ -47,13 +44,7 @@ Test(memory, too_little_is_refused_with_the_sizes)
 
 static json_t *plan_with(const char *setting)
 {
-    struct command c = command_run(
-        60, WORDS(QUANTPIPE, "plan", PIPELINE, "--json", "--output", scratch("out"), FEW, "--set", setting));
-    cr_assert_eq(c.code, 0, "%s", c.errors);
-    json_t *plan = json_loads(c.output, 0, NULL);
-    cr_assert_not_null(plan, "%s", c.output);
-    command_free(&c);
-    return plan;
+    return answer_of(WORDS(QUANTPIPE, "plan", PIPELINE, "--json", "--output", scratch("out"), EXACT, "--set", setting));
 }
 
 Test(memory, fewer_blocks_are_on_the_way_where_there_is_less)
@@ -69,7 +60,8 @@ Test(memory, fewer_blocks_are_on_the_way_where_there_is_less)
 static char *run_with(const char *name, const char *option, const char *value, const char *setting)
 {
     const char *output = scratch(name);
-    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, QUICK, option, value, "--set", setting));
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, "--progress", "none", EXACT, option, value, "--set",
+                   setting));
     qp_auto_json json_t *report = report_of(output);
     return strdup(text(first_output(report), "digest"));
 }

@@ -11,8 +11,8 @@ TestSuite(own_stage, .init = scratch_make, .fini = scratch_drop);
 
 static json_t *run(const char *pipeline, const char *output, const char *setting)
 {
-    run_well(WORDS(QUANTPIPE, "run", pipeline, "--output", output, "--set", "data.calibration.samples=8", "--set",
-                   "data.evaluation.samples=4", "--set", setting));
+    run_well(WORDS(QUANTPIPE, "run", pipeline, "--output", output, FEW, "--set", "stages.search.with.method=none",
+                   "--set", setting));
     return report_of(output);
 }
 

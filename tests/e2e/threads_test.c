@@ -6,8 +6,6 @@
 #include "libstage/base/file.h"
 #include "tests/support/runs.h"
 
-#define QUICK "--progress", "none", "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=2"
-
 TestSuite(threads, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 
 static char *digest_with(const char *output, const char *threads)
@@ -64,8 +62,9 @@ Test(threads, stages_work_side_by_side)
         "stages.before={run: " BRAKE ", from: load, with: {unit: 4, then: wait, flag: %s, until: %s}}", one, other);
     qp_auto_free char *after = qp_format(
         "stages.after={run: " BRAKE ", from: calibrate, with: {unit: 3, then: wait, flag: %s, until: %s}}", other, one);
-    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, QUICK, "--set", before, "--set", after, "--set",
-                   "stages.calibrate.from=before", "--set", "stages.smooth.from=after"));
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", output, QUICK, "--set", "stages.search.with.method=none",
+                   "--set", before, "--set", after, "--set", "stages.calibrate.from=before", "--set",
+                   "stages.smooth.from=after"));
     qp_auto_json json_t *timeline = NULL;
     qp_auto_free char *path = qp_format("%s.run/timeline.json", output);
     cr_assert_eq(qp_read_json(path, 1 << 24, &timeline, &err), 0, "%s", err.message);

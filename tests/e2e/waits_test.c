@@ -24,7 +24,6 @@ TestSuite(waits, .init = runs_make, .fini = scratch_drop, .timeout = 300);
 #define HEAD "quantpipe: 1\nmodel: m\noutput: out\nscheme: int4\n"
 #define STAGES \
     "stages:\n  load: {}\n  calibrate: {from: load}\n  quantize: {from: calibrate}\n  export: {from: quantize}\n"
-#define FEW "--set", "data.calibration.samples=8", "--set", "data.evaluation.samples=4"
 #define MANY "--set", "data.calibration.samples=100000"
 
 /* ---- what is no file ---- */

@@ -44,6 +44,17 @@ int runs_processes(void)
     return count;
 }
 
+const char *runs_model_of(int layers)
+{
+    struct qp_error err;
+    qp_auto_json json_t *config = NULL;
+    run_well(WORDS("cp", "-r", TINY, scratch("model")));
+    cr_assert_eq(qp_read_json(scratch("model/config.json"), 1 << 20, &config, &err), 0, "%s", err.message);
+    cr_assert_eq(json_object_set_new(config, "num_hidden_layers", json_integer(layers)), 0);
+    cr_assert_eq(qp_write_json(scratch("model/config.json"), config, &err), 0, "%s", err.message);
+    return scratch("model");
+}
+
 void run_well(const char *const *argv)
 {
     struct command c = command_run(300, argv);
@@ -57,6 +68,16 @@ void run_to(int code, const char *message, const char *const *argv)
     cr_expect_eq(c.code, code, "%d\n%s%s", c.code, c.output, c.errors);
     cr_expect(strstr(c.errors, message), "%s", c.errors);
     command_free(&c);
+}
+
+json_t *answer_of(const char *const *argv)
+{
+    struct command c = command_run(300, argv);
+    cr_assert_eq(c.code, 0, "%d\n%s", c.code, c.errors);
+    json_t *answer = json_loads(c.output, 0, NULL);
+    cr_assert_not_null(answer, "%s", c.output);
+    command_free(&c);
+    return answer;
 }
 
 json_t *report_of(const char *output)
@@ -73,6 +94,16 @@ const json_t *first_output(const json_t *report)
     return json_array_get(json_object_get(report, "outputs"), 0);
 }
 
+const json_t *stage_of(const json_t *report, const char *name)
+{
+    size_t i;
+    json_t *stage;
+    json_array_foreach(json_object_get(report, "stages"), i, stage)
+        if (strcmp(text(stage, "name"), name) == 0)
+            return stage;
+    return NULL;
+}
+
 void runs_expect_network(const json_t *output)
 {
     double original = number(output, "perplexity", "original"), quantized = number(output, "perplexity", "quantized");
@@ -83,11 +114,8 @@ void runs_expect_network(const json_t *output)
 
 double runs_perplexity(const char *checkpoint, const char *samples)
 {
-    struct command c = command_run(300, WORDS(QUANTPIPE, "evaluate", checkpoint, "--data", TINY "/test.txt", "--length",
-                                              "512", "--samples", samples, "--json"));
-    cr_assert_eq(c.code, 0, "%s", c.errors);
-    qp_auto_json json_t *answer = json_loads(c.output, 0, NULL);
-    command_free(&c);
+    qp_auto_json json_t *answer = answer_of(WORDS(QUANTPIPE, "evaluate", checkpoint, "--data", TINY "/test.txt",
+                                                  "--length", "512", "--samples", samples, "--json"));
     return number(answer, "perplexity", NULL);
 }
 
