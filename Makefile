@@ -15,7 +15,7 @@ test: deps
 	@$(MAKE) --no-print-directory build
 	ctest --preset release --output-on-failure --parallel $(JOBS)
 
-# Kernels, stages and whole runs under each instruction set of QUANTPIPE_CPU that this machine has, and a table.
+# Kernels, stages and whole runs of each kind under each instruction set of QUANTPIPE_CPU that this machine has, and a table.
 test-cpus: build
 	JOBS=$(JOBS) tests/cpus.sh
 

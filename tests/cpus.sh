@@ -1,6 +1,8 @@
 #!/bin/bash
-# Runs the tests of kernels, stages and whole runs under each instruction set of QUANTPIPE_CPU that this machine has, and
-# prints a table. Fails when a test failed. Needs a release build.
+# Runs the tests that an instruction set can change under each one of QUANTPIPE_CPU that this machine has, and prints a
+# table: kernels, stages, and those whole runs whose results come of kernels (label `cpu`, tests/CMakeLists.txt). Locks,
+# waits, folders and messages are the same under each, and `make test` has them. Fails when a test failed. Needs a release
+# build.
 #   cpus.sh [LEVEL...]      only these
 #   JOBS=2                  tests at a time
 set -u
@@ -28,7 +30,7 @@ for i in "${!levels[@]}"; do
     fi
     echo "QUANTPIPE_CPU=$level"
     start=$SECONDS
-    QUANTPIPE_CPU=$level ctest --preset release -L '^(kernel|stage|e2e)$' --output-on-failure --parallel "${JOBS:-$(nproc)}" \
+    QUANTPIPE_CPU=$level ctest --preset release -L '^cpu$' --output-on-failure --parallel "${JOBS:-$(nproc)}" \
         2>&1 | tee "$work/$level.log" | grep -E '^ *[0-9]+/[0-9]+ .*(Failed|Timeout|Exception|Not Run)|tests passed'
     passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .* Passed ' "$work/$level.log")
     failed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*' "$work/$level.log")
