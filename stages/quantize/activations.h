@@ -6,9 +6,8 @@
 #include "libstage/network/site_range.h"
 
 /* For a decoder layer, as its scheme asks:
- *   B.S.input_scale         of activations with one fixed range: that of the calibrator, over the number format's steps
- *     as for
- *                           weights (kernels/quantize.h), rounded to what is stored
+ *   B.S.input_scale         of activations with one fixed range: that of the calibrator, over the number format's
+ *                           steps as for weights (kernels/quantize.h), rounded to what is stored
  *   B.S.input_global_scale  of NVFP4: 448 * 6 / absmax (libstage/solvers/scales.h), or of a range with headroom
  *   B.kv.key_scale, .value_scale   absmax over the number format's steps
  * Warns "activation-saturates" when more than one value in a thousand lies beyond a range. */

@@ -29,7 +29,7 @@ struct qp_member {
     const struct qp_linear_scheme *scheme;
     const struct qp_quant_spec *spec; /* the scheme's of weights */
     struct qp_quantized q;
-    float reciprocal; /* of q.number format.global, as modelopt rounds it */
+    float reciprocal; /* of q.format.global, as modelopt rounds it */
     float *w;         /* [rows, in], transformed: what is to be quantized */
     const float *h;   /* [in, in] the metric of its errors: the site's, or what a low-rank correction leaves of it */
     struct qp_low_rank low_rank;

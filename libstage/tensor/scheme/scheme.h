@@ -22,8 +22,8 @@ enum qp_granularity {
 /* How one side (weights, activations, the KV cache) is quantized. enabled = false: left as it is. */
 struct qp_quant_spec {
     bool enabled;
-    struct qp_number_format format; /* number format.scale_dtype: of integers and FP8 the model's dtype, set by
-                                     * qp_scheme_bind; F32 before. number format.global is 0: it is a matrix's */
+    struct qp_number_format format; /* format.scale_dtype: of integers and FP8 the model's dtype, set by
+                                     * qp_scheme_bind; F32 before. format.global is 0: it is a matrix's */
     enum qp_granularity granularity;
     int64_t group;      /* of QP_PER_GROUP and QP_PER_BLOCK */
     int64_t block_rows; /* of QP_PER_BLOCK */
@@ -46,10 +46,9 @@ struct qp_scheme_rule {
  *                   the engine's at run time: compressed-tensors, and vLLM through it, round by even
  *   LLM_COMPRESSOR  symmetric integers: scale = x / ((qmax - qmin) / 2), so 7.5 and 127.5; scales stored in the model's
  *                   dtype; E8M0 rule even, as compressed-tensors 0.20 rounds
- *   MODELOPT        symmetric integers: scale = x / qmax, so 7 and 127 (number format.narrow), and no zero points;
- *     scales of
- *                   integers and FP8 kept and stored in float32; E8M0 rule ceil
- *                   Rounding to nearest follows it to the byte (stages/quantize/modelopt.h has what it does otherwise)
+ *   MODELOPT        symmetric integers: scale = x / qmax, so 7 and 127 (format.narrow), and no zero points; scales of
+ *                   integers and FP8 kept and stored in float32; E8M0 rule ceil. Rounding to nearest follows it to the
+ *                   byte (stages/quantize/modelopt.h has what it does otherwise)
  * Either of them: FP8 linears that engines fuse keep scales of their own. FP8's scale is x / 448 in all. What stays
  * ours: NVFP4's block scale is at least 2^-9, where llm-compressor has 2^-3 for a scale that rounds to 0; four over six
  * and searched scales. */
