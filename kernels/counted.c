@@ -39,7 +39,7 @@ static void linear_int8(const struct qp_linear_int8 *l)
 
 static void linear_split(const struct qp_linear_split *l)
 {
-    if (count(QP_WORK_GEMM_BF16, qp_split_operations(l->m, l->n, l->k)))
+    if (count(QP_WORK_GEMM_BF16, qp_split_operations(l->m, l->end - l->into, l->to - l->from)))
         inner.linear_split(l);
 }
 

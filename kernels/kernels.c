@@ -13,10 +13,10 @@
 
 #define REFERENCE                                                                                                    \
     .to_f32 = qp_to_f32_ref, .from_f32 = qp_from_f32_ref, .gemm = qp_gemm_ref, .hessian = qp_hessian_ref,            \
-    .linear_bf16 = qp_linear_bf16_ref, .linear_int8 = qp_linear_int8_ref, .split = qp_split_ref,                     \
-    .linear_split = qp_linear_split_ref, .hessian_bf16 = qp_hessian_bf16_ref, .rms_norm_bf16 = qp_rms_norm_bf16_ref, \
-    .attention_bf16 = qp_attention_bf16_ref, .gated_bf16 = qp_gated_bf16_ref, .mirror = qp_mirror_ref,               \
-    .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,                           \
+    .linear_bf16 = qp_linear_bf16_ref, .linear_int8 = qp_linear_int8_ref, .split_left = qp_split_left_ref,           \
+    .split_right = qp_split_right_ref, .linear_split = qp_linear_split_ref, .hessian_bf16 = qp_hessian_bf16_ref,     \
+    .rms_norm_bf16 = qp_rms_norm_bf16_ref, .attention_bf16 = qp_attention_bf16_ref, .gated_bf16 = qp_gated_bf16_ref, \
+    .mirror = qp_mirror_ref, .column_stats = qp_column_stats_ref, .rms_norm = qp_rms_norm_ref, .rope = qp_rope_ref,  \
     .attention = qp_attention_ref, .gated = qp_gated_ref, .logits = qp_logits_ref, .qparams = qp_qparams_ref,        \
     .quantize = qp_quantize_ref, .dequantize = qp_dequantize_ref, .fake_quantize = qp_fake_quantize_ref,             \
     .pack = qp_pack_ref, .unpack = qp_unpack_ref, .rtn = qp_rtn_ref, .factor = qp_factor_ref,                        \

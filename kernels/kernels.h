@@ -42,7 +42,8 @@ struct qp_kernels {
     qp_gemm_fn *gemm;
     qp_linear_bf16_fn *linear_bf16;
     qp_linear_int8_fn *linear_int8;
-    qp_split_fn *split;
+    qp_split_left_fn *split_left;
+    qp_split_right_fn *split_right;
     qp_linear_split_fn *linear_split;
     qp_hessian_fn *hessian;
     qp_hessian_bf16_fn *hessian_bf16;

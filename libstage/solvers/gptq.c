@@ -12,7 +12,7 @@
 #include "libstage/tensor/operations.h"
 
 /* Rows that a thread takes at once, so many that products are large and few enough for the cache. */
-enum { MOST_ROWS = 256, LEAST_ROWS = 128, FEWEST_ROWS = 64, PARTS = 8, NUMBERS = 1 << 20 };
+enum { MOST_ROWS = 256, LEAST_ROWS = 128, FEWEST_ROWS = 64, PARTS = 8, NUMBERS = 3 << 19, STEP = 32 };
 
 /* ---- the factor ---- */
 
@@ -97,7 +97,7 @@ static int make_sketch(struct qp_gptq *s, const struct qp_kernels *kernels, cons
 static int open_solver(struct qp_gptq *s, const struct qp_kernels *kernels, const float *h, double *damping,
                        struct qp_error *err)
 {
-    float *r = qp_new_floats(s->in * s->in, "a factor of the Hessian", err);
+    float *r = qp_new_floats(qp_factor_size(kernels, s->in), "a factor of the Hessian", err);
     s->added = qp_new_floats(s->in, "damping", err);
     s->factor.r = r;
     int result = r && s->added ? qp_order_columns(s->kind, s->in, s->group, h, &s->order, err) : QP_ERR_SPACE;
@@ -149,7 +149,8 @@ struct plan {
     struct qp_gptq_rows base;
     int64_t *bounds;
     int32_t *group_of;
-    int64_t widest, rows; /* rows: that a thread takes at once */
+    float *diagonals;
+    int64_t rows; /* that a thread takes at once */
     const struct qp_gptq_rest *rest;
 };
 
@@ -167,13 +168,28 @@ static void set_bounds(struct plan *p)
     p->bounds[blocks] = s->in;
     p->base.blocks = blocks;
     for (int64_t b = 0; b < blocks; b++)
-        p->widest = p->bounds[b + 1] - p->bounds[b] > p->widest ? p->bounds[b + 1] - p->bounds[b] : p->widest;
+        p->base.widest =
+            p->bounds[b + 1] - p->bounds[b] > p->base.widest ? p->bounds[b + 1] - p->bounds[b] : p->base.widest;
+}
+
+static int set_diagonals(struct plan *p, struct qp_error *err)
+{
+    int64_t square = p->base.widest * p->base.widest;
+    p->diagonals = qp_new_floats(p->base.blocks * square, "blocks of a factor", err);
+    if (!p->diagonals)
+        return QP_ERR_SPACE;
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < p->base.blocks; b++)
+        qp_factor_diagonal(&p->base.s->factor, p->bounds[b], p->bounds[b + 1] - p->bounds[b],
+                           p->diagonals + b * square);
+    p->base.diagonals = p->diagonals;
+    return 0;
 }
 
 /* From the shape alone, for products of other heights may sum in another order. */
 static int64_t rows_at_once(int64_t rows, int64_t in)
 {
-    int64_t cached = NUMBERS / (in + 1), even = (rows / PARTS + 15) / 16 * 16;
+    int64_t cached = NUMBERS / (in + 1) / STEP * STEP, even = (rows / PARTS + STEP - 1) / STEP * STEP;
     int64_t most = cached < LEAST_ROWS ? LEAST_ROWS : cached > MOST_ROWS ? MOST_ROWS : cached;
     int64_t wanted = even < FEWEST_ROWS ? FEWEST_ROWS : even > most ? most : even;
     return wanted < rows ? wanted : rows;
@@ -194,7 +210,7 @@ static int open_plan(struct plan *p, struct qp_error *err)
     p->base.group_of = p->group_of;
     p->base.groups = qp_groups(s->in, q->group);
     p->rows = p->base.rescale ? q->rows : rows_at_once(q->rows, s->in);
-    return 0;
+    return set_diagonals(p, err);
 }
 
 /* The parts of a thread's workspace: `size` bytes each, one after the other. */
@@ -209,30 +225,31 @@ static void *take(char **memory, int64_t count, size_t size)
 static void place(const struct plan *p, struct qp_gptq_rows *v, char **memory, float **scale, int8_t **zero)
 {
     int64_t n = v->s->in, count = p->rows * n;
-    bool split = v->s->factor.high != NULL;
+    int64_t tiles = qp_factor_rows_size(&v->s->factor, p->rows);
+    bool ordered = v->s->order || p->rest;
     v->deviation.x = take(memory, count, sizeof(float));
-    v->deviation.high = split ? take(memory, count, sizeof(uint16_t)) : NULL;
-    v->deviation.low = split ? take(memory, count, sizeof(uint16_t)) : NULL;
-    v->weights = take(memory, p->rows * p->widest, sizeof(float));
-    v->block_codes = take(memory, p->rows * p->widest, 1);
-    v->diagonal = take(memory, p->widest * p->widest, sizeof(float));
+    v->deviation.tiles = tiles ? take(memory, tiles, sizeof(float)) : NULL;
+    v->ordered = ordered ? take(memory, count, sizeof(float)) : NULL;
+    v->ordered_codes = ordered ? take(memory, count, 1) : NULL;
+    v->block = take(memory, p->rows * v->widest, sizeof(float));
     *scale = take(memory, p->rows, sizeof(float));
     *zero = take(memory, p->rows, 1);
     if (!p->rest)
         return;
     v->error = take(memory, count, sizeof(float));
-    v->other = (struct qp_factor_rows){take(memory, count, sizeof(float)), v->deviation.high, v->deviation.low};
+    v->other = (struct qp_factor_rows){v->ordered, v->deviation.tiles};
     v->other_error = take(memory, count, sizeof(float));
-    v->other_codes = take(memory, count, 1);
+    v->other_codes = v->ordered_codes;
     v->likely = take(memory, p->rows, sizeof(int64_t));
 }
 
 static size_t workspace_bytes(const struct plan *p)
 {
-    size_t count = (size_t)(p->rows * p->base.s->in), block = (size_t)(p->rows * p->widest);
-    size_t rest = p->rest ? count * (3 * sizeof(float) + 1) + (size_t)p->rows * sizeof(int64_t) : 0;
-    return count * 2 * sizeof(float) + block * 5 + (size_t)(p->widest * p->widest) * sizeof(float) +
-           (size_t)p->rows * 5 + rest + 16 * 64;
+    size_t count = (size_t)(p->rows * p->base.s->in), block = (size_t)(p->rows * p->base.widest);
+    size_t ordered = p->base.s->order || p->rest ? count * (sizeof(float) + 1) : 0;
+    size_t rest = p->rest ? count * 2 * sizeof(float) + (size_t)p->rows * sizeof(int64_t) : 0;
+    size_t tiles = (size_t)qp_factor_rows_size(&p->base.s->factor, p->rows);
+    return (count + tiles + block) * sizeof(float) + ordered + rest + (size_t)p->rows * 5 + 16 * 64;
 }
 
 /* Rows [first, first + v->rows) of the matrix. One scale for all is copied to each of them, as kernels want it. */
@@ -308,5 +325,6 @@ int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, co
         r = solve(&p, err);
     free(p.bounds);
     free(p.group_of);
+    free(p.diagonals);
     return r;
 }

@@ -56,35 +56,33 @@ static int enter_group(struct qp_gptq_rows *v, int64_t b, struct qp_error *err)
     return result;
 }
 
-static void round_block(const struct qp_gptq_rows *v, int64_t at, int64_t count)
+static const float *diagonal_of(const struct qp_gptq_rows *v, int64_t block)
+{
+    return v->diagonals + block * v->widest * v->widest;
+}
+
+static void round_block(const struct qp_gptq_rows *v, int64_t block)
 {
     const struct qp_gptq *s = v->s;
-    int64_t n = s->in;
-    for (int64_t i = 0; i < v->rows; i++)
-        for (int64_t k = 0; k < count; k++)
-            v->weights[i * count + k] = v->w[i * n + qp_gptq_column(s, at + k)];
-    qp_factor_diagonal(&s->factor, at, count, v->diagonal);
+    int64_t n = s->in, at = v->bounds[block], count = v->bounds[block + 1] - at;
     struct qp_gptq_block b = {.format = &v->q->format,
                               .rows = v->rows,
                               .count = count,
                               .groups = v->groups,
-                              .w = v->weights,
-                              .w_stride = count,
+                              .w = (s->order ? v->ordered : v->w) + at,
+                              .w_stride = n,
                               .s = v->deviation.x + at,
                               .s_stride = n,
-                              .r = v->diagonal,
+                              .r = diagonal_of(v, block),
                               .r_stride = count,
                               .scale = v->scale,
                               .zero = v->zero,
                               .group_of = v->group_of + at,
-                              .codes = v->block_codes,
-                              .codes_stride = count,
+                              .codes = (s->order ? v->ordered_codes : v->codes) + at,
+                              .codes_stride = n,
                               .error = v->error ? v->error + at : NULL,
                               .error_stride = n};
     s->factor.kernels->gptq_block(&b);
-    for (int64_t i = 0; i < v->rows; i++)
-        for (int64_t k = 0; k < count; k++)
-            v->codes[i * n + qp_gptq_column(s, at + k)] = v->block_codes[i * count + k];
     qp_factor_prepare(&s->factor, v->rows, &v->deviation, at, at + count);
 }
 
@@ -98,7 +96,7 @@ static int round_blocks(struct qp_gptq_rows *v, int64_t from, int64_t to, struct
         if (enters)
             r = enter_group(v, from, err);
         if (r == 0 && !qp_failure_is_set())
-            round_block(v, at, v->bounds[to] - at);
+            round_block(v, from);
         return r;
     }
     r = round_blocks(v, from, middle, err);
@@ -109,10 +107,36 @@ static int round_blocks(struct qp_gptq_rows *v, int64_t from, int64_t to, struct
     return round_blocks(v, middle, to, err);
 }
 
+/* A row at a time, which the first cache holds. */
+static void order_weights(const struct qp_gptq_rows *v)
+{
+    int64_t n = v->s->in;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < v->rows; i++)
+        for (int64_t k = 0; k < n; k++)
+            v->ordered[i * n + k] = v->w[i * n + v->s->order[k]];
+}
+
+static void restore_codes(const struct qp_gptq_rows *v)
+{
+    int64_t n = v->s->in;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < v->rows; i++)
+        for (int64_t k = 0; k < n; k++)
+            v->codes[i * n + v->s->order[k]] = v->ordered_codes[i * n + k];
+}
+
 int qp_gptq_round(struct qp_gptq_rows *v, struct qp_error *err)
 {
+    int r = 0;
     memset(v->deviation.x, 0, (size_t)(v->rows * v->s->in) * sizeof *v->deviation.x);
-    return v->s->in > 0 ? round_blocks(v, 0, v->blocks, err) : 0;
+    if (v->s->order)
+        order_weights(v);
+    if (v->s->in > 0)
+        r = round_blocks(v, 0, v->blocks, err);
+    if (r == 0 && v->s->order)
+        restore_codes(v);
+    return r;
 }
 
 /* ---- losses ---- */
@@ -182,9 +206,8 @@ static void multiply_other(struct qp_gptq_rows *v, int64_t rows, int64_t from, i
         multiply_other(v, rows, middle, to);
         return;
     }
-    qp_factor_diagonal(f, at, end - at, v->diagonal);
-    f->kernels->gemm(&(struct qp_gemm){false, false, rows, end - at, end - at, 1.0f, v->other.x + at, f->n, v->diagonal,
-                                       end - at, 1.0f, v->other_error + at, f->n});
+    f->kernels->gemm(&(struct qp_gemm){false, false, rows, end - at, end - at, 1.0f, v->other.x + at, f->n,
+                                       diagonal_of(v, from), end - at, 1.0f, v->other_error + at, f->n});
 }
 
 static void take_row(struct qp_gptq_rows *v, int64_t to, int64_t from)
@@ -231,18 +254,17 @@ static void multiply_errors(struct qp_gptq_rows *v, const struct qp_factor_rows 
         multiply_errors(v, x, middle, to);
         return;
     }
-    qp_factor_diagonal(f, at, count, v->diagonal);
     for (int64_t i = 0; i < v->rows; i++)
-        memcpy(v->weights + i * count, v->error + i * f->n + at, (size_t)count * sizeof(float));
-    f->kernels->gemm(&(struct qp_gemm){false, true, v->rows, count, count, 1.0f, v->weights, count, v->diagonal, count,
-                                       0.0f, v->error + at, f->n});
+        memcpy(v->block + i * count, v->error + i * f->n + at, (size_t)count * sizeof(float));
+    f->kernels->gemm(&(struct qp_gemm){false, true, v->rows, count, count, 1.0f, v->block, count, diagonal_of(v, from),
+                                       count, 0.0f, v->error + at, f->n});
 }
 
 void qp_gptq_gradient(struct qp_gptq_rows *v, float *gradient)
 {
     const struct qp_gptq *s = v->s;
     int64_t n = s->in;
-    const struct qp_factor_rows x = {v->error, v->deviation.high, v->deviation.low};
+    const struct qp_factor_rows x = {v->error, v->deviation.tiles};
     qp_factor_prepare(&s->factor, v->rows, &x, 0, n);
     multiply_errors(v, &x, 0, v->blocks);
     for (int64_t i = 0; i < v->rows; i++)

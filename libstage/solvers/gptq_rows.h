@@ -23,7 +23,8 @@ struct qp_gptq_rows {
     int64_t rows, first; /* first: in the matrix */
     int64_t groups;
     const int64_t *bounds; /* where blocks of columns begin, and the end; blocks + 1 */
-    int64_t blocks;
+    int64_t blocks, widest;
+    const float *diagonals;  /* [blocks, widest * widest] the blocks of R on its diagonal, rows as long as a block */
     const int32_t *group_of; /* [n], of the i-th column */
     const float *scale;      /* [rows, groups], with zero (NULL when symmetric) */
     const int8_t *zero;
@@ -31,13 +32,13 @@ struct qp_gptq_rows {
     void *context;
     struct qp_factor_rows deviation; /* x: sums of columns that are to come, w - q of those that are rounded */
     float *error;                    /* deviation R; NULL: not wanted, as are the three below */
-    struct qp_factor_rows other;     /* the same of rounding to nearest, for some rows; parts shared with deviation */
+    struct qp_factor_rows other;     /* the same of rounding to nearest, for some rows; tiles shared with deviation */
     float *other_error;
-    uint8_t *other_codes; /* natural order */
-    float *weights;       /* [rows, widest block] */
-    uint8_t *block_codes; /* [rows, widest block] */
-    float *diagonal;      /* [widest block, widest block] */
-    int64_t *likely;      /* [rows] */
+    uint8_t *other_codes;   /* natural order */
+    float *ordered;         /* weights, and their codes below; NULL where the order is the natural one */
+    uint8_t *ordered_codes; /* both share memory with `other`, which is needed after the column loop */
+    float *block;           /* [rows, widest] */
+    int64_t *likely;        /* [rows] */
 };
 
 /* The column loop. */

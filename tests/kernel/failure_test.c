@@ -83,6 +83,12 @@ static void factor(struct operands *o)
     o->k->factor(N, o->out);
 }
 
+static void split_right(struct operands *o)
+{
+    memcpy(o->out, o->h, N * N * sizeof *o->out);
+    o->k->split_right(N, N, o->out);
+}
+
 static void low_rank(struct operands *o)
 {
     o->k->low_rank(M, N, RANK, o->w, o->h, o->out, o->out + M * RANK);
@@ -167,17 +173,12 @@ static void descent(struct operands *o)
 static const struct {
     const char *name;
     void (*run)(struct operands *);
-} operations[] = {{"attention", attention},
-                  {"attention_bf16", attention_bf16},
-                  {"linear_bf16", linear_bf16},
-                  {"hessian_bf16", hessian_bf16},
-                  {"linear_int8", linear_int8},
-                  {"factor", factor},
-                  {"low_rank", low_rank},
-                  {"gptq_block", gptq_block},
-                  {"rtn", rtn},
-                  {"scale_search", scale_search},
-                  {"scale_search of a matrix", scale_search_all},
+} operations[] = {{"attention", attention},       {"attention_bf16", attention_bf16},
+                  {"linear_bf16", linear_bf16},   {"hessian_bf16", hessian_bf16},
+                  {"linear_int8", linear_int8},   {"factor", factor},
+                  {"split_right", split_right},   {"low_rank", low_rank},
+                  {"gptq_block", gptq_block},     {"rtn", rtn},
+                  {"scale_search", scale_search}, {"scale_search of a matrix", scale_search_all},
                   {"coordinate_descent", descent}};
 
 static void fill(struct operands *o)

@@ -158,78 +158,133 @@ Test(mirror, copies_the_upper_triangle)
 
 /* ---- split products ---- */
 
-static void split_parts(const struct qp_kernels *k, int64_t count, const float *x, uint16_t **high, uint16_t **low)
+/* x[rows, columns] as a left operand, in parts of which those before column `from` are made last. */
+static uint16_t *split_left(const struct qp_kernels *k, int64_t rows, int64_t columns, int64_t from, const float *x)
 {
-    *high = fresh(count, sizeof **high);
-    *low = fresh(count, sizeof **low);
-    k->split(count, x, *high, *low);
+    uint16_t *tiles = fresh(qp_tiles_size(rows, columns) * 2, sizeof *tiles);
+    int64_t across = qp_tiles_across(columns);
+
+    for (int64_t at = 0; at < columns; at += from)
+        k->split_left(
+            &(struct qp_split_left){rows, at, at + from < columns ? at + from : columns, x, columns, across, tiles});
+    return tiles;
+}
+
+static float *split_right(const struct qp_kernels *k, int64_t rows, int64_t columns, const float *w)
+{
+    float *tiles = fresh(qp_tiles_size(rows, columns), sizeof *tiles);
+
+    memcpy(tiles, w, (size_t)(rows * columns) * sizeof *w);
+    k->split_right(rows, columns, tiles);
+    return tiles;
+}
+
+static void expect_sum(const uint16_t *part, float x)
+{
+    double sum = (double)qp_bf16_to_f32(part[0]) + (double)qp_bf16_to_f32(part[QP_TILE]);
+    cr_assert_leq(fabs(sum - (double)x), 0x1p-16 * fabs((double)x), "%g", (double)x);
+}
+
+static void split(int64_t rows, int64_t columns)
+{
+    float *x = random_floats(rows * columns, 3, 1);
+    int64_t across = qp_tiles_across(columns), parts = qp_tiles_size(rows, columns) * 2;
+    if (columns > 3)
+        x[0] = 0, x[1] = 1, x[2] = 1 + 0x1p-9f, x[3] = -0x1p100f;
+    uint16_t *left = split_left(reference(), rows, columns, columns, x);
+    float *right = split_right(reference(), rows, columns, x);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            expect_sum(left + qp_left_at(across, r, c), x[r * columns + c]);
+            expect_sum((uint16_t *)right + qp_right_at(across, r, c), x[r * columns + c]);
+        }
+    EACH_RUN(run)
+    {
+        for (int64_t from = 1; from <= 64; from += 21) {
+            uint16_t *got = split_left(run.k, rows, columns, from, x);
+            EXPECT_SAME_BYTES((uint8_t *)got, (uint8_t *)left, parts * 2, "%s: left", run.name);
+            free(got);
+        }
+        float *got = split_right(run.k, rows, columns, x);
+        EXPECT_SAME_BYTES((uint8_t *)got, (uint8_t *)right, parts * 2, "%s: right", run.name);
+        free(got);
+    }
+    free(x);
+    free(left);
+    free(right);
 }
 
 Test(split, gives_the_references_parts_which_add_up)
 {
-    const int64_t count = 1003;
-    float *x = random_floats(count, 3, 1);
-    uint16_t *want_high, *want_low;
-    x[0] = 0, x[1] = 1, x[2] = 1 + 0x1p-9f, x[3] = -0x1p100f;
-    split_parts(reference(), count, x, &want_high, &want_low);
-    for (int64_t i = 0; i < count; i++) {
-        double sum = (double)qp_bf16_to_f32(want_high[i]) + (double)qp_bf16_to_f32(want_low[i]);
-        cr_assert_leq(fabs(sum - (double)x[i]), 0x1p-16 * fabs((double)x[i]), "%g", (double)x[i]);
-    }
-    EACH_RUN(run)
-    {
-        uint16_t *high, *low;
-        split_parts(run.k, count, x, &high, &low);
-        EXPECT_SAME_BYTES((uint8_t *)high, (uint8_t *)want_high, count * 2, "%s", run.name);
-        EXPECT_SAME_BYTES((uint8_t *)low, (uint8_t *)want_low, count * 2, "%s", run.name);
-        free(high);
-        free(low);
-    }
-    free(x);
-    free(want_high);
-    free(want_low);
+    split(1, 1);
+    split(16, 32);
+    split(17, 33);
+    split(5, 200);
+    split(120, 97);
+    split(300, 320);
 }
 
-static void linear_split(int64_t m, int64_t n, int64_t k)
-{
-    int64_t ldx = k + 3, ldw = k + 5, ldy = n + 2;
-    float *x = random_floats(m * ldx, 1, 1), *w = random_floats(n * ldw, 1, 2), *y = random_floats(m * ldy, 1, 3);
-    float *want = copy_of(y, m * ldy, 4);
-    struct qp_linear_split l = {.m = m, .n = n, .k = k, .x_stride = ldx, .w_stride = ldw, .y_stride = ldy};
-    uint16_t *parts[4];
+/* A product of columns [from, to) of x by rows [into, end) of w, and what rows of y get when others are left out. */
+struct span {
+    int64_t m, n, k, from, to, into, end;
+};
 
-    split_parts(reference(), m * ldx, x, &parts[0], &parts[1]);
-    split_parts(reference(), n * ldw, w, &parts[2], &parts[3]);
-    l.x_high = parts[0], l.x_low = parts[1], l.w_high = parts[2], l.w_low = parts[3];
-    for (int64_t i = 0; i < m; i++) /* the product of the numbers themselves */
-        for (int64_t j = 0; j < n; j++) {
+static void linear_split(const struct span *s)
+{
+    int64_t ldy = s->n + 2;
+    float *x = random_floats(s->m * s->k, 1, 1), *w = random_floats(s->n * s->k, 1, 2);
+    float *y = random_floats(s->m * ldy, 1, 3), *want = copy_of(y, s->m * ldy, 4);
+    uint16_t *left = split_left(reference(), s->m, s->k, s->k, x);
+    float *right = split_right(reference(), s->n, s->k, w);
+    struct qp_linear_split l = {.m = s->m, .from = s->from, .to = s->to, .into = s->into, .end = s->end};
+
+    l.across = qp_tiles_across(s->k), l.x = left, l.w = (const uint16_t *)right, l.y_stride = ldy;
+    for (int64_t i = 0; i < s->m; i++) /* the product of the numbers themselves */
+        for (int64_t j = s->into; j < s->end; j++) {
             double sum = want[i * ldy + j];
-            for (int64_t p = 0; p < k; p++)
-                sum += (double)x[i * ldx + p] * (double)w[j * ldw + p];
+            for (int64_t p = s->from; p < s->to; p++)
+                sum += (double)x[i * s->k + p] * (double)w[j * s->k + p];
             want[i * ldy + j] = (float)sum;
         }
     for (int r = -1; r < 0 || nth_run(r).k != NULL; r++) {
         const struct qp_kernels *kernels = r < 0 ? reference() : nth_run(r).k;
-        l.y = copy_of(y, m * ldy, 4);
+        float *got = l.y = copy_of(y, s->m * ldy, 4);
+        l.m = s->m;
         kernels->linear_split(&l);
-        EXPECT_NEAR(l.y, want, m * ldy, 0x1p-16 * 4 * (sqrt((double)k) + 1) + 1e-6 * (double)k, "%s: %d x %d x %d",
-                    kernels->backend, (int)m, (int)n, (int)k);
-        free(l.y);
+        EXPECT_NEAR(got, want, s->m * ldy, 0x1p-16 * 4 * (sqrt((double)s->k) + 1) + 1e-6 * (double)s->k,
+                    "%s: %d x %d x %d", kernels->backend, (int)s->m, (int)s->n, (int)s->k);
+        if (s->m > 3) { /* a row does not depend on the others */
+            l.m = s->m / 2 - 1, l.y = copy_of(y, s->m * ldy, 4);
+            kernels->linear_split(&l);
+            EXPECT_SAME_FLOATS(l.y, got, l.m * ldy, "%s: fewer rows", kernels->backend);
+            free(l.y);
+        }
+        free(got);
     }
-    for (int i = 0; i < 4; i++)
-        free(parts[i]);
     free(x);
     free(w);
     free(y);
     free(want);
+    free(left);
+    free(right);
 }
 
 Test(split, products_are_those_of_float32)
 {
-    linear_split(1, 1, 1);
-    linear_split(3, 5, 0);
-    linear_split(0, 4, 7);
-    linear_split(17, 33, 129);
-    linear_split(300, 40, 200);
-    linear_split(9, 1100, 64);
+    static const struct span spans[] = {
+        {1, 1, 1, 0, 1, 0, 1},
+        {3, 5, 8, 3, 3, 0, 5},
+        {0, 4, 7, 0, 7, 0, 4},
+        {4, 40, 40, 0, 40, 7, 7},
+        {17, 33, 129, 0, 129, 0, 33},
+        {300, 40, 200, 0, 200, 0, 40},
+        {9, 1100, 64, 0, 64, 0, 1100},
+        {32, 256, 256, 0, 128, 128, 256},
+        {48, 256, 256, 128, 256, 0, 128},
+        {30, 100, 100, 5, 20, 20, 100},
+        {30, 100, 100, 30, 70, 3, 29},
+        {40, 1200, 1200, 10, 600, 600, 1200},
+    };
+    for (int i = 0; i < COUNT(spans); i++)
+        linear_split(&spans[i]);
 }

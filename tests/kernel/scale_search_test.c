@@ -142,36 +142,6 @@ Test(scale_search, sweeps_are_exact_on_every_backend)
     compare_all(SWEPT | QUADRATIC);
 }
 
-/* Numbers that lie halfway between two codes of some candidate, or next to that, at sizes up to the ends of float32: a
- * quotient that is off by its last bit rounds to another code. */
-static void fill_halfway(const struct qp_scale_search *s, float size, float *w)
-{
-    for (int64_t r = 0; r < s->rows; r++)
-        for (int64_t j = 0; j < s->cols; j++) {
-            float p = s->first + (float)(j % s->steps) * (s->last - s->first) / (float)(s->steps - 1), scale;
-            reference()->qparams(s->format, 1, 2, 2, (float[]){-p * size, p * size}, &scale, NULL);
-            float half = ((float)((r + 3 * j) % 13) - 6.5f) * scale;
-            float near = j % 3 == 0 ? half : nextafterf(half, j % 3 == 1 ? 0.0f : INFINITY);
-            w[r * s->cols + j] = j % 32 == 0 ? -size : near;
-        }
-}
-
-Test(scale_search, quotients_are_exact_to_the_last_bit)
-{
-    static const struct qp_number_format wide = {.codes = QP_I8, .bits = 4, .symmetric = true, .scale_dtype = QP_F32};
-    static const struct qp_number_format bf16 = {.codes = QP_I8, .bits = 8, .symmetric = true, .scale_dtype = QP_BF16};
-    static const float sizes[] = {1, 0.003f, 1e-20f, 1e20f, 1e-37f, 1e37f, 3e-44f};
-    const struct qp_number_format *const both[] = {&wide, &bf16};
-
-    for (int f = 0; f < COUNT(both); f++)
-        for (int i = 0; i < COUNT(sizes); i++) {
-            struct sample t = make(both[f], 40, 96, 32, WEIGHTED, 3);
-            fill_halfway(&t.s, sizes[i], t.w);
-            compare(&t.s, f == 0 ? "F32 scales, halfway" : "BF16 scales, halfway");
-            release(&t);
-        }
-}
-
 /* ---- against brute force in double ---- */
 
 /* Error of row r, columns [first, first + count), with one candidate. */

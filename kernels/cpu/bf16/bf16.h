@@ -7,8 +7,6 @@
 
 qp_hessian_bf16_fn qp_hessian_bf16_pairs, qp_hessian_bf16_tiles;
 qp_attention_bf16_fn qp_attention_bf16_pairs;
-qp_split_fn qp_split_bf16;
-qp_linear_split_fn qp_linear_split_tiles;
 
 /* Both elements of each of 16 pairs. */
 static inline __m512bh v_pairs(const uint32_t *p)

@@ -7,11 +7,3 @@ void qp_kernels_fill_bf16(struct qp_kernels *table)
     table->hessian_bf16 = qp_hessian_bf16_pairs;
     table->attention_bf16 = qp_attention_bf16_pairs;
 }
-
-void qp_kernels_fill_amx(struct qp_kernels *table)
-{
-    table->split_products = true;
-    table->hessian_bf16 = qp_hessian_bf16_tiles;
-    table->split = qp_split_bf16;
-    table->linear_split = qp_linear_split_tiles;
-}

@@ -13,7 +13,7 @@
  * is reached, all changes since it was last reached are applied to its gradients, by its columns of H, copied so that
  * they lie together in the cache. So a sweep loads and stores each gradient once. The order of all sums follows from
  * the shape, whatever the threads. */
-enum { PART = 64, VECTORS = PART / LANES, SETS = 8 / VECTORS, LEAST = 64, MOST = 1024 };
+enum { PART = 64, VECTORS = PART / LANES, SETS = 8 / VECTORS, LEAST = 64, MOST = 3072 };
 
 struct change {
     uint32_t column;
@@ -368,12 +368,12 @@ static void *open_chunk(struct chunk *c, int64_t rows)
     return memory;
 }
 
-/* Two chunks a thread, so that none waits long for the last. */
+/* Each chunk reads H once a sweep: as few for each thread as can be, of the same size. */
 static int64_t chunk_rows(int64_t rows)
 {
-    int64_t each = (rows - 1) / (2 * omp_get_max_threads()) + 1;
-    each = each < LEAST ? LEAST : each > MOST ? MOST : each;
-    return round_up(each, LANES);
+    int64_t mine = (rows - 1) / omp_get_max_threads() + 1, chunks = (mine - 1) / MOST + 1;
+    int64_t each = (mine - 1) / chunks + 1;
+    return round_up(each < LEAST ? LEAST : each, LANES);
 }
 
 int64_t QP_NAME(qp_descent)(const struct qp_descent *p)

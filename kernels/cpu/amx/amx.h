@@ -1,0 +1,11 @@
+/* Functions that use the tiles of AMX themselves. */
+#ifndef QUANTPIPE_KERNELS_AMX_H
+#define QUANTPIPE_KERNELS_AMX_H
+
+#include "kernels/cpu/vector/vector.h"
+
+qp_split_left_fn qp_split_left_amx;
+qp_split_right_fn qp_split_right_amx;
+qp_linear_split_fn qp_linear_split_amx;
+
+#endif
