@@ -115,6 +115,6 @@ Test(estimate, that_fails_is_told_of)
     }
     struct command c = plan_with(foreign(", \"estimates\": 1", "exit 1"));
     cr_expect_eq(c.code, 3);
-    cr_expect(strstr(c.output, "`estimates` of the descriptor"), "%s%s", c.output, c.errors);
+    cr_expect(strstr(c.output, "descriptor.estimates: found 1, expected boolean"), "%s%s", c.output, c.errors);
     command_free(&c);
 }

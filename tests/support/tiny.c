@@ -134,6 +134,7 @@ void tiny_units(const char *scheme, bool hessians, struct qp_unit *units[TINY_UN
         enum qp_unit_kind kind = i == 0 ? QP_UNIT_MODEL : i == TINY_UNITS - 1 ? QP_UNIT_END : QP_UNIT_BLOCK;
         cr_assert_eq(qp_unit_new(kind, i, &units[i], &err), 0);
     }
+    json_object_set_new(units[TINY_UNITS - 1]->attrs, "blocks", json_integer(TINY_UNITS - 2));
     fill_model(units[0], scheme);
     snprintf(name, sizeof name, "%s.weight", arch.embedding);
     struct qp_tensor *embedding = random_tensor(name, 2, TINY_VOCAB, TINY_HIDDEN, 0.0f, 1.0f, 7);
