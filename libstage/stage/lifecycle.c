@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/scratch.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/stage/internal.h"
@@ -127,10 +128,12 @@ static int prepare(struct lifecycle *lifecycle, const json_t *config, struct qp_
     return r < 0 ? r : qp_stage_begin(&lifecycle->stage, json_object_get(config, "params"), err);
 }
 
-/* Gaps that freed arrays have left between others are of no use to the next ones where these are aligned: the heap
- * grows with every block, and what it has in the gaps goes back to the system here. */
+/* Workspaces of operations were kept for the next ones of the unit. Gaps that freed arrays have left between others are
+ * of no use to the next ones where these are aligned: the heap grows with every block, and what it has in the gaps goes
+ * back to the system here. */
 static void trim_heap(void)
 {
+    qp_scratch_empty();
 #ifdef __GLIBC__
     malloc_trim(KEPT_ON_TOP);
 #endif

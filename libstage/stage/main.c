@@ -14,6 +14,10 @@
  * it left: a stage grew by its largest tensors with every block. */
 #define MAPPED_ALONE (1 << 20)
 
+/* Smaller ones stay at the end of the heap until the unit is done (trim_heap), or an operation would fetch its pages
+ * anew each time. */
+#define TRIMMED_ALONE (64 << 20)
+
 struct command {
     const char *control, *instance, *replica;
 };
@@ -68,6 +72,7 @@ static int live(const struct qp_stage_desc *desc, const struct command *command)
         return usage(desc, "not the number of a replica: ", command->replica);
 #ifdef M_MMAP_THRESHOLD
     mallopt(M_MMAP_THRESHOLD, MAPPED_ALONE);
+    mallopt(M_TRIM_THRESHOLD, TRIMMED_ALONE);
 #endif
     return qp_stage_live(desc, command->control, command->instance, (int)replica);
 }

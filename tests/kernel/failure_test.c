@@ -306,3 +306,33 @@ Test(failure, the_users_core_stays, .init = use_prescott)
     cr_expect_str_eq(getenv("OPENBLAS_CORETYPE"), "Prescott");
     cr_expect_eq(qp_blas_better_core() != NULL, wide, "it runs %s", qp_blas_core());
 }
+
+Test(scratch, keeps_what_is_returned_until_it_is_emptied)
+{
+    enum { MANY = 12 };
+    void *block[MANY];
+    char *first = qp_scratch_borrow(1000, 4);
+    cr_assert(first != NULL && (uintptr_t)first % 64 == 0);
+    memset(first, 1, 4000);
+    qp_scratch_return(first);
+    char *smaller = qp_scratch_borrow(900, 4), *other = qp_scratch_borrow(900, 4);
+    cr_expect_eq(smaller, first, "a kept workspace that is large enough is taken");
+    cr_assert(other != NULL && other != first);
+    qp_scratch_return(smaller);
+    qp_scratch_return(other);
+    qp_scratch_return(NULL);
+    for (int i = 0; i < MANY; i++) { /* more than are kept */
+        block[i] = qp_scratch_borrow((size_t)(i + 1), 1 << 12);
+        cr_assert(block[i] != NULL);
+        memset(block[i], i, (size_t)(i + 1) << 12);
+    }
+    for (int i = 0; i < MANY; i++) {
+        cr_expect_eq(((char *)block[i])[(((i + 1) << 12) - 1)], i, "no two share memory");
+        qp_scratch_return(block[i]);
+    }
+    cr_expect(qp_scratch_borrow(SIZE_MAX, 2) == NULL);
+    char message[200];
+    cr_expect_eq(qp_failure_take(message, sizeof message), QP_FAILURE_MEMORY);
+    qp_scratch_empty();
+    qp_scratch_empty();
+}
