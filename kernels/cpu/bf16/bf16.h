@@ -5,7 +5,7 @@
 
 #include "kernels/cpu/vector/vector.h"
 
-qp_hessian_bf16_fn qp_hessian_bf16_pairs, qp_hessian_bf16_tiles;
+qp_hessian_bf16_fn qp_hessian_bf16_pairs;
 qp_attention_bf16_fn qp_attention_bf16_pairs;
 
 /* Both elements of each of 16 pairs. */
