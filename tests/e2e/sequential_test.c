@@ -50,7 +50,7 @@ static void expect_edges(const json_t *report)
 Test(sequential, every_block_comes_back)
 {
     const char *output = scratch("out");
-    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, QUICK));
+    qp_auto_json json_t *report = run(output, WORDS(QUANTPIPE, SEQUENTIAL, output, PLAIN));
     expect_edges(report);
     cr_expect(qp_exists(output));
 }
