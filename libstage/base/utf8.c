@@ -31,12 +31,21 @@ bool qp_utf8_is_valid(const char *text, size_t size)
     return true;
 }
 
+/* Whether a character of `n` bytes tells a terminal to do something: C0 but for line feeds and tabs, DEL, and C1. */
+static bool is_control(const unsigned char *p, size_t n)
+{
+    return n == 1 ? (p[0] < 0x20 && p[0] != '\n' && p[0] != '\t') || p[0] == 0x7f
+                  : n == 2 && p[0] == 0xc2 && p[1] < 0xa0;
+}
+
 size_t qp_utf8_clean(const char *text, char *out, size_t size)
 {
     const unsigned char *p = (const unsigned char *)text;
     size_t left = strlen(text), at = 0;
     while (left > 0) {
-        size_t n = character(p, left), needed = n ? n : ESCAPE;
+        size_t n = character(p, left);
+        n = is_control(p, n) ? 0 : n;
+        size_t needed = n ? n : ESCAPE;
         if (at + needed >= size)
             break;
         if (n)

@@ -33,7 +33,8 @@ const char *qp_control_endpoint(const struct qp_control *control);
 int qp_control_fd(const struct qp_control *control);
 
 /* 1 with a message, 0 after `timeout_ms` without one (0: at once; -1: for ever), negative on error. A malformed message
- * is dropped, counted, and told once to qp_control_rejected. */
+ * of a stage, or one of another protocol version, comes as a `failed` of that stage (code 4, the reason); one of nobody
+ * who has a stage's routing id is dropped and counted (qp_control_rejected). */
 int qp_control_receive(struct qp_control *control, int timeout_ms, struct qp_control_message *out,
                        struct qp_error *err);
 long qp_control_rejected(const struct qp_control *control);

@@ -82,7 +82,14 @@ static bool read_identity(const void *data, size_t size, struct qp_control_messa
     return true;
 }
 
-/* A stage of another version is not garbage: the runner learns of it as a failure of that stage. */
+/* What a stage has sent becomes its failure; takes over the message's body. */
+static void make_failure(struct qp_control_message *message, const char *text)
+{
+    json_decref(message->body);
+    message->body = json_pack("{s:i, s:s, s:n}", "code", -QP_ERR_STAGE, "message", text, "seq");
+    strcpy(message->kind, "failed");
+}
+
 static void judge_version(struct qp_control_message *message)
 {
     json_int_t version = json_integer_value(json_object_get(message->body, "protocol"));
@@ -92,21 +99,30 @@ static void judge_version(struct qp_control_message *message)
     snprintf(text, sizeof text,
              "the stage speaks protocol version %lld and the runner version %d; build both from one source",
              (long long)version, QP_PROTOCOL_VERSION);
-    json_decref(message->body);
-    message->body = json_pack("{s:i, s:s, s:n}", "code", -QP_ERR_STAGE, "message", text, "seq");
-    strcpy(message->kind, "failed");
+    make_failure(message, text);
 }
 
+/* A stage whose message is refused waits for ever for what that was to bring about, or has told something that nobody
+ * knows now: the runner learns of it as a failure of that stage. Without an identity nobody knows whose it is. */
 static bool read_message(struct qp_frames *frames, struct qp_control_message *out)
 {
     const char *kind;
-    if (frames->count != 2 || !read_identity(zmq_msg_data(&frames->frame[0]), zmq_msg_size(&frames->frame[0]), out) ||
-        qp_message_unpack(QP_FROM_STAGE, zmq_msg_data(&frames->frame[1]), zmq_msg_size(&frames->frame[1]), &kind,
-                          &out->body, NULL) < 0)
+    struct qp_error why = {0};
+    out->body = NULL;
+    if (frames->count < 2 || !read_identity(zmq_msg_data(&frames->frame[0]), zmq_msg_size(&frames->frame[0]), out))
         return false;
+    int r = frames->count == 2 ? qp_message_unpack(QP_FROM_STAGE, zmq_msg_data(&frames->frame[1]),
+                                                   zmq_msg_size(&frames->frame[1]), &kind, &out->body, &why)
+                               : qp_fail(&why, QP_ERR_STAGE, "%d frames; expected one", frames->count - 1);
+    if (r < 0) {
+        char text[QP_ERROR_SIZE + 64];
+        snprintf(text, sizeof text, "the stage sent a message that was refused: %s", why.message);
+        make_failure(out, text);
+        return out->body != NULL;
+    }
     snprintf(out->kind, sizeof out->kind, "%s", kind);
     judge_version(out);
-    return true;
+    return out->body != NULL;
 }
 
 static long now_ms(void)

@@ -9,6 +9,7 @@
 #include "libstage/wire/message.h"
 #include "libstage/wire/socket.h"
 #include "libstage/wire/unit_header.h"
+#include "libstage/wire/unit_order.h"
 
 #define MESSAGES_PER_POLL 64
 
@@ -43,8 +44,9 @@ struct qp_in {
     struct received_unit *coming;
     struct qp_long_header header; /* of a unit, in parts */
     struct received_unit *first, **last;
-    int64_t last_seq, taken; /* seq of the unit that came last, and of the one that was taken last */
-    int64_t units;           /* headers since hello */
+    struct qp_unit_order order; /* of the units that came */
+    int64_t taken;              /* seq of the unit that was taken last */
+    int64_t units;              /* headers since hello */
     bool ended;
     int64_t received, duplicates;
 };
@@ -96,7 +98,8 @@ int qp_in_open(void *context, const struct qp_in_config *config, struct qp_in **
     in->window_bytes = config->window_bytes;
     in->receipts.wake = config->wake;
     in->last = &in->first;
-    in->last_seq = in->taken = -1;
+    in->taken = -1;
+    qp_unit_order_start(&in->order);
     int r = greet(in, context, config, err);
     if (r < 0) {
         qp_in_close_socket(in);
@@ -312,7 +315,7 @@ static int begin_unit(struct qp_in *in, const json_t *body, struct qp_error *err
         return qp_wrap(err, "unit %lld", (long long)seq);
     json_decref(received->unit->attrs);
     received->unit->attrs = json_incref(json_object_get(body, "attrs"));
-    received->duplicate = seq <= in->last_seq;
+    received->duplicate = seq <= in->order.seq;
     in->units++;
     return 0;
 }
@@ -392,11 +395,12 @@ static int finish_unit(struct qp_in *in, struct qp_error *err)
     struct received_unit *received = in->coming;
     if (!received || next_tensor(received) < received->unit->count)
         return 0;
+    if (!received->duplicate && qp_unit_order_take(&in->order, received->unit, err) < 0)
+        return qp_wrap(err, "unit %lld", (long long)received->unit->seq);
     in->coming = NULL;
     if (received->duplicate)
         return drop_duplicate(in, received, err);
     in->received++;
-    in->last_seq = received->unit->seq;
     *in->last = received;
     in->last = &received->next;
     return remember(in, received->unit->seq, err);

@@ -412,15 +412,16 @@ static int take_hello(struct qp_out *out, const char *peer, const json_t *body, 
     json_unpack((json_t *)body, "{s:i, s:s, s:s, s:s, s:i, s:s}", "protocol", &protocol, "run", &run, "edge", &name,
                 "instance", &instance, "replica", &replica, "host", &host);
     if (protocol != QP_PROTOCOL_VERSION)
-        return qp_fail(err, QP_ERR_STAGE, "a consumer %s that speaks protocol version %d; this is version %d", instance,
+        return qp_fail(err, QP_ERR_STAGE, "hello of a consumer %s of protocol version %d; this is version %d", instance,
                        protocol, QP_PROTOCOL_VERSION);
     if (strcmp(run, out->run) != 0)
-        return qp_fail(err, QP_ERR_STAGE, "a consumer %s of another run", instance);
+        return qp_fail(err, QP_ERR_STAGE, "hello of a consumer %s of another run (%.40s)", instance, run);
     struct edge *edge = out->edges;
     while (edge && strcmp(edge->name, name) != 0)
         edge = edge->next;
     if (!edge)
-        return qp_fail(err, QP_ERR_STAGE, "a consumer %s of an edge %s that does not leave here", instance, name);
+        return qp_fail(err, QP_ERR_STAGE, "hello of a consumer %s of an edge %s that does not leave here", instance,
+                       name);
     lose_consumer(edge);
     strcpy(edge->peer, peer);
     edge->local = strcmp(host, out->host) == 0;
@@ -437,7 +438,7 @@ static int take_credit(struct edge *edge, const json_t *body, struct qp_error *e
     if (__builtin_add_overflow(edge->bytes, bytes, &edge->bytes) ||
         __builtin_add_overflow(edge->units, units, &edge->units)) {
         lose_consumer(edge);
-        return qp_fail(err, QP_ERR_STAGE, "edge %s: credit without bounds", edge->name);
+        return qp_fail(err, QP_ERR_STAGE, "credit without bounds");
     }
     return 0;
 }
@@ -476,35 +477,66 @@ static int take_release(struct edge *edge, const json_t *body, struct qp_error *
     json_array_foreach(tensors, i, index) {
         json_int_t n = json_is_integer(index) ? json_integer_value(index) : -1;
         if (n < 0 || (size_t)n >= entry->queued_unit->unit->count)
-            return qp_fail(err, QP_ERR_STAGE, "edge %s: a release of tensors that unit %lld has not", edge->name,
-                           (long long)seq);
+            return qp_fail(err, QP_ERR_STAGE, "a release of tensors that unit %lld has not", (long long)seq);
         release_use(entry, (size_t)n);
     }
     return 0;
 }
 
-static int take_message(struct qp_out *out, struct qp_frames *frames, struct qp_error *err)
+/* The edge whose consumer has this routing id: EDGE/REPLICA. */
+static struct edge *edge_of_peer(const struct qp_out *out, const char *peer)
 {
-    char peer[256];
-    const char *kind;
-    qp_auto_json json_t *body = NULL;
-    if (frames->count != 2)
-        return qp_fail(err, QP_ERR_STAGE, "a message of %d frames; expected 2", frames->count);
-    snprintf(peer, sizeof peer, "%.*s", (int)zmq_msg_size(&frames->frame[0]), (char *)zmq_msg_data(&frames->frame[0]));
-    int r = qp_message_unpack(QP_FROM_CONSUMER, zmq_msg_data(&frames->frame[1]), zmq_msg_size(&frames->frame[1]), &kind,
-                              &body, err);
-    if (r < 0)
-        return r;
+    struct edge *edge = out->edges;
+    while (edge) {
+        size_t n = strlen(edge->name);
+        if (strncmp(peer, edge->name, n) == 0 && peer[n] == '/')
+            break;
+        edge = edge->next;
+    }
+    return edge;
+}
+
+static int take_body(struct qp_out *out, const char *peer, const char *kind, const json_t *body, struct qp_error *err)
+{
     if (strcmp(kind, "hello") == 0)
         return take_hello(out, peer, body, err);
     struct edge *edge = out->edges;
     while (edge && strcmp(edge->peer, peer) != 0)
         edge = edge->next;
     if (!edge)
-        return qp_fail(err, QP_ERR_STAGE, "%s from a consumer that has not said hello", kind);
+        return qp_fail(err, QP_ERR_STAGE, "%s from a consumer that has not sent hello", kind);
     return strcmp(kind, "credit") == 0    ? take_credit(edge, body, err)
            : strcmp(kind, "release") == 0 ? take_release(edge, body, err)
                                           : take_ack(edge, body);
+}
+
+static int take_frames(struct qp_out *out, const char *peer, struct qp_frames *frames, struct qp_error *err)
+{
+    const char *kind;
+    qp_auto_json json_t *body = NULL;
+    if (frames->count != 2)
+        return qp_fail(err, QP_ERR_STAGE, "a message of %d frames; expected 2", frames->count);
+    int r = qp_message_unpack(QP_FROM_CONSUMER, zmq_msg_data(&frames->frame[1]), zmq_msg_size(&frames->frame[1]), &kind,
+                              &body, err);
+    return r < 0 ? r : take_body(out, peer, kind, body, err);
+}
+
+/* What a stranger sends that cannot be taken is dropped and counted. A consumer of ours would wait for ever for what
+ * its message was to bring about: that is an error. */
+static int take_message(struct qp_out *out, struct qp_frames *frames, struct qp_error *err)
+{
+    char peer[256];
+    struct qp_error why = {0};
+    snprintf(peer, sizeof peer, "%.*s", (int)zmq_msg_size(&frames->frame[0]), (char *)zmq_msg_data(&frames->frame[0]));
+    if (take_frames(out, peer, frames, &why) == 0)
+        return 0;
+    const struct edge *edge = edge_of_peer(out, peer);
+    if (edge)
+        return qp_fail(err, QP_ERR_STAGE, "edge %s: a message of its consumer was refused: %s", edge->name,
+                       why.message);
+    out->why = why;
+    out->rejected++;
+    return 0;
 }
 
 int qp_out_poll(struct qp_out *out, struct qp_error *err)
@@ -517,9 +549,10 @@ int qp_out_poll(struct qp_out *out, struct qp_error *err)
             return r;
         if (r == 0)
             break;
-        if (take_message(out, &frames, &out->why) < 0)
-            out->rejected++;
+        r = take_message(out, &frames, err);
         qp_frames_close(&frames);
+        if (r < 0)
+            return r;
         happened = 1;
     }
     for (struct edge *edge = out->edges; edge; edge = edge->next) {

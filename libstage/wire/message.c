@@ -56,41 +56,82 @@ static const struct kind *find_kind(enum qp_speaker speaker, const char *name)
     return NULL;
 }
 
+/* The types of fields, by their letters. */
+static const struct {
+    char letter;
+    const char *name;
+} type_names[] = {{'s', "a string"}, {'i', "an integer at least 0"},
+                  {'n', "a number"}, {'b', "a boolean"},
+                  {'o', "a map"},    {'a', "an array"},
+                  {'0', "nil"}};
+
+static char type_of(const json_t *value)
+{
+    return json_is_string(value)    ? 's'
+           : json_is_integer(value) ? 'i'
+           : json_is_real(value)    ? 'n'
+           : json_is_boolean(value) ? 'b'
+           : json_is_object(value)  ? 'o'
+           : json_is_array(value)   ? 'a'
+                                    : '0';
+}
+
 static bool has_type(const json_t *value, const char *types)
 {
-    char type = json_is_string(value)    ? 's'
-                : json_is_integer(value) ? 'i'
-                : json_is_real(value)    ? 'n'
-                : json_is_boolean(value) ? 'b'
-                : json_is_object(value)  ? 'o'
-                : json_is_array(value)   ? 'a'
-                                         : '0';
+    char type = type_of(value);
     if (strchr(types, '*') || (type == 'i' && strchr(types, 'n')))
         return true;
     return strchr(types, type) && (type != 'i' || json_integer_value(value) >= 0);
 }
 
+/* "an integer at least 0 or nil" */
+static const char *types_text(const char *types, char *text, size_t size)
+{
+    text[0] = '\0';
+    for (size_t i = 0; i < sizeof type_names / sizeof *type_names; i++)
+        if (strchr(types, type_names[i].letter))
+            snprintf(text + strlen(text), size - strlen(text), "%s%s", *text ? " or " : "", type_names[i].name);
+    return text;
+}
+
+static int fail_type(const char *where, const char *key, const json_t *value, const char *types, struct qp_error *err)
+{
+    char expected[128], found[64], type[2] = {type_of(value), '\0'};
+    if (json_is_integer(value))
+        snprintf(found, sizeof found, "%lld", (long long)json_integer_value(value));
+    else
+        types_text(type, found, sizeof found);
+    return qp_fail(err, QP_ERR_STAGE, "%s: the key %s has the wrong type: found %s, expected %s", where, key, found,
+                   types_text(types, expected, sizeof expected));
+}
+
+static bool is_known(const char *key, const char *const *fields)
+{
+    size_t n = strlen(key);
+    for (; *fields; fields++)
+        if (strcspn(*fields, ":") == n && strncmp(*fields, key, n) == 0)
+            return true;
+    return strncmp(key, "x-", 2) == 0;
+}
+
 int qp_fields_check(const json_t *object, const char *const *fields, const char *where, struct qp_error *err)
 {
-    size_t known = 0;
-    for (; *fields; fields++) {
+    for (const char *const *field = fields; *field; field++) {
         char name[32];
-        size_t n = strcspn(*fields, ":");
-        snprintf(name, sizeof name, "%.*s", (int)n, *fields);
+        size_t n = strcspn(*field, ":");
+        snprintf(name, sizeof name, "%.*s", (int)n, *field);
         const json_t *value = json_object_get(object, name);
-        known += value != NULL;
-        if (!value && !strchr(*fields + n, '?'))
+        if (!value && !strchr(*field + n, '?'))
             return qp_fail(err, QP_ERR_STAGE, "%s: the key %s is missing", where, name);
-        if (value && !has_type(value, *fields + n))
-            return qp_fail(err, QP_ERR_STAGE, "%s: the key %s has the wrong type or is negative", where, name);
+        if (value && !has_type(value, *field + n))
+            return fail_type(where, name, value, *field + n, err);
     }
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)object, key, value) {
-        known += strncmp(key, "x-", 2) == 0;
+        if (!is_known(key, fields))
+            return qp_fail(err, QP_ERR_STAGE, "%s: the key %.80s is not known to this version", where, key);
     }
-    if (known != json_object_size(object))
-        return qp_fail(err, QP_ERR_STAGE, "%s: it has a key that this version does not know", where);
     return 0;
 }
 

@@ -161,8 +161,11 @@ int qp_tensor_entry_read(const json_t *value, struct qp_tensor_entry *entry, str
                                   : qp_fail(err, QP_ERR_STAGE, "a tensor that is not a map");
     if (r < 0)
         return r;
+    const char *dtype = json_string_value(json_object_get(value, "dtype"));
     entry->name = json_string_value(json_object_get(value, "name"));
-    entry->dtype = qp_dtype_by_name(json_string_value(json_object_get(value, "dtype")));
+    entry->dtype = qp_dtype_by_name(dtype);
+    if (entry->dtype == QP_DTYPE_NONE)
+        return qp_fail(err, QP_ERR_STAGE, "tensor %s: dtype %.20s is not known", entry->name, dtype);
     entry->bytes = (uint64_t)json_integer_value(json_object_get(value, "bytes"));
     r = read_shape(json_object_get(value, "shape"), entry, err);
     if (r == 0)

@@ -10,6 +10,7 @@
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/utf8.h"
 #include "libstage/wire/times.h"
 #include "runner/size.h"
 #include "runner/machine.h"
@@ -127,17 +128,17 @@ static double whole(struct qp_progress *progress, const struct qp_record *record
 /* "calibrate 3/8, quantize 2/8": the stages that are at work. */
 static void stages_text(const struct qp_record *record, char *text, size_t size)
 {
-    bool done = true;
+    bool begun = false;
     text[0] = '\0';
     for (size_t i = 0; i < record->count; i++) {
         const struct qp_stage_record *c = &record->stages[record->plan->pipeline->order[i]];
-        done &= c->done;
+        begun = begun || c->done || c->units_done > 0;
         if (c->units_done < c->units_total)
             snprintf(text + strlen(text), size - strlen(text), "%s%s %lld/%lld", text[0] ? ", " : "", c->instance->name,
                      (long long)c->units_done, (long long)c->units_total);
     }
     if (!text[0])
-        snprintf(text, size, "%s", done ? "finishing" : "starting");
+        snprintf(text, size, "%s", begun ? "finishing" : "starting");
 }
 
 static int terminal_width(void)
@@ -243,9 +244,11 @@ void qp_progress_print(struct qp_progress *progress, const char *stage, const ch
         json_object_set_new(event, "stage", json_string(stage));
         qp_progress_event(progress, kind, event);
     } else if (progress->mode != NONE && !info) {
+        char place[QP_ERROR_SIZE], text[QP_ERROR_SIZE]; /* a stage of any kind has sent them */
+        qp_utf8_clean(where ? where : "", place, sizeof place);
+        qp_utf8_clean(message ? message : "", text, sizeof text);
         clear_bar(progress);
-        qp_auto_free char *line = qp_format("%s: warning: %s%s%s\n", stage, where ? where : "",
-                                            where && *where ? ": " : "", message ? message : "");
+        qp_auto_free char *line = qp_format("%s: warning: %s%s%s\n", stage, place, *place ? ": " : "", text);
         write_text(progress, 2, line);
     }
 }

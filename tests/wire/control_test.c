@@ -83,16 +83,35 @@ Test(control, silence_times_out)
     cr_expect_eq(qp_control_receive(control, 20, &message, &err), 0);
 }
 
-Test(control, garbage_is_counted_and_dropped)
+static void expect_refusal(const char *why)
+{
+    qp_auto_json json_t *body = expect("failed");
+    const char *message = json_string_value(json_object_get(body, "message"));
+    cr_expect_eq(json_integer_value(json_object_get(body, "code")), 4);
+    cr_expect(strstr(message, "the stage sent a message that was refused: "), "%s", message);
+    cr_expect(strstr(message, why), "expected '%s' in '%s'", why, message);
+}
+
+Test(control, a_refused_message_is_a_failure_of_that_stage)
 {
     cr_assert_eq(qp_frame_send(stage, NULL, "\xc1", 1, false, &err), 0);
+    expect_refusal("malformed message");
     cr_assert_eq(qp_frame_send(stage, NULL, "a", 1, true, &err), 0);
     cr_assert_eq(qp_frame_send(stage, NULL, "b", 1, false, &err), 0);
+    expect_refusal("2 frames; expected one");
     send_message("hello", json_object());
+    expect_refusal("hello: the key protocol is missing");
     send_message("config", json_object());
-    send_message("ready", json_object());
+    expect_refusal("a message of unknown kind config");
+    send_message("ready", json_pack("{s:i, s:i}", "x-mine", 1, "mine", 1));
+    expect_refusal("ready: the key mine is not known to this version");
+    send_message("progress", json_pack("{s:s, s:i}", "done", "all", "total", 1));
+    expect_refusal("progress: the key done has the wrong type: found a string, expected an integer at least 0");
+    send_message("progress", json_pack("{s:i, s:i}", "done", -1, "total", 1));
+    expect_refusal("found -1, expected an integer at least 0");
+    send_message("ready", json_pack("{s:i}", "x-mine", 1));
     json_decref(expect("ready"));
-    cr_expect_eq(qp_control_rejected(control), 4);
+    cr_expect_eq(qp_control_rejected(control), 0);
 }
 
 Test(control, strange_names_are_refused)

@@ -15,14 +15,24 @@
 static struct edges edges;
 static void *raw; /* the peer's socket */
 
-static void setup_consumer(void)
+static void dial_port(const char *identity)
 {
     struct qp_error err;
     scratch_make();
     qp_auto_free char *endpoint = qp_format("ipc://%s", scratch("port"));
     edges_open(&edges, endpoint, scratch(""));
-    cr_assert_eq(qp_socket_new(edges.context, ZMQ_DEALER, "a->b/0", &raw, &err), 0);
+    cr_assert_eq(qp_socket_new(edges.context, ZMQ_DEALER, identity, &raw, &err), 0);
     cr_assert_eq(qp_socket_dial(raw, endpoint, &err), 0);
+}
+
+static void setup_stranger(void)
+{
+    dial_port("stranger");
+}
+
+static void setup_consumer(void)
+{
+    dial_port("a->b/0");
 }
 
 /* A new consumer of the raw router. */
@@ -70,6 +80,7 @@ static void teardown(void)
     scratch_drop();
 }
 
+TestSuite(stranger, .init = setup_stranger, .fini = teardown, .timeout = 60);
 TestSuite(strange_consumer, .init = setup_consumer, .fini = teardown, .timeout = 60);
 TestSuite(strange_producer, .init = setup_producer, .fini = teardown, .timeout = 60);
 
@@ -112,7 +123,7 @@ static void expect_rejected(long count, const char *reason)
     "{\"kind\": \"hello\", \"body\": {\"protocol\": " #protocol ", \"run\": \"" run "\", \"edge\": \"" edge \
     "\", \"instance\": \"b\", \"replica\": 0, \"host\": \"x\"}}"
 
-Test(strange_consumer, is_refused_and_counted)
+Test(stranger, is_refused_and_counted)
 {
     send_message(HELLO(2, "testrun", "a->b"));
     expect_rejected(1, "protocol version 2");
@@ -121,7 +132,7 @@ Test(strange_consumer, is_refused_and_counted)
     send_message(HELLO(1, "testrun", "a->c"));
     expect_rejected(3, "does not leave here");
     send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 1, \"units\": 1}}");
-    expect_rejected(4, "has not said hello");
+    expect_rejected(4, "has not sent hello");
     cr_assert_eq(qp_frame_send(raw, NULL, "garbage", 7, false, NULL), 0);
     expect_rejected(5, "more bytes after");
     cr_assert_eq(qp_frame_send(raw, NULL, "", 0, false, NULL), 0);
@@ -129,14 +140,64 @@ Test(strange_consumer, is_refused_and_counted)
     for (int i = 0; i < 5; i++)
         cr_assert_eq(qp_frame_send(raw, NULL, "x", 1, i < 4, NULL), 0);
     expect_rejected(7, "frames");
+    cr_expect(strlen(edges.error.message) == 0, "a stranger is no reason to fail");
+}
+
+static bool never(const struct edges *e)
+{
+    (void)e;
+    return false;
+}
+
+/* The port fails of what its own consumer has sent, and names the edge. */
+static void expect_refused(const char *reason)
+{
+    cr_assert_not(edges_poll(&edges, never));
+    cr_expect(strstr(edges.error.message, "edge a->b: a message of its consumer was refused: "), "%s",
+              edges.error.message);
+    cr_expect(strstr(edges.error.message, reason), "expected '%s' in '%s'", reason, edges.error.message);
+    cr_expect_eq(edges.error.code, QP_ERR_STAGE);
+}
+
+Test(strange_consumer, of_another_version)
+{
+    send_message(HELLO(2, "testrun", "a->b"));
+    expect_refused("protocol version 2");
+}
+
+Test(strange_consumer, of_another_run)
+{
+    send_message(HELLO(1, "otherrun", "a->b"));
+    expect_refused("another run (otherrun)");
+}
+
+Test(strange_consumer, of_another_edge)
+{
+    send_message(HELLO(1, "testrun", "a->c"));
+    expect_refused("an edge a->c that does not leave here");
+}
+
+Test(strange_consumer, without_hello)
+{
+    send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 1, \"units\": 1}}");
+    expect_refused("credit from a consumer that has not sent hello");
+}
+
+Test(strange_consumer, with_an_unknown_key)
+{
+    send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 1, \"units\": 1, \"days\": 30}}");
+    expect_refused("credit: the key days is not known to this version");
+}
+
+Test(strange_consumer, that_grants_without_bounds)
+{
     send_message(HELLO(1, "testrun", "a->b"));
     send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
     send_message("{\"kind\": \"credit\", \"body\": {\"bytes\": 9223372036854775807, \"units\": 1}}");
-    expect_rejected(8, "credit without bounds");
-    cr_expect(strlen(edges.error.message) == 0, "a strange consumer is no reason to fail");
+    expect_refused("credit without bounds");
 }
 
-Test(strange_consumer, does_not_keep_a_good_one_out)
+Test(stranger, does_not_keep_a_good_one_out)
 {
     cr_assert_eq(qp_frame_send(raw, NULL, "garbage", 7, false, NULL), 0);
     expect_rejected(1, "more bytes after");
@@ -237,6 +298,57 @@ Test(strange_producer, duplicates_are_dropped_and_acknowledged_again)
     expect_received("credit {\"bytes\":4,\"units\":1}");
 }
 
+#define BLOCK(seq, units, attrs)                                                                                       \
+    "{\"kind\": \"unit\", \"body\": {\"kind\": \"block\", \"seq\": " #seq ", \"units\": " #units ", \"attrs\": " attrs \
+    ", \"tensors\": []}}"
+#define END(seq, units, attrs)                                                                                       \
+    "{\"kind\": \"unit\", \"body\": {\"kind\": \"end\", \"seq\": " #seq ", \"units\": " #units ", \"attrs\": " attrs \
+    ", \"tensors\": []}}"
+
+/* A model unit that announces two blocks, and what comes after it. */
+static void expect_order(const char *first, const char *then, const char *why)
+{
+    greet();
+    tell("{\"kind\": \"unit\", \"body\": {\"kind\": \"model\", \"seq\": 0, \"units\": 0, "
+         "\"attrs\": {\"blocks\": 2}, \"tensors\": []}}",
+         NULL);
+    qp_unit_free(edges_take(&edges, 0));
+    tell(first, NULL);
+    if (then) {
+        qp_unit_free(edges_take(&edges, 1));
+        tell(then, NULL);
+    }
+    expect_failure(why);
+    edges.error = (struct qp_error){0};
+    dial_again();
+}
+
+Test(strange_producer, a_block_that_is_missing_comes_twice_or_is_none)
+{
+    expect_order(BLOCK(2, 1, "{}"), NULL, "unit 2: unit 2 came after unit 0: unit 1 is missing");
+    expect_order(BLOCK(4, 1, "{}"), NULL, "units 1 to 3 are missing");
+    expect_order(BLOCK(1, 1, "{\"block\": 2}"), NULL, "block 2 came after block 0: block 1 is missing");
+    expect_order(BLOCK(1, 1, "{}"), BLOCK(2, 2, "{\"block\": 1}"), "block 1 came twice");
+    expect_order(BLOCK(1, 1, "{\"step\": 1}"), BLOCK(2, 2, "{\"block\": 1, \"step\": 1}"), "block 1 came twice");
+    expect_order(BLOCK(1, 1, "{}"), BLOCK(2, 2, "{\"block\": 3}"), "it is block 3 of a model of 2");
+    expect_order(BLOCK(1, 1, "{}"), END(2, 2, "{}"), "the end came after block 1 of 2: 1 missing");
+}
+
+Test(strange_producer, blocks_in_steps_and_their_number)
+{
+    greet();
+    tell("{\"kind\": \"unit\", \"body\": {\"kind\": \"model\", \"seq\": 0, \"units\": 0, "
+         "\"attrs\": {\"blocks\": 1}, \"tensors\": []}}",
+         NULL);
+    qp_unit_free(edges_take(&edges, 0));
+    tell(BLOCK(1, 1, "{\"block\": 1, \"step\": 1}"), NULL);
+    qp_unit_free(edges_take(&edges, 1));
+    tell(BLOCK(2, 2, "{\"block\": 1, \"step\": 2}"), NULL);
+    qp_unit_free(edges_take(&edges, 2));
+    tell(END(3, 3, "{\"blocks\": 2}"), NULL);
+    expect_failure("the end counts 2 blocks, the model has 1");
+}
+
 Test(strange_producer, a_lost_unit_is_noticed)
 {
     greet();
@@ -325,7 +437,7 @@ Test(strange_producer, headers)
         {UNIT("blob", 0, 0, ""), "neither model, block nor end"},
         {UNIT("model", 0, 0, "3"), "a tensor that is not a map"},
         {UNIT("model", 0, 0, FOUR_BYTES "," FOUR_BYTES), "there twice"},
-        {UNIT("model", 0, 0, TENSOR("t", "U9", "[4]", "inline", "null", 4)), "unknown element type"},
+        {UNIT("model", 0, 0, TENSOR("t", "U9", "[4]", "inline", "null", 4)), "tensor t: dtype U9 is not known"},
         {UNIT("model", 0, 0, TENSOR("t", "U8", "[5]", "inline", "null", 4)), "its shape takes 5"},
         {UNIT("model", 0, 0, TENSOR("t", "U8", "[-4]", "inline", "null", 4)), "negative"},
         {UNIT("model", 0, 0, TENSOR("t", "U8", "[4611686018427387904, 4]", "inline", "null", 4)), "too large"},
