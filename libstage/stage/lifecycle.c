@@ -125,7 +125,12 @@ static int prepare(struct lifecycle *lifecycle, const json_t *config, struct qp_
     lifecycle->stage.allocator = qp_pool_allocator(link_pool(lifecycle->link));
     qp_kernels_set_threads(lifecycle->stage.threads);
     r = qp_make_folders(lifecycle->stage.scratch, err);
-    return r < 0 ? r : qp_stage_begin(&lifecycle->stage, json_object_get(config, "params"), err);
+    if (r < 0)
+        return r;
+    link_send_busy(lifecycle->link, 0); /* open may take long */
+    r = qp_stage_begin(&lifecycle->stage, json_object_get(config, "params"), err);
+    link_send_busy(lifecycle->link, -1);
+    return r;
 }
 
 /* Workspaces of operations were kept for the next ones of the unit. Gaps that freed arrays have left between others are

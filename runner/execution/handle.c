@@ -36,6 +36,7 @@ static void handle_hello(struct qp_supervisor *s, struct qp_child *c, const json
 static void note_move(struct qp_child *c)
 {
     c->waits = false;
+    c->repeated = 0;
     c->moved_at = qp_now();
 }
 
@@ -44,8 +45,9 @@ static void handle_waits(struct qp_supervisor *s, struct qp_child *c, const json
     (void)s;
     int64_t moved = json_integer_value(json_object_get(body, "moved"));
     if (!c->waits || moved != c->moved)
-        c->moved_at = qp_now();
+        note_move(c);
     c->waits = true;
+    c->repeated++;
     c->moved = moved;
     c->waits_seq = json_integer_value(json_object_get(body, "seq"));
     snprintf(c->waits_for, sizeof c->waits_for, "%s", text_of(body, "what"));
@@ -55,6 +57,8 @@ static void handle_waits(struct qp_supervisor *s, struct qp_child *c, const json
 static void handle_progress(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
 {
     (void)s;
+    if (c->record->units_done != json_integer_value(json_object_get(body, "done")))
+        c->moved_at = qp_now();
     c->record->units_done = json_integer_value(json_object_get(body, "done"));
     c->record->units_total = json_integer_value(json_object_get(body, "total"));
 }
@@ -62,7 +66,8 @@ static void handle_progress(struct qp_supervisor *s, struct qp_child *c, const j
 static void handle_busy(struct qp_supervisor *s, struct qp_child *c, const json_t *body)
 {
     const json_t *unit = json_object_get(body, "unit");
-    qp_timeline_note(&s->record, c->record);
+    if (c->ready)
+        qp_timeline_note(&s->record, c->record);
     c->record->busy = !json_is_null(unit);
     note_move(c);
     c->record->unit = json_integer_value(unit);
@@ -99,6 +104,7 @@ static void handle_ready(struct qp_supervisor *s, struct qp_child *c, const json
 {
     (void)body;
     c->ready = true;
+    c->moved_at = qp_now();
     qp_progress_stage(s->progress, c->instance->name, "ready");
 }
 
@@ -120,8 +126,12 @@ static void handle_done(struct qp_supervisor *s, struct qp_child *c, const json_
     c->record->edges = json_incref(json_object_get(body, "edges"));
     c->record->done = true;
     c->record->done_at = qp_now();
+    c->record->busy = false;
     if (c->record->units_total > 0)
         c->record->units_done = c->record->units_total;
+    for (size_t i = 0; i < s->count; i++)
+        s->children[i].repeated = 0; /* what they waited for may have come with this */
+    qp_check_counts(s, c);
     qp_progress_stage(s->progress, c->instance->name, "done");
     qp_control_send(s->control, c->instance->name, 0, "bye", NULL, &ignored); /* gone already: as well */
 }

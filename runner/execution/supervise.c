@@ -196,57 +196,6 @@ static void look_after(struct qp_supervisor *s, struct qp_child *c)
                            c->instance->name, (int)c->pid, timeout_of(s), c->log_path);
 }
 
-/* ---- stages that wait for each other ---- */
-
-/* Whether each stage that is not done has waited for something since longer than the limit. */
-static bool stands_still(const struct qp_supervisor *s)
-{
-    size_t waiting = 0;
-    for (size_t i = 0; i < s->count; i++) {
-        const struct qp_child *c = &s->children[i];
-        if (c->over || c->record->done)
-            continue;
-        if (!c->waits || c->record->busy || !is_late(s, c->moved_at))
-            return false;
-        waiting++;
-    }
-    return waiting > 0;
-}
-
-static void describe_wait(const struct qp_child *c, char *text, size_t size)
-{
-    size_t used = strlen(text);
-    bool unit = strcmp(c->waits_for, "unit") == 0, sent = strcmp(c->waits_for, "acknowledgement") == 0;
-    snprintf(text + used, size - used, "%sstage `%s` waits on edge %s for %s%sunit %lld", used ? "; " : "",
-             c->instance->name, c->waits_on, unit ? "" : c->waits_for,
-             unit   ? ""
-             : sent ? " of "
-                    : " to send ",
-             (long long)c->waits_seq);
-}
-
-static void look_after_waits(struct qp_supervisor *s)
-{
-    char waits[1024] = "";
-    bool traced = false;
-    if (s->stopping || !stands_still(s))
-        return;
-    for (size_t i = 0; i < s->count; i++) {
-        struct qp_child *c = &s->children[i];
-        if (c->over || c->record->done)
-            continue;
-        describe_wait(c, waits, sizeof waits);
-        traced = traced || qp_process_is_traced(c->pid);
-    }
-    for (size_t i = 0; traced && i < s->count; i++)
-        s->children[i].moved_at = qp_now();
-    if (!traced)
-        qp_supervisor_stop(s, QP_ERR_STAGE,
-                           "for %d seconds nothing has moved and no stage has computed: %s; a stage that keeps units "
-                           "back says so by `holds` in its descriptor; --timeout sets another limit",
-                           timeout_of(s), waits);
-}
-
 /* ---- the beginning ---- */
 
 static void check_hellos(struct qp_supervisor *s)
@@ -288,6 +237,7 @@ static void configure(struct qp_supervisor *s)
                                  s->children[i].instance->name);
         if (r < 0)
             qp_supervisor_stop(s, r, "%s", err.message);
+        s->children[i].moved_at = qp_now();
     }
 }
 
@@ -330,7 +280,7 @@ static void watch(struct qp_supervisor *s)
         }
         for (size_t i = 0; i < s->count; i++)
             look_after(s, &s->children[i]);
-        look_after_waits(s);
+        qp_look_after_waits(s);
         for (size_t i = 0; i < s->run->plan->pipeline->branch_count; i++)
             look_after_branch(s, (int)i);
         if (s->stopping)

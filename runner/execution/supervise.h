@@ -28,7 +28,8 @@ struct qp_child {
     char waits_on[192];      /* on this edge, */
     int64_t waits_seq;       /* of this unit */
     int64_t moved;           /* of its last `waits` */
-    double moved_at;         /* when that was another number, or another message about its work came */
+    int repeated;            /* how many in a row had that, or since a stage was done */
+    double moved_at; /* when that was another number, or another message about its work came, or its config went */
 };
 
 /* The early end of a branch whose gate failed (record.failures): its stages are stopped, the other branches go on. */
@@ -49,6 +50,7 @@ struct qp_supervisor {
     int signals;           /* qp_signals_descriptor */
     double patient_since;  /* start of the wait for hellos */
     bool configured;       /* every stage has its config */
+    bool stall_told;       /* that nothing moves has been said, and is still so */
     bool stopping;         /* everything is to end, because of `cause` */
     int force;             /* steps taken to make it end: stop, SIGTERM, SIGKILL */
     double stop_at;        /* when the stop began */
@@ -74,6 +76,14 @@ json_t *qp_child_config(const struct qp_supervisor *s, size_t index);
 /* Folders whose files may be referenced: the model's, those that its files are links into, and the run's scratch, where
  * stages keep what they pass on later. A new reference. */
 json_t *qp_run_roots(const struct qp_run *run);
+
+/* Ends a run in which stages wait for what never comes: at once where that is certain, and where nothing has moved and
+ * no stage has told that it computes for longer than the limit. */
+void qp_look_after_waits(struct qp_supervisor *s);
+
+/* Compares what a stage counted in its `done` with what the other ends of its edges counted; a difference ends the run.
+ */
+void qp_check_counts(struct qp_supervisor *s, const struct qp_child *c);
 
 /* Handles one message of a stage; takes the body over. */
 void qp_supervisor_handle(struct qp_supervisor *s, struct qp_control_message *message);
