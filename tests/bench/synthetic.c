@@ -1,6 +1,8 @@
 /* Writes a Llama checkpoint of random weights, to time what depends on sizes alone: BF16, N(0, 0.02), norms of 1.
- * Usage: bench_synthetic FOLDER [SIZE]; sizes are in the table below, about that many parameters, 1B by default.
+ * Usage: bench_synthetic FOLDER [SIZE [LAYERS]]; sizes are in the table below, about that many parameters, 1B by
+ * default, with fewer layers if so many are asked for.
  * The same bytes everywhere and at every time. */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,14 +16,16 @@
 
 static const struct size {
     const char *name;
-    int layers, hidden, intermediate, heads, kv_heads;
+    int layers, hidden, intermediate, heads, kv_heads, vocabulary;
 } sizes[] = {
-    {"0.1B", 9, 768, 2048, 12, 4},
-    {"0.3B", 16, 1024, 2816, 16, 4},
-    {"1B", 22, 2048, 5632, 32, 4}, /* TinyLlama's shape: 2.3 GB */
-    {"3B", 26, 3072, 8192, 24, 8},
+    {"0.1B", 9, 768, 2048, 12, 4, 49152},
+    {"0.3B", 16, 1024, 2816, 16, 4, 49152},
+    {"1B", 22, 2048, 5632, 32, 4, 49152}, /* TinyLlama's shape: 2.3 GB */
+    {"3B", 26, 3072, 8192, 24, 8, 49152},
+    {"8B", 32, 4096, 14336, 32, 8, 128256},  /* Llama 3's: 2.1 GB, and 0.44 a layer */
+    {"70B", 80, 8192, 28672, 64, 8, 128256}, /* 4.2 GB, and 1.7 a layer */
 };
-enum { VOCABULARY = 49152, QUANTILES = 1 << 16 };
+enum { QUANTILES = 1 << 16 };
 
 static uint16_t quantiles[QUANTILES]; /* of N(0, 0.02): a uniform 16-bit number picks a normal one */
 
@@ -69,9 +73,9 @@ static json_t *config_of(const struct size *s)
     return json_pack("{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:i, s:b, s:s, s:i, s:i}",
                      "architectures", "LlamaForCausalLM", "model_type", "llama", "num_hidden_layers", s->layers,
                      "hidden_size", s->hidden, "intermediate_size", s->intermediate, "num_attention_heads", s->heads,
-                     "num_key_value_heads", s->kv_heads, "vocab_size", VOCABULARY, "hidden_act", "silu", "rms_norm_eps",
-                     1e-5, "rope_theta", 10000.0, "max_position_embeddings", 2048, "tie_word_embeddings", 0,
-                     "torch_dtype", "bfloat16", "bos_token_id", 1, "eos_token_id", 2);
+                     "num_key_value_heads", s->kv_heads, "vocab_size", s->vocabulary, "hidden_act", "silu",
+                     "rms_norm_eps", 1e-5, "rope_theta", 10000.0, "max_position_embeddings", 2048,
+                     "tie_word_embeddings", 0, "torch_dtype", "bfloat16", "bos_token_id", 1, "eos_token_id", 2);
 }
 
 static int put_block(struct qp_safetensors_writer *writer, const struct qp_arch *arch, int64_t block, uint64_t *seed,
@@ -129,15 +133,18 @@ static int write_model(const char *folder, const struct size *size, struct qp_er
 int main(int argc, char **argv)
 {
     const char *name = argc > 2 ? argv[2] : "1B";
+    int layers = argc > 3 ? atoi(argv[3]) : INT_MAX;
     struct qp_error err;
-    for (size_t i = 0; argc > 1 && i < sizeof sizes / sizeof *sizes; i++)
+    for (size_t i = 0; argc > 1 && layers > 0 && i < sizeof sizes / sizeof *sizes; i++)
         if (strcmp(sizes[i].name, name) == 0) {
+            struct size size = sizes[i];
+            size.layers = layers < size.layers ? layers : size.layers;
             fill_quantiles();
-            if (write_model(argv[1], &sizes[i], &err) == 0)
+            if (write_model(argv[1], &size, &err) == 0)
                 return 0;
             fprintf(stderr, "bench_synthetic: %s\n", err.message);
             return -err.code;
         }
-    fputs("usage: bench_synthetic FOLDER [0.1B | 0.3B | 1B | 3B]\n", stderr);
+    fputs("usage: bench_synthetic FOLDER [0.1B | 0.3B | 1B | 3B | 8B | 70B [LAYERS]]\n", stderr);
     return 2;
 }
