@@ -480,7 +480,7 @@ static void close_(struct qp_stage *stage, void *state)
     free(s->partial);
 }
 
-/* A linear as it is stored, or, of one that stays, in float32 and as it is stored. */
+/* A linear as it is stored, with its scales in float32 twice, or, of one that stays, in float32 and as it is stored. */
 static double held_bytes(const struct qp_task *task)
 {
     double most = 0;
@@ -489,8 +489,12 @@ static double held_bytes(const struct qp_task *task)
             const struct qp_linear *d = &qp_layer_type(task->arch, layer)->linears[l];
             const struct qp_linear_scheme *scheme = qp_task_scheme(task, layer, l);
             double weights = (double)d->out * (double)d->in;
-            double bytes = scheme ? (double)qp_compressed_stored(scheme, task->arch->dtype, d->out, d->in).bytes
-                                  : 4 * weights + qp_task_stored(task, weights);
+            double bytes = 4 * weights + qp_task_stored(task, weights);
+            if (scheme) {
+                int64_t group = qp_spec_group(&scheme->weights, d->in);
+                bytes = (double)qp_compressed_stored(scheme, task->arch->dtype, d->out, d->in).bytes +
+                        2 * 4 * (double)qp_scale_count(d->out, d->in, group);
+            }
             most = bytes > most ? bytes : most;
         }
     return most;
