@@ -28,6 +28,12 @@ struct qp_descent {
 };
 typedef int64_t qp_descent_fn(const struct qp_descent *p);
 
+/* Bytes that it takes to work with, about: for each row two lists of what a sweep changes, and a panel a thread. */
+static inline double qp_descent_bytes(int64_t rows, int64_t cols, int threads)
+{
+    return 16 * (double)rows * ((double)cols / 8 + 128) + 256 * (double)threads * (double)cols;
+}
+
 qp_descent_fn qp_descent_ref;
 
 #endif

@@ -17,6 +17,24 @@ typedef void qp_hessian_bf16_fn(int64_t rows, int64_t n, const uint16_t *x, floa
 /* Copies the upper triangle of h[n, n] onto the lower one. Exact. */
 typedef void qp_mirror_fn(int64_t n, float *h);
 
+/* Where row i of a packed upper triangle [n, n] starts; for i = n, how many numbers it has. */
+static inline int64_t qp_triangle_row(int64_t n, int64_t i)
+{
+    return i * n - i * (i - 1) / 2;
+}
+
+/* A Hessian as its upper triangle, row by row, with a fold: element [i, j] is the stored one / (fold[i] fold[j]). */
+struct qp_packed_hessian {
+    const float *rows;
+    const float *fold; /* [n], NULL: none */
+};
+
+static inline float qp_packed_diagonal(const struct qp_packed_hessian *h, int64_t n, int64_t i)
+{
+    float d = h->rows[qp_triangle_row(n, i)];
+    return h->fold ? d / (h->fold[i] * h->fold[i]) : d;
+}
+
 qp_hessian_fn qp_hessian_ref;
 qp_hessian_bf16_fn qp_hessian_bf16_ref;
 qp_mirror_fn qp_mirror_ref;

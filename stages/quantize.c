@@ -154,9 +154,9 @@ static int open_solver(struct qp_stage *stage, const struct qp_quantize_options 
     qp_gptq_close(*solver);
     *solver = NULL;
     qp_layer_name(block->arch, block->layer, block->type->sites[work->site].name, where, sizeof where);
-    int r = qp_gptq_open(block->kernels, work->in, m->h,
-                         &(struct qp_gptq_columns){.block = o->block, .order = order_of(o), .group = m->q.group}, &used,
-                         solver, err);
+    const struct qp_gptq_columns columns = {.block = o->block, .order = order_of(o), .group = m->q.group};
+    int r = m->h ? qp_gptq_open(block->kernels, work->in, m->h, &columns, &used, solver, err)
+                 : qp_gptq_open_packed(block->kernels, work->in, &work->packed, &columns, &used, solver, err);
     if (r < 0)
         return qp_wrap(err, "%s", where);
     if (used > o->damping)
@@ -188,10 +188,10 @@ static int gptq_member(struct qp_stage *stage, const struct qp_quantize_options 
                        struct qp_member *m, struct qp_gptq **solver, struct qp_gptq_rest *rest, struct qp_error *err)
 {
     int r = open_solver(stage, o, work, m, solver, err);
-    if (r < 0 || !qp_site_spares_hessian(o, work))
-        return r < 0 ? r : solve_gptq(o, work, *solver, m, rest, err);
-    qp_site_forget_hessian(work);
-    r = solve_gptq(o, work, *solver, m, rest, err);
+    if (r == 0)
+        r = solve_gptq(o, work, *solver, m, rest, err);
+    if (r < 0 || m->h)
+        return r;
     qp_gptq_close(*solver);
     *solver = NULL;
     return r == 0 && qp_descent_sweeps(o) > 0 ? qp_site_recall_hessian(work, err) : r;

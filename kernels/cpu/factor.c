@@ -9,7 +9,7 @@
  * of R by a product with its inverse, and what they contribute is taken off the rest by products of tiles, TALL rows by
  * up to WIDE columns on and above the diagonal, one thread each. A block on the diagonal is factored the same way, in
  * smaller blocks. All sums follow from n alone, whatever the threads. */
-enum { BLOCK = 256, SMALL = 32, TALL = 256, WIDE = 1024 };
+enum { BLOCK = QP_FACTOR_COLUMNS, SMALL = 32, TALL = 256, WIDE = 1024 };
 
 /* a[n, n] = R Rᵀ on and above the diagonal, a column at a time; n is at most SMALL. Returns as the contract says. */
 static int64_t factor_small(int64_t n, float *a, int64_t stride)

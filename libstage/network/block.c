@@ -264,6 +264,23 @@ int qp_block_site_matrix(const struct qp_block *block, int site, const char *sta
     return 0;
 }
 
+int qp_block_packed_hessian(const struct qp_block *block, int site, struct qp_packed_hessian *h, struct qp_error *err)
+{
+    int64_t n = site_dim(block, site);
+    const struct qp_tensor *t = qp_block_find(block, block->type->sites[site].name, "hessian");
+    if (!t || t->rank != 1)
+        return 0;
+    int r = qp_block_get(block, block->type->sites[site].name, "hessian", QP_F32,
+                         (const int64_t[2]){qp_triangle_row(n, n), 0}, &t, err);
+    *h = (struct qp_packed_hessian){r == 0 ? t->data : NULL, NULL};
+    if (r == 0)
+        r = qp_block_site_fold(block, site, &h->fold, err);
+    if (r < 0)
+        return r;
+    qp_work_add_read((double)t->bytes);
+    return 1;
+}
+
 int qp_block_hessian(const struct qp_block *block, int site, float *h, struct qp_error *err)
 {
     return qp_block_site_matrix(block, site, "hessian", h, err);

@@ -77,17 +77,14 @@ bool qp_tensor_is_own(const struct qp_arch *arch, const struct qp_tensor *tensor
 
 bool qp_block_has_stat(const struct qp_block *block, int site, const char *stat);
 
-/* Where row i of a packed upper triangle [n, n] starts; for i = n, how many numbers it has. */
-static inline int64_t qp_triangle_row(int64_t n, int64_t i)
-{
-    return i * n - i * (i - 1) / 2;
-}
-
 /* Takes a statistic out of the unit; nothing where there is none. */
 void qp_block_drop(const struct qp_block *block, int site, const char *stat);
 
 /* h[in, in], both triangles, with the folds. QP_ERR_INPUT when the unit does not carry it. */
 int qp_block_hessian(const struct qp_block *block, int site, float *h, struct qp_error *err);
+
+/* The same as blocks bring it, where that is a triangle: 1 with *h filled, which points into the unit, else 0. */
+int qp_block_packed_hessian(const struct qp_block *block, int site, struct qp_packed_hessian *h, struct qp_error *err);
 
 /* The same for another stat: "asymmetry", which is not symmetric, "held_asymmetry" and "held_hessian". */
 int qp_block_site_matrix(const struct qp_block *block, int site, const char *stat, float *h, struct qp_error *err);

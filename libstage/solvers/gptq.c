@@ -16,45 +16,87 @@ enum { MOST_ROWS = 256, LEAST_ROWS = 128, FEWEST_ROWS = 64, PARTS = 8, NUMBERS =
 
 /* ---- the factor ---- */
 
-/* The diagonal of a column that was never seen counts as 1. */
-static float diagonal(int64_t n, const float *h, int64_t i)
+/* What is factored: h[n, n], or a triangle. diagonal: [n], of either. */
+struct source {
+    const struct qp_kernels *kernels;
+    const float *h;
+    const struct qp_packed_hessian *packed;
+    float *diagonal;
+};
+
+static void read_diagonal(const struct source *from, int64_t n)
 {
-    float d = h[i * n + i];
-    return d == 0.0f ? 1.0f : d;
+    for (int64_t i = 0; i < n; i++)
+        from->diagonal[i] = from->h ? from->h[i * n + i] : qp_packed_diagonal(from->packed, n, i);
+}
+
+/* The diagonal of a column that was never seen counts as 1. */
+static float seen(float diagonal)
+{
+    return diagonal == 0.0f ? 1.0f : diagonal;
 }
 
 /* Mean of the diagonal; negative when it is not finite. */
-static double mean_diagonal(int64_t n, const float *h)
+static double mean_diagonal(int64_t n, const float *diagonal)
 {
     double sum = 0.0;
     for (int64_t i = 0; i < n; i++)
-        sum += diagonal(n, h, i);
+        sum += seen(diagonal[i]);
     return isfinite(sum) ? sum / (double)n : -1.0;
 }
 
-/* r = the Hessian in the order of the columns, `added` on its diagonal. */
-static void fill(struct qp_gptq *s, const float *h, double added, float *r)
+/* r = h in the order of the columns. */
+static void fill_square(const struct qp_gptq *s, const float *h, float *r)
 {
     int64_t n = s->in;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        int64_t row = qp_gptq_column(s, i);
+        const float *row = h + qp_gptq_column(s, i) * n;
         for (int64_t j = 0; j < n; j++)
-            r[i * n + j] = h[row * n + qp_gptq_column(s, j)];
-        r[i * n + i] = diagonal(n, h, row) + (float)added;
-        s->added[i] = r[i * n + i] - h[row * n + row];
+            r[i * n + j] = row[qp_gptq_column(s, j)];
     }
 }
 
-static int factor(struct qp_gptq *s, const struct qp_kernels *kernels, const float *h, double *damping, float *r,
+/* The same of a triangle: r's upper one, then that mirrored. place[n]: where a column is in the order. */
+static void fill_triangle(const struct qp_gptq *s, const struct source *from, const int64_t *place, float *r)
+{
+    int64_t n = s->in;
+    const float *fold = from->packed->fold;
+#pragma omp parallel for schedule(dynamic, 16)
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = from->packed->rows + qp_triangle_row(n, i) - i;
+        for (int64_t j = i; j < n; j++) {
+            int64_t first = place[i] < place[j] ? place[i] : place[j], second = place[i] + place[j] - first;
+            r[first * n + second] = fold ? row[j] / (fold[i] * fold[j]) : row[j];
+        }
+    }
+    from->kernels->mirror(n, r);
+}
+
+/* r = what is factored in the order of the columns, `added` on its diagonal. */
+static void fill(struct qp_gptq *s, const struct source *from, const int64_t *place, double added, float *r)
+{
+    int64_t n = s->in;
+    if (from->h)
+        fill_square(s, from->h, r);
+    else
+        fill_triangle(s, from, place, r);
+    for (int64_t i = 0; i < n; i++) {
+        float own = from->diagonal[qp_gptq_column(s, i)];
+        r[i * n + i] = seen(own) + (float)added;
+        s->added[i] = r[i * n + i] - own;
+    }
+}
+
+static int factor(struct qp_gptq *s, const struct source *from, const int64_t *place, double *damping, float *r,
                   struct qp_error *err)
 {
-    double mean = mean_diagonal(s->in, h);
+    double mean = mean_diagonal(s->in, from->diagonal);
     if (mean < 0.0)
         return qp_fail(err, QP_ERR_INPUT, "the Hessian is not finite; the calibration data overflows the network");
     for (;; *damping *= 10.0) {
-        fill(s, h, *damping * mean, r);
-        int64_t minor = kernels->factor(s->in, r);
+        fill(s, from, place, *damping * mean, r);
+        int64_t minor = from->kernels->factor(s->in, r);
         if (minor == 0)
             return 0;
         if (*damping * 10.0 > 1.0)
@@ -63,6 +105,21 @@ static int factor(struct qp_gptq *s, const struct qp_kernels *kernels, const flo
                            "calibrate on more text, or use method: rtn",
                            (long long)minor, (long long)s->in, *damping);
     }
+}
+
+/* Columns in their order, and the factor in it. */
+static int order_and_factor(struct qp_gptq *s, const struct source *from, double *damping, float *r,
+                            struct qp_error *err)
+{
+    read_diagonal(from, s->in);
+    int64_t *place = qp_new_array(s->in, sizeof *place, "the order of columns", err);
+    int result = place ? qp_order_by_diagonal(s->kind, s->in, s->group, from->diagonal, &s->order, err) : QP_ERR_SPACE;
+    for (int64_t i = 0; result == 0 && i < s->in; i++)
+        place[qp_gptq_column(s, i)] = i;
+    if (result == 0)
+        result = factor(s, from, place, damping, r, err);
+    free(place);
+    return result;
 }
 
 /* Signs of splitmix64 (Steele, Lea and Flood 2014), so that the sketch is always the same. */
@@ -94,15 +151,15 @@ static int make_sketch(struct qp_gptq *s, const struct qp_kernels *kernels, cons
     return result;
 }
 
-static int open_solver(struct qp_gptq *s, const struct qp_kernels *kernels, const float *h, double *damping,
-                       struct qp_error *err)
+static int open_solver(struct qp_gptq *s, struct source *from, double *damping, struct qp_error *err)
 {
+    const struct qp_kernels *kernels = from->kernels;
     float *r = qp_new_floats(qp_factor_size(kernels, s->in), "a factor of the Hessian", err);
     s->added = qp_new_floats(s->in, "damping", err);
     s->factor.r = r;
-    int result = r && s->added ? qp_order_columns(s->kind, s->in, s->group, h, &s->order, err) : QP_ERR_SPACE;
-    if (result == 0)
-        result = factor(s, kernels, h, damping, r, err);
+    from->diagonal = qp_new_floats(s->in, "a Hessian's diagonal", err);
+    int result = r && s->added && from->diagonal ? order_and_factor(s, from, damping, r, err) : QP_ERR_SPACE;
+    free(from->diagonal);
     if (result == 0)
         result = make_sketch(s, kernels, r, err);
     if (result == 0)
@@ -110,20 +167,33 @@ static int open_solver(struct qp_gptq *s, const struct qp_kernels *kernels, cons
     return result;
 }
 
-int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, const struct qp_gptq_columns *columns,
-                 double *damping, struct qp_gptq **out, struct qp_error *err)
+static int open_from(struct source *from, int64_t in, const struct qp_gptq_columns *columns, double *damping,
+                     struct qp_gptq **out, struct qp_error *err)
 {
     struct qp_gptq *s = calloc(1, sizeof *s);
     if (!s)
         return qp_fail_memory(err, sizeof *s, "a solver");
     *s = (struct qp_gptq){.in = in, .block = columns->block, .group = columns->group, .kind = columns->order};
-    int r = open_solver(s, kernels, h, damping, err);
+    int r = open_solver(s, from, damping, err);
     if (r < 0) {
         qp_gptq_close(s);
         return r;
     }
     *out = s;
     return 0;
+}
+
+int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, const struct qp_gptq_columns *columns,
+                 double *damping, struct qp_gptq **out, struct qp_error *err)
+{
+    return open_from(&(struct source){.kernels = kernels, .h = h}, in, columns, damping, out, err);
+}
+
+int qp_gptq_open_packed(const struct qp_kernels *kernels, int64_t in, const struct qp_packed_hessian *h,
+                        const struct qp_gptq_columns *columns, double *damping, struct qp_gptq **out,
+                        struct qp_error *err)
+{
+    return open_from(&(struct source){.kernels = kernels, .packed = h}, in, columns, damping, out, err);
 }
 
 void qp_gptq_close(struct qp_gptq *solver)
@@ -243,13 +313,33 @@ static void place(const struct plan *p, struct qp_gptq_rows *v, char **memory, f
     v->likely = take(memory, p->rows, sizeof(int64_t));
 }
 
+/* Of `rows` rows of `in` columns and blocks of up to `widest`; tiles: numbers of the parts of split rows. */
+static size_t workspace_of(int64_t rows, int64_t in, int64_t widest, int64_t tiles, bool ordered, bool rest)
+{
+    size_t count = (size_t)(rows * in);
+    return (count + (size_t)tiles + (size_t)(rows * widest)) * sizeof(float) +
+           (ordered ? count * (sizeof(float) + 1) : 0) +
+           (rest ? count * 2 * sizeof(float) + (size_t)rows * sizeof(int64_t) : 0) + (size_t)rows * 5 + 16 * 64;
+}
+
 static size_t workspace_bytes(const struct plan *p)
 {
-    size_t count = (size_t)(p->rows * p->base.s->in), block = (size_t)(p->rows * p->base.widest);
-    size_t ordered = p->base.s->order || p->rest ? count * (sizeof(float) + 1) : 0;
-    size_t rest = p->rest ? count * 2 * sizeof(float) + (size_t)p->rows * sizeof(int64_t) : 0;
-    size_t tiles = (size_t)qp_factor_rows_size(&p->base.s->factor, p->rows);
-    return (count + tiles + block) * sizeof(float) + ordered + rest + (size_t)p->rows * 5 + 16 * 64;
+    return workspace_of(p->rows, p->base.s->in, p->base.widest, qp_factor_rows_size(&p->base.s->factor, p->rows),
+                        p->base.s->order || p->rest, p->rest != NULL);
+}
+
+double qp_gptq_factor_bytes(const struct qp_kernels *kernels, int64_t in)
+{
+    return (double)sizeof(float) * (double)(qp_factor_size(kernels, in) + (in < QP_SKETCHED ? 0 : QP_SKETCH * in));
+}
+
+double qp_gptq_solve_bytes(const struct qp_kernels *kernels, int64_t rows, int64_t in, int64_t block, bool rest)
+{
+    int64_t most = rows_at_once(rows, in), widest = block < in ? block : in, parts = (rows + most - 1) / most;
+    int64_t threads = parts < omp_get_max_threads() ? parts : omp_get_max_threads();
+    int64_t tiles = kernels->split_products ? qp_tiles_size(most, in) : 0;
+    return (double)threads * (double)workspace_of(most, in, widest, tiles, true, rest) +
+           (double)sizeof(float) * (double)((in + widest - 1) / widest * widest * widest);
 }
 
 /* Rows [first, first + v->rows) of the matrix. One scale for all is copied to each of them, as kernels want it. */

@@ -25,6 +25,12 @@ struct qp_gptq_columns {
  * it, to at most 1. QP_ERR_INPUT when H is not finite, or not even that suffices. */
 int qp_gptq_open(const struct qp_kernels *kernels, int64_t in, const float *h, const struct qp_gptq_columns *columns,
                  double *damping, struct qp_gptq **out, struct qp_error *err);
+
+/* The same of a triangle, so that nobody has to have the square beside its factor. */
+int qp_gptq_open_packed(const struct qp_kernels *kernels, int64_t in, const struct qp_packed_hessian *h,
+                        const struct qp_gptq_columns *columns, double *damping, struct qp_gptq **out,
+                        struct qp_error *err);
+
 void qp_gptq_close(struct qp_gptq *solver); /* NULL is accepted */
 
 /* Whether the solver's order suits this group. */
@@ -51,5 +57,10 @@ struct qp_gptq_rest {
  * projections tells, where columns are many). */
 int qp_gptq_solve(const struct qp_gptq *solver, const struct qp_quantized *q, const float *w, uint8_t *codes,
                   const struct qp_rescale *rescale, const struct qp_gptq_rest *rest, struct qp_error *err);
+
+/* Bytes that a solver holds; and on top, with as many threads as OpenMP has, a matrix that is solved in blocks without
+ * `rescale`. */
+double qp_gptq_factor_bytes(const struct qp_kernels *kernels, int64_t in);
+double qp_gptq_solve_bytes(const struct qp_kernels *kernels, int64_t rows, int64_t in, int64_t block, bool rest);
 
 #endif

@@ -13,8 +13,12 @@ enum qp_order {
                             (GPTQModel's act_group_aware) */
 };
 
-/* order[i] = the column that comes i-th; of equals the first. NULL for the natural order. h[n, n]; group: columns that
- * share a scale, at most n; the last group may be short. */
+/* order[i] = the column that comes i-th; of equals the first. NULL for the natural order. diagonal[n]; group: columns
+ * that share a scale, at most n; the last group may be short. */
+int qp_order_by_diagonal(enum qp_order kind, int64_t n, int64_t group, const float *diagonal, int64_t **order,
+                         struct qp_error *err);
+
+/* The same by the diagonal of h[n, n]. */
 int qp_order_columns(enum qp_order kind, int64_t n, int64_t group, const float *h, int64_t **order,
                      struct qp_error *err);
 

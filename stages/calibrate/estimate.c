@@ -118,19 +118,32 @@ static double emitted_bytes(const struct qp_task *t, int64_t layer)
     return qp_task_has(t, "steps") ? most : sum;
 }
 
-/* Hessians while they are summed up, on top of the triangles that they are sent in: the pages of a square that its
- * upper triangle, and the tiles on the diagonal, lie on. */
-static double sums_bytes(const struct qp_task *t)
+/* A Hessian while it is summed up: the pages of a square that its upper triangle, and the tiles on the diagonal, lie
+ * on.
+ */
+static double square_bytes(double in)
+{
+    return fmin(4 * in * in, 2 * in * in + 4096 * in);
+}
+
+/* Hessians on top of the triangles that they are sent in: while they are summed up, and the most while they are packed,
+ * one site after the other. */
+struct sums {
+    double summed, packed;
+};
+
+static struct sums sums_of(const struct qp_task *t)
 {
     const struct qp_layer_type *type = qp_layer_type(t->arch, 0);
-    double sum = 0, most = 0;
-    for (int s = 0; qp_task_wants(t, "hessian") && s < type->site_count; s++) {
-        double in = (double)type->sites[s].in, square = fmin(4 * in * in, 2 * in * in + 4096 * in);
-        double bytes = square - qp_sent_bytes(statistic_bytes(t, "hessian", in));
-        sum += bytes;
-        most = fmax(most, bytes);
+    bool steps = qp_task_has(t, "steps");
+    struct sums sums = {0};
+    for (int s = type->site_count - 1; qp_task_wants(t, "hessian") && s >= 0; s--) {
+        double in = (double)type->sites[s].in, square = square_bytes(in);
+        double more = square - qp_sent_bytes(statistic_bytes(t, "hessian", in)), later = steps ? 0 : sums.summed;
+        sums.packed = fmax(sums.packed, square + later);
+        sums.summed = fmax(sums.summed, more + later);
     }
-    return qp_task_has(t, "steps") ? most : sum;
+    return sums;
 }
 
 /* Of the widest site's input in BF16 what a Hessian's kernel copies (kernels/hessian.h). */
@@ -179,7 +192,9 @@ static int add_memory(const struct qp_task *t, bool bf16, struct qp_estimate *ou
         out->emitted_bytes = fmax(out->emitted_bytes, emitted_bytes(t, layer));
     double workspace = fmax(original.workspace, quantized.workspace);
     double forward = workspace + input_bytes(t, bf16) + copied_bytes(t, bf16);
-    out->block_bytes = fmax(0, layers + fmax(fmax(original.loading, quantized.loading), forward) + sums_bytes(t));
+    struct sums sums = sums_of(t);
+    out->block_bytes = layers + fmax(fmax(original.loading, quantized.loading), forward) + sums.summed;
+    out->block_bytes = fmax(fmax(0, out->block_bytes), sums.packed);
     if (qp_task_has(t, "steps")) { /* a step's statistics have been read when it is back, and then the next one goes */
         out->block_bytes += out->emitted_bytes;
         out->emitted_bytes = 0;

@@ -1,8 +1,10 @@
 #include "stages/quantize/estimate.h"
 
 #include <math.h>
+#include <omp.h>
 
 #include "libstage/formats/compressed_tensors.h"
+#include "libstage/solvers/gptq.h"
 #include "libstage/solvers/quality.h"
 
 static void add_scales(const struct qp_task *t, const struct qp_quantize_options *o, const struct qp_quant_spec *spec,
@@ -120,31 +122,56 @@ static bool is_direct(const struct qp_task *t, const struct qp_quantize_options 
     return direct;
 }
 
-/* What a linear needs on top of its site while its codes are found: GPTQ's copies of weights, in order too, a block's
- * errors and the gradient that descent begins with; or coordinate descent's gradient, errors, asymmetric calibration,
- * and codes to start from. */
-static double solve_bytes(const struct qp_quantize_options *o, const struct qp_linear *d)
+static double square_of(double in)
 {
-    double w = weights_of(d), gptq = 0, descent = 0, block = (double)(o->block < d->in ? o->block : d->in);
-    if (qp_is(o->method, "gptq"))
-        gptq = 4 * w + (qp_is(o->order, "natural") ? 0 : 5 * w) + 4 * (double)d->out * block +
-               (qp_descent_sweeps(o) > 0 && o->asymmetric == 0 ? 4 * w : 0);
-    if (qp_descent_sweeps(o) > 0)
-        descent = 4 * 2 * w + w + (o->asymmetric > 0 ? 4 * w + 2 * w : 0);
-    return gptq > descent ? gptq : descent;
+    return 4 * in * in;
 }
 
-/* As qp_site_spares_hessian: it and GPTQ's factor are there together only while the factor is made. */
+/* Beside the factor: while it is made the signs of its sketch, and panels; then what rows are solved with, and the
+ * gradient of all, with which descent begins. */
+static double gptq_bytes(const struct qp_task *t, const struct qp_quantize_options *o, const struct qp_linear *d)
+{
+    bool rest = descends_from_gptq(o);
+    double making =
+        (d->in < QP_SKETCHED ? 0 : 4.0 * QP_SKETCH * (double)d->in) + 4.0 * QP_FACTOR_COLUMNS * (double)d->in;
+    double solving = qp_gptq_solve_bytes(t->kernels, d->out, d->in, o->block, rest) + (rest ? 4 * weights_of(d) : 0);
+    return fmax(making, solving);
+}
+
+/* The gradient, and where GPTQ does not leave it, errors and codes to start from; with asymmetric calibration a linear
+ * term and what two attempts came to. */
+static double descent_bytes(const struct qp_quantize_options *o, const struct qp_linear *d)
+{
+    double w = weights_of(d), more = descends_from_gptq(o) ? 0 : 4 * w + w + (o->asymmetric > 0 ? 4 * w + 2 * w : 0);
+    return qp_descent_sweeps(o) > 0 ? 4 * w + more + qp_descent_bytes(d->out, d->in, omp_get_max_threads()) : 0;
+}
+
+/* As spare_hessian of site.c: the square is there only when the factor is not. */
 static bool spares_hessian(const struct qp_quantize_options *o, int members)
 {
-    return qp_is(o->method, "gptq") && members == 1 && !o->reestimate && o->low_rank == 0 && o->asymmetric == 0;
+    return qp_is(o->method, "gptq") && members == 1 && !o->reestimate && o->low_rank == 0 && o->asymmetric == 0 &&
+           !qp_is(o->scales, "hessian");
 }
 
-/* A site's members with their codes, its Hessians, GPTQ's factor, low-rank corrections, and what its largest needs. */
+/* What a site's largest linear needs on top of its members: Hessians, GPTQ's factor, and what either step works with.
+ */
+static double solve_bytes(const struct qp_task *t, const struct qp_quantize_options *o, const struct qp_linear *d,
+                          int members)
+{
+    bool gptq = qp_is(o->method, "gptq"), spared = spares_hessian(o, members);
+    double square = square_of((double)d->in), factor = gptq ? qp_gptq_factor_bytes(t->kernels, d->in) : 0;
+    double hessians = (wants_hessian(t, o) ? square : 0) + (o->asymmetric > 0 ? 3 * square : 0);
+    double rounding = gptq ? factor + gptq_bytes(t, o, d) + (spared ? 0 : hessians) : 0;
+    double descent = hessians + descent_bytes(o, d) + (spared ? 0 : factor);
+    return fmax(rounding, descent);
+}
+
+/* A site's members with their codes, low-rank corrections, and what its largest needs. */
 static double site_bytes(const struct qp_task *t, const struct qp_quantize_options *o, int64_t layer, int site)
 {
     const struct qp_layer_type *type = qp_layer_type(t->arch, layer);
-    double in = (double)type->sites[site].in, square = 4 * in * in, bytes = 0, most = 0;
+    const struct qp_linear *largest = NULL;
+    double in = (double)type->sites[site].in, bytes = 0;
     int members = 0;
     for (int l = 0; l < type->linear_count; l++) {
         const struct qp_linear *d = &type->linears[l];
@@ -152,18 +179,14 @@ static double site_bytes(const struct qp_task *t, const struct qp_quantize_optio
         if (!spec)
             continue;
         members++;
-        double solve = solve_bytes(o, d);
-        most = solve > most ? solve : most;
+        largest = !largest || d->out > largest->out ? d : largest;
         bytes += 5 * weights_of(d) + 5 * scales_of(spec, d);
         if (o->low_rank > 0)
-            bytes += 4 * weights_of(d) + 4 * (double)o->low_rank * (in + (double)d->out) + square;
+            bytes += 4 * weights_of(d) + 4 * (double)o->low_rank * (in + (double)d->out) + square_of(in);
     }
-    if (bytes == 0 || is_direct(t, o, layer, site))
+    if (!largest || is_direct(t, o, layer, site))
         return 0;
-    if (spares_hessian(o, members))
-        return bytes + square + fmax(square, most);
-    return bytes + most + (wants_hessian(t, o) ? square : 0) + (o->asymmetric > 0 ? 3 * square : 0) +
-           (qp_is(o->method, "gptq") ? square : 0);
+    return bytes + solve_bytes(t, o, largest, members);
 }
 
 /* Codes of a linear, packed where they are rounded straight into words, scales, zero points and corrections. */

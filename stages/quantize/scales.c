@@ -8,20 +8,25 @@
 #include "stages/quantize/hqq.h"
 #include "stages/quantize/modelopt.h"
 
-static enum qp_scale_method method_of(const struct qp_quantize_options *o, const float *h)
+static enum qp_scale_method method_of(const struct qp_quantize_options *o, bool known)
 {
     if (qp_is(o->scales, "auto"))
-        return h ? QP_SCALES_WEIGHTED : QP_SCALES_MINMAX;
+        return known ? QP_SCALES_WEIGHTED : QP_SCALES_MINMAX;
     return qp_is(o->scales, "mse")        ? QP_SCALES_MSE
            : qp_is(o->scales, "weighted") ? QP_SCALES_WEIGHTED
            : qp_is(o->scales, "hessian")  ? QP_SCALES_HESSIAN
                                           : QP_SCALES_MINMAX;
 }
 
-static struct qp_scale_choice choice_of(const struct qp_quantize_options *o, const float *h)
+/* diagonal: where it is known without h; else NULL. */
+static struct qp_scale_choice choice_of(const struct qp_quantize_options *o, const float *h, const float *diagonal)
 {
-    return (struct qp_scale_choice){
-        .method = method_of(o, h), .h = h, .shrink = (float)o->shrink, .steps = (int)o->steps, .norm = o->norm};
+    return (struct qp_scale_choice){.method = method_of(o, h || diagonal),
+                                    .h = h,
+                                    .diagonal = diagonal,
+                                    .shrink = (float)o->shrink,
+                                    .steps = (int)o->steps,
+                                    .norm = o->norm};
 }
 
 static float absmax(const struct qp_member *m)
@@ -88,7 +93,7 @@ static int take_given(const struct qp_model *model, struct qp_site_work *work, s
 static int choose(const struct qp_quantize_options *o, const struct qp_model *model, struct qp_site_work *work,
                   struct qp_member *m, struct qp_error *err)
 {
-    struct qp_scale_choice choice = choice_of(o, m->h);
+    struct qp_scale_choice choice = choice_of(o, m->h, work->diagonal);
     bool keep = qp_is(o->scales, "auto") && !qp_is(o->method, "hqq") && m->low_rank.rank == 0;
     int r = keep ? take_given(model, work, m, err) : 0;
     if (r != 0)
@@ -148,7 +153,7 @@ int qp_rescale_group(void *rescaling, int64_t group, int64_t count, const int64_
     int8_t *zero = qp_new_array(rows, 1, "a group's zero points", err);
     int r = h && scale && zero ? 0 : QP_ERR_SPACE;
     if (r == 0) {
-        struct qp_scale_choice choice = choice_of(s->options, h);
+        struct qp_scale_choice choice = choice_of(s->options, h, NULL);
         r = qp_choose_scales(s->work->block->kernels, &(struct qp_unscaled){m->spec, &m->q.format, rows, count, w},
                              &choice, scale, zero, err);
     }

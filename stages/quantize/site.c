@@ -62,11 +62,27 @@ static int load_hessian(const struct qp_site_work *work, const char *stat, float
     return *out ? qp_block_site_matrix(work->block, work->site, stat, *out, err) : QP_ERR_SPACE;
 }
 
+/* Whether the site's only linear is solved by GPTQ's factor alone, which is made of the triangle: descent needs the
+ * square after that. 1 with the diagonal, by which scales are chosen. */
+static int spare_hessian(const struct qp_quantize_options *o, struct qp_site_work *work, struct qp_error *err)
+{
+    bool can = qp_is(o->method, "gptq") && work->count == 1 && !o->reestimate && o->low_rank == 0 &&
+               o->asymmetric <= 0.0 && !qp_is(o->scales, "hessian");
+    int r = can ? qp_block_packed_hessian(work->block, work->site, &work->packed, err) : 0;
+    if (r <= 0)
+        return r;
+    work->diagonal = qp_new_floats(work->in, "a Hessian's diagonal", err);
+    for (int64_t i = 0; work->diagonal && i < work->in; i++)
+        work->diagonal[i] = qp_packed_diagonal(&work->packed, work->in, i);
+    return work->diagonal ? 1 : QP_ERR_SPACE;
+}
+
 static int load_statistics(const struct qp_quantize_options *o, struct qp_site_work *work, struct qp_error *err)
 {
-    int r = 0;
-    if (wants_hessian(o, work))
+    int r = spare_hessian(o, work, err);
+    if (r == 0 && wants_hessian(o, work))
         r = load_hessian(work, "hessian", &work->h, err);
+    r = r < 0 ? r : 0;
     for (int i = 0; i < work->count; i++)
         work->members[i].h = work->h;
     if (r < 0 || o->asymmetric <= 0.0 || qp_descent_sweeps(o) == 0)
@@ -104,22 +120,10 @@ void qp_site_close(struct qp_site_work *work)
         free(work->members[i].codes);
     }
     free(work->h);
+    free(work->diagonal);
     free(work->asymmetry);
     free(work->held_asymmetry);
     free(work->held_hessian);
-}
-
-bool qp_site_spares_hessian(const struct qp_quantize_options *options, const struct qp_site_work *work)
-{
-    return qp_is(options->method, "gptq") && work->count == 1 && work->members[0].h == work->h &&
-           !options->reestimate && options->low_rank == 0 && !work->asymmetry;
-}
-
-void qp_site_forget_hessian(struct qp_site_work *work)
-{
-    free(work->h);
-    work->h = NULL;
-    work->members[0].h = NULL;
 }
 
 int qp_site_recall_hessian(struct qp_site_work *work, struct qp_error *err)

@@ -45,8 +45,10 @@ struct qp_site_work {
     enum qp_exact exact; /* the scheme's */
     struct qp_member members[QP_SITE_LINEARS_MAX];
     int count;
-    float *h;         /* [in, in] Hessian; NULL when no part of the method asks for it */
-    float *asymmetry; /* [in, in], with what judges it; NULL likewise */
+    float *h; /* [in, in] Hessian; NULL when no part of the method asks for it, or while it is spared: */
+    struct qp_packed_hessian packed; /* the unit's triangle of it; rows NULL: it is not spared */
+    float *diagonal;                 /* [in], of that */
+    float *asymmetry;                /* [in, in], with what judges it; NULL likewise */
     float *held_asymmetry, *held_hessian;
 };
 
@@ -63,11 +65,7 @@ int qp_site_open(const struct qp_quantize_options *options, const struct qp_mode
                  int site, struct qp_site_work *out, struct qp_error *err);
 void qp_site_close(struct qp_site_work *work);
 
-/* Whether nobody looks at the Hessian while GPTQ solves the site's only linear: its factor does then. */
-bool qp_site_spares_hessian(const struct qp_quantize_options *options, const struct qp_site_work *work);
-
-/* Frees the Hessian of such a site, and loads it again from the block. */
-void qp_site_forget_hessian(struct qp_site_work *work);
+/* Loads the Hessian of a site that has spared it until now. */
 int qp_site_recall_hessian(struct qp_site_work *work, struct qp_error *err);
 
 #endif

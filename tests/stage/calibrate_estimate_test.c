@@ -100,3 +100,13 @@ Test(calibrate_estimate, memory_of_a_step)
     cr_expect_geq(steps.block_bytes, 4.0 * (30720 + 2 * 64) + 4.0 * 96 * 96);
     cr_expect_geq(steps.fixed_bytes, whole.fixed_bytes + 4.0 * 128 * 64);
 }
+
+/* While the last site's Hessian is packed all triangles are there, and its square, which is large where its inputs are
+ * many: of 16 tokens a layer in float32 needs less than that. */
+Test(calibrate_estimate, memory_of_packing)
+{
+    json_t *question = estimate_question(json_pack("{s:s}", "compute", "fp32"), json_pack("[s]", "hessian"), NULL, 1);
+    json_object_set_new(json_object_get(json_object_get(question, "model"), "config"), "intermediate_size",
+                        json_integer(4096));
+    cr_expect_eq(estimate_of(question).block_bytes, 2.0 * 4096 * 4096 + 4096.0 * 4096);
+}

@@ -1,6 +1,9 @@
 /* What quantize says of its work, against numbers worked out by hand. */
 #include <criterion/criterion.h>
+#include <math.h>
+#include <omp.h>
 
+#include "libstage/solvers/gptq.h"
 #include "tests/support/estimates.h"
 
 Test(quantize_estimate, rounding_needs_no_arithmetic_worth_counting)
@@ -34,20 +37,40 @@ Test(quantize_estimate, scales_of_search_are_kept)
     cr_expect_eq(estimate_of(estimate_question(NULL, NULL, chosen, 0)).work.operations[QP_WORK_SEARCH], 0);
 }
 
+/* What a row of `cols` columns changes in two sweeps, and a panel a thread. */
+static double descent_of(double rows, double cols)
+{
+    return 16 * rows * (cols / 8 + 128) + 256 * omp_get_max_threads() * cols;
+}
+
 /* The largest site is gate's and up's, 96x64 each with scales for 32: weights and codes, 5 bytes, and so for scales;
- * the Hessian and its factor, which that of down has there together only while the factor is made; of one linear GPTQ's
- * copy of the weights, another in the order of its columns with their codes, the gradient for descent, and a block's
- * errors.
- */
+ * the Hessian and its factor; of one linear the gradient, and what either step works with. */
 Test(quantize_estimate, memory_of_gptq)
 {
+    const struct qp_kernels *k = qp_kernels_open("cpu");
     json_t *params = json_pack("{s:s}", "method", "gptq");
     struct qp_estimate e = estimate_of(estimate_question(params, NULL, json_pack("[s]", "hessian"), 0));
     double weights = 64 * 96, scales = weights / 32;
     cr_assert(e.memory_known);
-    cr_expect_eq(e.block_bytes, 2 * 5 * (weights + scales) + 2 * 4.0 * 64 * 64 + (4 + 5 + 4) * weights + 4.0 * 96 * 64);
+    cr_expect_eq(e.block_bytes, 2 * 5 * (weights + scales) + 4.0 * 64 * 64 + qp_gptq_factor_bytes(k, 64) + 4 * weights +
+                                    fmax(qp_gptq_solve_bytes(k, 96, 64, 128, true), descent_of(96, 64)));
     cr_expect_eq(e.emitted_bytes, 30720 + 4 * 30720 / 32.0, "a code each, a scale for 32 of them");
     cr_expect_eq(e.fixed_bytes, 0);
+}
+
+/* Of a model whose largest site is down's, a single linear 64x1024: the square is there only when its factor is not. */
+Test(quantize_estimate, memory_of_gptq_of_one_linear)
+{
+    const struct qp_kernels *k = qp_kernels_open("cpu");
+    json_t *question = estimate_question(json_pack("{s:s}", "method", "gptq"), NULL, json_pack("[s]", "hessian"), 0);
+    json_object_set_new(json_object_get(json_object_get(question, "model"), "config"), "intermediate_size",
+                        json_integer(1024));
+    struct qp_estimate e = estimate_of(question);
+    double weights = 64 * 1024, base = 5 * (weights + weights / 32);
+    double solving = qp_gptq_factor_bytes(k, 1024) + 4 * weights + qp_gptq_solve_bytes(k, 64, 1024, 128, true);
+    double making = qp_gptq_factor_bytes(k, 1024) + 4.0 * (128 + 256) * 1024;
+    double descent = 4.0 * 1024 * 1024 + 4 * weights + descent_of(64, 1024);
+    cr_expect_eq(e.block_bytes, base + fmax(fmax(solving, making), descent));
 }
 
 /* Rounded straight from the checkpoint into words of codes, unless folds have changed the weights. */

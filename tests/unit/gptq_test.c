@@ -179,3 +179,56 @@ Test(gptq, the_same_codes_with_and_without_the_rest_and_for_any_number_of_thread
     free(rest.loss);
     release(&p);
 }
+
+/* The same problem as a triangle, whose elements stand for what they are divided by the fold's. */
+static void solve_packed(const struct problem *p, const float *fold, enum qp_order order, uint8_t *codes)
+{
+    int64_t n = p->cols;
+    double damping = 0.01;
+    struct qp_error err;
+    struct qp_gptq *solver;
+    float *rows = fresh(qp_triangle_row(n, n), sizeof *rows);
+    const struct qp_quantized q = {int4, p->rows, n, p->group, codes, p->scale, NULL, NULL, NULL};
+    for (int64_t i = 0; i < n; i++)
+        memcpy(rows + qp_triangle_row(n, i), p->h + i * n + i, (size_t)(n - i) * sizeof *rows);
+    cr_assert_eq(qp_gptq_open_packed(qp_kernels_open("cpu"), n, &(struct qp_packed_hessian){rows, fold},
+                                     &(struct qp_gptq_columns){.block = 64, .order = order, .group = p->group},
+                                     &damping, &solver, &err),
+                 0, "%s", err.message);
+    cr_assert_eq(qp_gptq_solve(solver, &q, p->w, codes, NULL, NULL, &err), 0, "%s", err.message);
+    qp_gptq_close(solver);
+    free(rows);
+}
+
+Test(gptq, the_same_codes_from_a_triangle)
+{
+    static const enum qp_order orders[] = {QP_ORDER_NATURAL, QP_ORDER_ACTIVATION, QP_ORDER_GROUP};
+    enum { ROWS = 40, COLS = 300 };
+    for (int folded = 0; folded < 2; folded++)
+        for (int o = 0; o < 3; o++) {
+            struct problem p = make(ROWS, COLS, 60);
+            float *fold = folded ? random_floats(COLS, 5) : NULL;
+            uint8_t *codes = fresh(ROWS * COLS, 1);
+            for (int64_t i = 0; fold && i < COLS; i++)
+                fold[i] = 1.5f + fold[i];
+            solve_packed(&p, fold, orders[o], codes);
+            for (int64_t i = 0; fold && i < COLS * COLS; i++)
+                p.h[i] /= fold[i / COLS] * fold[i % COLS];
+            solve(qp_kernels_open("cpu"), &p, orders[o], 0.01, NULL);
+            cr_assert_eq(memcmp(codes, p.codes, ROWS * COLS), 0, "order %d, %s", o, folded ? "folded" : "as it is");
+            free(fold);
+            free(codes);
+            release(&p);
+        }
+}
+
+/* 2816 rows are 11 parts of 256: float32 sums, weights in order with codes, two errors; and what belongs to a row. */
+Test(gptq, bytes_of_a_solver)
+{
+    const struct qp_kernels *ref = qp_kernels_open("ref");
+    cr_expect_eq(qp_gptq_factor_bytes(ref, 64), 4.0 * 64 * 64);
+    cr_expect_eq(qp_gptq_factor_bytes(ref, 1024), 4.0 * (1024 * 1024 + 128 * 1024), "with a sketch");
+    qp_kernels_set_threads(3);
+    double thread = 256 * (1024 * (4 + 4 + 1 + 2 * 4) + 4 * 128 + 8 + 5) + 1024.0;
+    cr_expect_eq(qp_gptq_solve_bytes(ref, 2816, 1024, 128, true), 3 * thread + 4.0 * 8 * 128 * 128);
+}
