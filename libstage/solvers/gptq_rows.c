@@ -141,16 +141,26 @@ int qp_gptq_round(struct qp_gptq_rows *v, struct qp_error *err)
 
 /* ---- losses ---- */
 
+/* Σ a b b, in sums that go on side by side. a NULL: ones. */
+static double weighted_squares(int64_t count, const float *a, const float *b)
+{
+    enum { SUMS = 8 };
+    double sum[SUMS] = {0}, all = 0.0;
+    int64_t i = 0;
+    for (; i + SUMS <= count; i += SUMS)
+        for (int k = 0; k < SUMS; k++)
+            sum[k] += (a ? (double)a[i + k] : 1.0) * b[i + k] * b[i + k];
+    for (; i < count; i++)
+        sum[i % SUMS] += (a ? (double)a[i] : 1.0) * b[i] * b[i];
+    for (int k = 0; k < SUMS; k++)
+        all += sum[k];
+    return all;
+}
+
 /* Σ error² less what is due to damping. */
 static double loss_of(const struct qp_gptq *s, const float *error, const float *deviation)
 {
-    enum { SUMS = 8 };
-    double sum[SUMS] = {0}, loss = 0.0;
-    for (int64_t i = 0; i < s->in; i++)
-        sum[i % SUMS] += (double)error[i] * error[i] - (double)s->added[i] * deviation[i] * deviation[i];
-    for (int k = 0; k < SUMS; k++)
-        loss += sum[k];
-    return loss;
+    return weighted_squares(s->in, NULL, error) - weighted_squares(s->in, s->added, deviation);
 }
 
 /* to[rows, n] in the order of the columns = w less what the codes, in the natural order, stand for. */
@@ -159,11 +169,11 @@ static void set_deviation(const struct qp_gptq_rows *v, const uint8_t *codes, fl
     int64_t n = v->s->in, group = v->q->group == 0 ? n : v->q->group;
     v->s->factor.kernels->dequantize(&(struct qp_grouped){&v->q->format, v->rows, n, group, v->scale, v->zero}, codes,
                                      scratch);
+    for (int64_t i = 0; i < v->rows * n; i++)
+        scratch[i] = v->w[i] - scratch[i];
     for (int64_t i = 0; i < v->rows; i++)
-        for (int64_t k = 0; k < n; k++) {
-            int64_t at = i * n + qp_gptq_column(v->s, k);
-            to[i * n + k] = v->w[at] - scratch[at];
-        }
+        for (int64_t k = 0; k < n; k++)
+            to[i * n + k] = scratch[i * n + qp_gptq_column(v->s, k)];
 }
 
 /* Rows of v->other that may lose less than `loss` come first; v->likely says which they are. Returns how many. */
@@ -182,9 +192,7 @@ static int64_t likely_rows(struct qp_gptq_rows *v, const double *loss)
         double estimate = 0.0;
         for (int64_t k = 0; s->sketch && k < QP_SKETCH; k++)
             estimate += (double)projected[i * QP_SKETCH + k] * projected[i * QP_SKETCH + k] / QP_SKETCH;
-        double damped = 0.0;
-        for (int64_t k = 0; s->sketch && k < n; k++)
-            damped += (double)s->added[k] * deviation[k] * deviation[k];
+        double damped = s->sketch ? weighted_squares(n, s->added, deviation) : 0.0;
         if (s->sketch && estimate / 1.5 - damped >= loss[i]) /* of 128 projections one in some thousand is so far off */
             continue;
         if (count < i)

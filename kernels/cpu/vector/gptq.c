@@ -123,6 +123,13 @@ static void store_tile(int64_t rows, int64_t count, const float *from, float *to
             to[l * stride + i] = from[i * LANES + l];
 }
 
+static void store_codes(int64_t rows, int64_t count, const uint8_t *from, uint8_t *restrict to, int64_t stride)
+{
+    for (int64_t l = 0; l < rows; l++)
+        for (int64_t i = 0; i < count; i++)
+            to[l * stride + i] = from[i * LANES + l];
+}
+
 static void run_tile(const struct qp_gptq_block *b, int64_t row, const struct tile *t)
 {
     int64_t rows = b->rows - row < LANES ? b->rows - row : LANES;
@@ -133,9 +140,7 @@ static void run_tile(const struct qp_gptq_block *b, int64_t row, const struct ti
     store_tile(rows, b->count, t->s, b->s + row * b->s_stride, b->s_stride);
     if (b->error != NULL)
         store_tile(rows, b->count, t->error, b->error + row * b->error_stride, b->error_stride);
-    for (int64_t l = 0; l < rows; l++)
-        for (int64_t i = 0; i < b->count; i++)
-            b->codes[(row + l) * b->codes_stride + i] = t->codes[i * LANES + l];
+    store_codes(rows, b->count, t->codes, b->codes + row * b->codes_stride, b->codes_stride);
 }
 
 void QP_NAME(qp_gptq_block)(const struct qp_gptq_block *b)

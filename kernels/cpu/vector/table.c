@@ -28,4 +28,5 @@ void QP_NAME(qp_kernels_fill)(struct qp_kernels *table)
     table->gptq_block = QP_NAME(qp_gptq_block);
     table->scale_search = QP_NAME(qp_scale_search);
     table->descent = QP_NAME(qp_descent);
+    table->mirror = QP_NAME(qp_mirror);
 }

@@ -39,6 +39,7 @@ qp_rtn_fn QP_NAME(qp_rtn);
 qp_gptq_block_fn QP_NAME(qp_gptq_block);
 qp_scale_search_fn QP_NAME(qp_scale_search);
 qp_descent_fn QP_NAME(qp_descent);
+qp_mirror_fn QP_NAME(qp_mirror);
 
 /* min and max take the second operand when one of the two is NaN, and for zeros of either sign. */
 #ifdef __AVX512F__
