@@ -2,12 +2,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "runner/commands/init_stage.h"
 #include "runner/pipeline/default.h"
 #include "runner/subcommand.h"
+
+static const struct qp_option language_option[] = {
+    {"language", "c|python", "of stage NAME, a new folder with a stage, its test and a pipeline (python)"}, {0}};
 
 static int write_pipeline(const char *path, struct qp_error *err)
 {
@@ -24,7 +29,13 @@ static int write_pipeline(const char *path, struct qp_error *err)
 
 static int init(const struct qp_args *args, struct qp_error *err)
 {
-    const char *path = args->argument_count ? args->arguments[0] : QP_PIPELINE_FILE;
+    const char *path = args->argument_count ? args->arguments[0] : QP_PIPELINE_FILE,
+               *language = qp_arg(args, "language");
+    if (args->argument_count == 2 && strcmp(path, "stage") == 0)
+        return qp_init_stage(args->arguments[1], language ? language : "python", err);
+    if (args->argument_count == 2 || language)
+        return qp_fail(err, QP_ERR_USAGE,
+                       "expected quantpipe init [FILE], or quantpipe init stage NAME [--language c|python]");
     int r = write_pipeline(path, err);
     if (r == 0)
         printf("%s: the default pipeline; write your model, output and texts into it, then: quantpipe run %s\n", path,
@@ -34,9 +45,9 @@ static int init(const struct qp_args *args, struct qp_error *err)
 
 const struct qp_subcommand qp_subcommand_init = {
     .name = "init",
-    .summary = "write the default pipeline to a file (pipeline.yaml), to be changed",
-    .usage = "[FILE]",
-    .max_arguments = 1,
-    .options = {NULL},
+    .summary = "write the default pipeline to a file (pipeline.yaml), or the skeleton of a stage, to be changed",
+    .usage = "[FILE] | stage NAME",
+    .max_arguments = 2,
+    .options = {language_option},
     .run = init,
 };

@@ -84,3 +84,14 @@ Test(install, stages_are_built_against_it, .timeout = 300)
     cr_expect_eq(json_array_size(json_object_get(report, "stages")), 8);
     cr_expect_eq(json_array_size(json_object_get(report, "warnings")), 4, "those of own_stage_test.c");
 }
+
+/* What `init stage` writes for C is built by its Makefile, and its test passes. */
+Test(install, a_skeleton_in_c_passes_its_test, .timeout = 300)
+{
+    shell_well("\"$PREFIX/bin/quantpipe\" init stage my-stage --language c | grep -q 'my-stage/my_stage_test.c'");
+    shell_well("export PKG_CONFIG_PATH=\"$PREFIX/lib/pkgconfig\"; cd my-stage; "
+               "make CC='" C_COMPILER "' CFLAGS='-Wall -Wextra -Werror " SANITIZE
+               "' test | grep -q 'my-stage: passed'");
+    shell_well("\"$PREFIX/bin/quantpipe\" run my-stage/pipeline.yaml --model " TINY " --output out --progress none "
+               "--set stages.my-stage.with.limit=1e6 --set stages.my-stage.run=my-stage/my-stage");
+}

@@ -134,3 +134,20 @@ Test(python, a_long_computation_is_stopped, .timeout = 300)
     cr_expect_eq(runs_processes(), 0);
     command_free(&c);
 }
+
+/* What `init stage` writes passes its test and runs; an existing folder stays as it is. */
+Test(python, a_skeleton_passes_its_test, .timeout = 300)
+{
+    char line[2048];
+    cr_assert_eq(chdir(scratch("")), 0);
+    run_well(WORDS(QUANTPIPE, "init", "stage", "my-stage"));
+    run_to(3, "my-stage: exists, and stays as it is", WORDS(QUANTPIPE, "init", "stage", "my-stage"));
+    run_to(2, "expected c or python", WORDS(QUANTPIPE, "init", "stage", "other", "--language", "cobol"));
+    run_to(2, "`8bit` is no name of a stage", WORDS(QUANTPIPE, "init", "stage", "8bit"));
+    cr_expect_not(qp_exists(scratch("other")));
+    snprintf(line, sizeof line, "cd my-stage && '%s' -m unittest", runs_python());
+    run_well(WORDS("sh", "-ec", line));
+    snprintf(line, sizeof line, "stages.my-stage={run: [%s, my_stage.py], from: load, with: {limit: 1e6}}",
+             runs_python());
+    run_well(WORDS(QUANTPIPE, "run", "my-stage/pipeline.yaml", "--model", TINY, "--output", "out", "--set", line));
+}

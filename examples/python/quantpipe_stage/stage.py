@@ -172,14 +172,14 @@ class Stage:
             port, unit, receipt, source = come
             runtime.busy(unit.seq)
             context.port, context._origin = port, receipt
-            self._process(context, unit, source.delayed)
+            self.process(context, unit, source.delayed)
             context._origin = None
             del unit, come  # and with it the last arrays of shared memory
             runtime.busy(None)
             runtime.processed(source, receipt)
         runtime.drain()
 
-    def _process(self, context: Context, unit: Unit, comes_back: bool) -> None:
+    def process(self, context: Context, unit: Unit, comes_back: bool) -> None:
         if unit.kind == "model" and not comes_back:
             if context.config["context"].get("replaces_scheme"):
                 unit.attrs["scheme"] = context.scheme
