@@ -151,3 +151,64 @@ Test(python, a_skeleton_passes_its_test, .timeout = 300)
              runs_python());
     run_well(WORDS(QUANTPIPE, "run", "my-stage/pipeline.yaml", "--model", TINY, "--output", "out", "--set", line));
 }
+
+static json_t *run_with(const char *name, const char *first, const char *second)
+{
+    run_well(WORDS(QUANTPIPE, "run", PIPELINE, "--output", scratch(name), "--set", "data.calibration.samples=8",
+                   "--set", "data.evaluation.samples=4", "--set", first, "--set", second));
+    return report_of(scratch(name));
+}
+
+/* In quantize's place; what comes out is a language model still, and no linear was left out. */
+Test(python, a_stage_takes_the_place_of_quantize, .timeout = 300)
+{
+    char setting[1200];
+    snprintf(setting, sizeof setting, "stages.quantize={run: [%s, " PACKAGE "/hqq.py], from: search}", runs_python());
+    qp_auto_json json_t *report = run_with("out", setting, "scheme=int4");
+    runs_expect_network(first_output(report));
+    cr_expect_eq(json_array_size(json_object_get(first_output(report), "linears")), 42);
+}
+
+/* In calibrate's place: AWQ and GPTQ learn from what it assumes, and no text is read for that. */
+Test(python, a_stage_takes_the_place_of_calibration_data, .timeout = 300)
+{
+    char setting[1200];
+    snprintf(setting, sizeof setting, "stages.calibrate={run: [%s, " PACKAGE "/synthetic.py], from: load}",
+             runs_python());
+    qp_auto_json json_t *report = run_with("out", setting, "data.calibration=null");
+    runs_expect_network(first_output(report));
+}
+
+/* A tap between quantize and validate: the same output, and a picture a layer. */
+Test(python, a_tap_draws_histograms, .timeout = 300)
+{
+    char setting[1200], path[600];
+    snprintf(setting, sizeof setting,
+             "stages.histograms={run: [%s, " PACKAGE "/histograms.py], from: quantize, with: {folder: %s}}",
+             runs_python(), scratch("pictures"));
+    qp_auto_json json_t *with = run_with("with", setting, "stages.validate.from=histograms");
+    qp_auto_json json_t *without = run_with("without", "scheme=int4", "stages.validate.from=quantize");
+    cr_expect_str_eq(text(first_output(with), "digest"), text(first_output(without), "digest"));
+    struct qp_error err;
+    qp_auto_free char *picture = NULL;
+    size_t size;
+    snprintf(path, sizeof path, "%s/layer-5.png", scratch("pictures"));
+    cr_assert_eq(qp_read_file(path, 1 << 20, &picture, &size, &err), 0, "%s", err.message);
+    cr_expect_eq(memcmp(picture, "\x89PNG\r\n\x1a\n", 8), 0);
+    /* 16 codes of INT4, 6 pixels each, and 120 rows */
+    cr_expect_eq(memcmp(picture + 16, "\0\0\0\x60\0\0\0\x78\x08\0", 10), 0);
+}
+
+/* Ten commands at most, from the package to an own stage in a run. */
+Test(python, begins_in_ten_commands, .timeout = 300)
+{
+    unsetenv("PYTHONPATH");
+    setenv("PIP_NO_DEPS", "1", 1);
+    setenv("PIP_NO_INDEX", "1", 1);
+    setenv("PIP_NO_BUILD_ISOLATION", "0", 1); /* pip's way to say that there is none */
+    struct command c = command_run(280, WORDS(PACKAGE "/start.sh", QUANTPIPE, runs_python(), scratch("")));
+    cr_expect_eq(c.code, 0, "%s%s", c.output, c.errors);
+    cr_expect(strstr(c.output, "nine commands"), "%s", c.output);
+    cr_expect(qp_exists(scratch("mine/out/model.safetensors")));
+    command_free(&c);
+}
