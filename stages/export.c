@@ -3,14 +3,17 @@
  * In: validated or quantized blocks. Tensors are written as blocks arrive, into a new folder beside the output;
  * config.json with quantization_config, the tokenizer's and generation files follow at the end; then one rename makes
  * the output appear whole. Low-rank corrections lie in its folder low_rank, as a LoRA adapter
- * (stages/export/adapter.h). A block is acknowledged when its tensors are written. Memory: one block's packed tensors.
+ * (stages/export/adapter.h). A block is acknowledged when its tensors are written. Memory: one block's packed
+ * tensors, and what is on its way to the disk (libstage/base/file_writer.h).
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/file_writer.h"
 #include "libstage/base/memory.h"
 #include "libstage/base/publish.h"
 #include "libstage/formats/compressed_size.h"
@@ -519,6 +522,7 @@ static int estimate(const struct qp_task *task, const void *state, struct qp_est
         }
     out->work.disk_written += qp_task_stored(task, out->work_known ? rest : 0);
     out->memory_known = true;
+    out->fixed_bytes = fmin(out->work.disk_written, QP_FILE_WRITER_BYTES);
     out->block_bytes = held_bytes(task);
     return 0;
 }

@@ -1,9 +1,9 @@
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/file_writer.h"
 #include "libstage/base/utf8.h"
 #include "libstage/formats/safetensors.h"
 
@@ -22,8 +22,8 @@ struct qp_safetensors_writer {
     int shards;
     uint64_t total;
 
-    /* the open shard; fd < 0 when there is none */
-    int fd;
+    /* the open shard; file NULL when there is none */
+    struct qp_file_writer *file;
     char *path;
     json_t *header;
     uint64_t header_used, header_capacity; /* bounds of the bytes of its header */
@@ -57,7 +57,6 @@ int qp_safetensors_create(const char *folder, uint64_t shard_bytes, size_t tenso
     struct qp_safetensors_writer *w = calloc(1, sizeof *w);
     if (!w)
         return qp_fail_memory(err, sizeof *w, folder);
-    w->fd = -1;
     w->shard_bytes = shard_bytes;
     w->header_space = qp_safetensors_header_bytes(tensors);
     w->folder = strdup(folder);
@@ -72,9 +71,8 @@ int qp_safetensors_create(const char *folder, uint64_t shard_bytes, size_t tenso
 
 static void drop_shard(struct qp_safetensors_writer *w)
 {
-    if (w->fd >= 0)
-        close(w->fd);
-    w->fd = -1;
+    qp_file_writer_abandon(w->file);
+    w->file = NULL;
     for (size_t i = 0; i < w->late_count; i++)
         qp_tensor_unref(w->late[i]);
     free(w->late);
@@ -103,23 +101,23 @@ static int open_shard(struct qp_safetensors_writer *w, uint64_t entry, struct qp
     w->header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
     if (!w->path || !w->header)
         return qp_fail_memory(err, 0, w->folder);
-    w->fd = open(w->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot create", w->path);
+    int r = qp_file_writer_open(w->path, &w->file, err);
+    if (r < 0)
+        return r;
     w->shards++;
     w->header_used = HEADER_BEGIN;
     uint64_t least = round_up(HEADER_BEGIN + entry, HEADER_PAGE);
     w->header_capacity = w->header_space > least ? w->header_space : least;
     w->data = 0;
-    if (lseek(w->fd, (off_t)w->header_capacity, SEEK_SET) < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot seek", w->path);
-    return 0;
+    qp_auto_free char *blank = calloc(1, w->header_capacity);
+    return blank ? qp_file_writer_add(w->file, blank, w->header_capacity, err)
+                 : qp_fail_memory(err, w->header_capacity, w->path);
 }
 
 /* Writes a tensor's bytes at the end of the shard and its entry into the header. */
 static int place(struct qp_safetensors_writer *w, const struct qp_tensor *t, struct qp_error *err)
 {
-    int r = qp_write_all(w->fd, t->data, t->bytes, w->path, err);
+    int r = qp_file_writer_add(w->file, t->data, t->bytes, err);
     if (r < 0)
         return r;
     json_t *shape = json_array();
@@ -144,7 +142,7 @@ static int place_late(struct qp_safetensors_writer *w, struct qp_error *err)
 }
 
 /* The header's length and JSON, blanks up to the data. */
-static int write_header(struct qp_safetensors_writer *w, struct qp_error *err)
+static int header_text(const struct qp_safetensors_writer *w, char **out, struct qp_error *err)
 {
     qp_auto_free char *json = json_dumps(w->header, JSON_COMPACT);
     qp_auto_free char *text = malloc(w->header_capacity);
@@ -158,23 +156,22 @@ static int write_header(struct qp_safetensors_writer *w, struct qp_error *err)
         text[i] = (char)((w->header_capacity - 8) >> (8 * i));
     memcpy(text + 8, json, length);
     memset(text + 8 + length, ' ', w->header_capacity - 8 - length);
-    if (lseek(w->fd, 0, SEEK_SET) < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot seek", w->path);
-    return qp_write_all(w->fd, text, w->header_capacity, w->path, err);
+    *out = text;
+    text = NULL;
+    return 0;
 }
 
 static int close_shard(struct qp_safetensors_writer *w, struct qp_error *err)
 {
-    if (w->fd < 0)
+    qp_auto_free char *header = NULL;
+    if (!w->file)
         return 0;
-    if (place_late(w, err) < 0 || write_header(w, err) < 0)
+    if (place_late(w, err) < 0 || header_text(w, &header, err) < 0)
         return err->code;
-    if (fsync(w->fd) < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot sync", w->path);
-    int r = close(w->fd);
-    w->fd = -1;
-    if (r < 0)
-        return qp_fail_errno(err, QP_ERR_STAGE, "%s: cannot close", w->path);
+    struct qp_file_writer *file = w->file;
+    w->file = NULL;
+    if (qp_file_writer_finish(file, header, w->header_capacity, err) < 0)
+        return err->code;
     drop_shard(w);
     return 0;
 }
@@ -220,9 +217,9 @@ int qp_safetensors_put(struct qp_safetensors_writer *writer, struct qp_tensor *t
     if (entry == 0)
         return qp_fail_memory(err, strlen(tensor->name), tensor->name);
     bool full = placed > 0 && (placed > w->shard_bytes || tensor->bytes > w->shard_bytes - placed);
-    if (w->fd >= 0 && (full || entry > w->header_capacity - w->header_used) && close_shard(w, err) < 0)
+    if (w->file && (full || entry > w->header_capacity - w->header_used) && close_shard(w, err) < 0)
         return err->code;
-    if (w->fd < 0 && open_shard(w, entry, err) < 0)
+    if (!w->file && open_shard(w, entry, err) < 0)
         return err->code;
     if (json_object_set_new(w->shard_of, tensor->name, json_integer(w->shards)) < 0)
         return qp_fail_memory(err, 0, tensor->name);

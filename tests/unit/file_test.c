@@ -10,6 +10,7 @@
 #include "libstage/base/checked.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
+#include "libstage/base/file_writer.h"
 #include "libstage/base/words.h"
 #include "tests/support/scratch.h"
 
@@ -206,4 +207,58 @@ Test(checked, overflow_is_seen)
     cr_assert(qp_elements((int64_t[]){3, 0, 5}, 3, &n) && n == 0);
     cr_assert(!qp_elements((int64_t[]){-1}, 1, &n));
     cr_assert(!qp_elements((int64_t[]){INT64_MAX, 2}, 2, &n));
+}
+
+static char byte_at(size_t i)
+{
+    return (char)(i * 31 + i / 4096 * 7 + i / 999983);
+}
+
+/* A file of so many bytes, added by `step` at a time, whose first 5 are replaced. */
+static int write_in_steps(const char *path, size_t bytes, size_t step)
+{
+    struct qp_file_writer *writer;
+    qp_auto_free char *data = malloc(bytes + 1);
+    cr_assert_not_null(data);
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = byte_at(i);
+    int r = qp_file_writer_open(path, &writer, &err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; r == 0 && i < bytes; i += step)
+        r = qp_file_writer_add(writer, data + i, bytes - i < step ? bytes - i : step, &err);
+    if (r == 0)
+        return qp_file_writer_finish(writer, "first", 5, &err);
+    qp_file_writer_abandon(writer);
+    return r;
+}
+
+Test(file, a_writer_writes_what_is_added_whatever_its_sizes)
+{
+    static const size_t sizes[] = {5, 4095, 4 << 20, (4 << 20) + 1, (12 << 20) - 3, (25 << 20) + 4097};
+    static const size_t steps[] = {1 << 30, 1000003, 4096};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t j = 0; j < sizeof steps / sizeof *steps; j++) {
+            qp_auto_free char *text = NULL;
+            size_t size, wrong = 0;
+            cr_assert_eq(write_in_steps(scratch("large"), sizes[i], steps[j]), 0, "%s", err.message);
+            cr_assert_eq(qp_read_file(scratch("large"), sizes[i] + 1, &text, &size, &err), 0, "%s", err.message);
+            cr_assert_eq(size, sizes[i]);
+            cr_expect_arr_eq(text, "first", 5);
+            for (size_t b = 5; b < size; b++)
+                wrong += text[b] != byte_at(b);
+            cr_expect_eq(wrong, 0, "%zu bytes by %zu", sizes[i], steps[j]);
+        }
+}
+
+Test(file, a_writer_tells_of_what_its_thread_could_not_write)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){9 << 20, 9 << 20});
+    cr_assert_eq(write_in_steps(scratch("large"), 40 << 20, 1 << 20), QP_ERR_SPACE, "%s", err.message);
+    says("large: cannot write");
+    cr_assert_eq(write_in_steps(scratch("large"), 10 << 20, 1 << 20), QP_ERR_SPACE, "%s", err.message);
+    says("large: cannot write");
+    cr_assert_lt(write_in_steps(scratch("none/large"), 10, 1), 0);
+    says("none/large: cannot create");
 }
