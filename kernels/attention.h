@@ -23,6 +23,7 @@ struct qp_attention {
     float *out;
     int64_t out_stride;
 };
+#define QP_ATTENTION_PACKED ((int64_t)32 << 20) /* bytes of keys and values that are packed at once, or one head's */
 typedef void qp_attention_fn(const struct qp_attention *a);
 
 /* The same with BF16 at out[tokens, heads * dim] in place of a->out, which is not looked at. Scaled queries, keys,

@@ -10,7 +10,7 @@
 typedef void qp_hessian_fn(int64_t rows, int64_t n, const float *x, float *h);
 
 /* The same of BF16 x[rows, n]; products are exact, sums are float32, subnormal numbers may count as 0. As many rows as
- * this are copied at once, in other order. */
+ * this are copied at once, in other order, or a fourth of them twice. */
 enum { QP_HESSIAN_ROWS = 4096 };
 typedef void qp_hessian_bf16_fn(int64_t rows, int64_t n, const uint16_t *x, float *h);
 

@@ -44,7 +44,15 @@ static void add_layer(const struct qp_task *task, int64_t layer, int quantized, 
     out->layer = largest(out->layer, bytes);
 }
 
-/* Of the executor's plan (buffers.h) for a loaded layer. */
+/* What attention packs of a part's keys and values at a time. */
+static double packed_bytes(const struct qp_task *task, int64_t layer, bool bf16)
+{
+    const struct qp_attention_shape *a = &qp_layer_type(task->arch, layer)->attention;
+    double bytes = 2 * (bf16 ? 2 : 4) * (double)qp_task_part(task) * (double)a->kv_heads * (double)a->head_dim;
+    return bytes < QP_ATTENTION_PACKED ? bytes : QP_ATTENTION_PACKED;
+}
+
+/* Of the executor's plan (buffers.h) for a loaded layer, and what attention needs. */
 static int estimate_workspace(const struct qp_task *task, int64_t layer, int quantized, bool bf16, double *bytes,
                               struct qp_error *err)
 {
@@ -59,7 +67,7 @@ static int estimate_workspace(const struct qp_task *task, int64_t layer, int qua
     if (r == 0)
         r = qp_layer_plan(&loaded, err);
     if (r == 0)
-        *bytes = 4 * (double)loaded.plan->floats * (double)qp_task_part(task);
+        *bytes = 4 * (double)loaded.plan->floats * (double)qp_task_part(task) + packed_bytes(task, layer, bf16);
     qp_layer_free(&loaded);
     return r;
 }

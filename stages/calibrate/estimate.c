@@ -153,7 +153,8 @@ static double copied_bytes(const struct qp_task *t, bool bf16)
     double widest = 0, tokens = (double)qp_task_part(t);
     for (int s = 0; s < type->site_count; s++)
         widest = fmax(widest, (double)type->sites[s].in);
-    return bf16 && qp_task_wants(t, "hessian") ? 2 * fmin(tokens, QP_HESSIAN_ROWS) * widest : 0;
+    double rows = fmax(fmin(tokens, QP_HESSIAN_ROWS), 2 * fmin(tokens, QP_HESSIAN_ROWS / 4.0));
+    return bf16 && qp_task_wants(t, "hessian") ? 2 * rows * widest : 0;
 }
 
 /* Inputs of sites in float32 beside the workspace: for statistics of values, of a layer in BF16; of a layer with

@@ -135,7 +135,7 @@ void QP_NAME(qp_attention)(const struct qp_attention *a)
 void QP_NAME(qp_attention_bf16)(const struct qp_attention *a, uint16_t *out)
 {
     int64_t width = (int64_t)a->heads * a->dim, bytes = a->length * width * (int64_t)sizeof(float);
-    struct portion portion = {bytes > 0 && bytes < PACKED_BYTES ? PACKED_BYTES / bytes : 1, a->kv_heads};
+    struct portion portion = {bytes > 0 && bytes < QP_ATTENTION_PACKED ? QP_ATTENTION_PACKED / bytes : 1, a->kv_heads};
     int64_t most = portion.sequences < a->sequences ? portion.sequences : a->sequences;
     float *wide = qp_scratch((size_t)(most * a->length * width), sizeof *wide);
 

@@ -11,9 +11,6 @@
 /* Rows and columns of a tile; the rows are a multiple of LANES. */
 enum { QUERIES = 48, KEYS = 64 };
 
-/* Packed keys and values held at once, unless one head of one sequence takes more. */
-#define PACKED_BYTES ((int64_t)32 << 20)
-
 /* As many sequences and key/value heads as are computed at once. */
 struct portion {
     int64_t sequences;
@@ -22,7 +19,7 @@ struct portion {
 
 static inline struct portion portion_of(const struct qp_attention *a, int64_t bytes_of_head)
 {
-    int64_t heads = bytes_of_head > 0 ? PACKED_BYTES / bytes_of_head : a->kv_heads;
+    int64_t heads = bytes_of_head > 0 ? QP_ATTENTION_PACKED / bytes_of_head : a->kv_heads;
     struct portion p = {1, heads < 1 ? 1 : heads < a->kv_heads ? (int)heads : a->kv_heads};
     if (heads >= a->kv_heads && a->kv_heads > 0)
         p.sequences = heads / a->kv_heads;
