@@ -10,8 +10,10 @@
  * that is not positive definite, which a NaN makes it too; h is then undefined; -1 when the operation failed
  * (kernels/failure.h). The reference works in float64; tolerance 1e-3 relative to the largest |R| for condition numbers
  * up to 1e4. */
-enum { QP_FACTOR_COLUMNS = 256 }; /* which a fast version copies at a time */
 typedef int64_t qp_cholesky_fn(int64_t n, float *h);
+
+/* Columns that a fast version copies at a time; on AMX their parts take three times as much again. */
+enum { QP_FACTOR_COLUMNS = 256 };
 
 qp_cholesky_fn qp_factor_ref;
 

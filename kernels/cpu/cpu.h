@@ -17,6 +17,22 @@ qp_mirror_fn qp_mirror_cpu;
 qp_cholesky_fn qp_factor_cpu;
 qp_low_rank_fn qp_low_rank_cpu;
 
+/* a[rows, rows] -= p pᵀ on and above the diagonal, for p[rows, depth]; strides are numbers between rows. What is below
+ * the diagonal is undefined afterwards. */
+struct qp_take_off {
+    int64_t rows, depth;
+    const float *p;
+    int64_t p_stride;
+    float *a;
+    int64_t stride;
+    void *space; /* that of qp_factor_by */
+};
+typedef void qp_take_off_fn(const struct qp_take_off *t);
+
+/* qp_factor_cpu with this for its large products, of up to n rows and QP_FACTOR_COLUMNS columns, whose sums may not
+ * depend on the number of threads. */
+int64_t qp_factor_by(int64_t n, float *h, qp_take_off_fn *take_off, void *space);
+
 /* BF16 by oneDNN, for CPUs that have instructions for it; and by way of float32, for the others. */
 qp_linear_bf16_fn qp_linear_bf16_cpu, qp_linear_bf16_wide;
 qp_hessian_bf16_fn qp_hessian_bf16_wide;

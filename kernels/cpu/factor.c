@@ -59,10 +59,9 @@ static void invert_transposed(int64_t n, const float *r, int64_t stride, float *
     }
 }
 
-/* a[rows, rows] -= p pᵀ on and above the diagonal, for p[rows, depth]. */
-static void take_off(int64_t rows, int64_t depth, const float *p, int64_t p_stride, float *a, int64_t stride)
+static void take_off(const struct qp_take_off *t)
 {
-    int64_t down = (rows + TALL - 1) / TALL, across = (rows + WIDE - 1) / WIDE;
+    int64_t rows = t->rows, down = (rows + TALL - 1) / TALL, across = (rows + WIDE - 1) / WIDE;
 
 #pragma omp parallel for collapse(2) schedule(dynamic, 1) if (rows > TALL)
     for (int64_t i = 0; i < down; i++)
@@ -70,15 +69,17 @@ static void take_off(int64_t rows, int64_t depth, const float *p, int64_t p_stri
             int64_t row = i * TALL, column = row + j * WIDE;
             if (column < rows)
                 qp_gemm_alone(&(struct qp_gemm){false, true, rows - row < TALL ? rows - row : TALL,
-                                                rows - column < WIDE ? rows - column : WIDE, depth, -1,
-                                                p + row * p_stride, p_stride, p + column * p_stride, p_stride, 1,
-                                                a + row * stride + column, stride});
+                                                rows - column < WIDE ? rows - column : WIDE, t->depth, -1,
+                                                t->p + row * t->p_stride, t->p_stride, t->p + column * t->p_stride,
+                                                t->p_stride, 1, t->a + row * t->stride + column, t->stride});
         }
 }
 
 /* What the steps below need: [BLOCK, BLOCK] for the inverse of a block, [n, BLOCK] for the columns above it. */
 struct workspace {
     float *inverse, *above;
+    qp_take_off_fn *take_off;
+    void *space;
 };
 
 static int64_t factor_blocks(int64_t n, int64_t block, float *a, int64_t stride, const struct workspace *w)
@@ -96,7 +97,7 @@ static int64_t factor_blocks(int64_t n, int64_t block, float *a, int64_t stride,
                 memcpy(w->above + i * count, a + i * stride + at, (size_t)count * sizeof *a);
             qp_gemm_cpu(&(struct qp_gemm){false, false, at, count, count, 1, w->above, count, w->inverse, count, 0,
                                           a + at, stride});
-            take_off(at, count, a + at, stride, a, stride);
+            w->take_off(&(struct qp_take_off){at, count, a + at, stride, a, stride, w->space});
         }
         end = at;
     }
@@ -110,11 +111,13 @@ static void clear_below(int64_t n, float *h)
         memset(h + i * n, 0, (size_t)i * sizeof *h);
 }
 
-int64_t qp_factor_cpu(int64_t n, float *h)
+int64_t qp_factor_by(int64_t n, float *h, qp_take_off_fn *take, void *space)
 {
     int64_t block = n < BLOCK ? n : BLOCK;
     struct workspace w = {.inverse = qp_scratch((size_t)(block * block) + 1, sizeof *w.inverse),
-                          .above = qp_scratch((size_t)(n * block) + 1, sizeof *w.above)};
+                          .above = qp_scratch((size_t)(n * block) + 1, sizeof *w.above),
+                          .take_off = take,
+                          .space = space};
     int64_t failed = w.inverse == NULL || w.above == NULL ? -1 : factor_blocks(n, BLOCK, h, n, &w);
 
     if (failed == 0)
@@ -122,4 +125,9 @@ int64_t qp_factor_cpu(int64_t n, float *h)
     free(w.inverse);
     free(w.above);
     return failed;
+}
+
+int64_t qp_factor_cpu(int64_t n, float *h)
+{
+    return qp_factor_by(n, h, take_off, NULL);
 }

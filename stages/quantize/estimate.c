@@ -132,8 +132,9 @@ static double square_of(double in)
 static double gptq_bytes(const struct qp_task *t, const struct qp_quantize_options *o, const struct qp_linear *d)
 {
     bool rest = descends_from_gptq(o);
-    double making =
-        (d->in < QP_SKETCHED ? 0 : 4.0 * QP_SKETCH * (double)d->in) + 4.0 * QP_FACTOR_COLUMNS * (double)d->in;
+    double columns = (double)(d->in < QP_FACTOR_COLUMNS ? d->in : QP_FACTOR_COLUMNS);
+    double copied = (t->kernels && t->kernels->split_products ? 4 : 1) * columns;
+    double making = 4 * (double)d->in * (copied + (d->in < QP_SKETCHED ? 0 : QP_SKETCH));
     double solving = qp_gptq_solve_bytes(t->kernels, d->out, d->in, o->block, rest) + (rest ? 4 * weights_of(d) : 0);
     return fmax(making, solving);
 }

@@ -68,7 +68,7 @@ Test(quantize_estimate, memory_of_gptq_of_one_linear)
     struct qp_estimate e = estimate_of(question);
     double weights = 64 * 1024, base = 5 * (weights + weights / 32);
     double solving = qp_gptq_factor_bytes(k, 1024) + 4 * weights + qp_gptq_solve_bytes(k, 64, 1024, 128, true);
-    double making = qp_gptq_factor_bytes(k, 1024) + 4.0 * (128 + 256) * 1024;
+    double making = qp_gptq_factor_bytes(k, 1024) + 4.0 * (128 + (k->split_products ? 4 : 1) * 256) * 1024;
     double descent = 4.0 * 1024 * 1024 + 4 * weights + descent_of(64, 1024);
     cr_expect_eq(e.block_bytes, base + fmax(fmax(solving, making), descent));
 }

@@ -1,39 +1,12 @@
-#include <string.h>
-
 #include "kernels/cpu/amx/amx.h"
+#include "kernels/cpu/amx/tiles.h"
 
-/* A block of y is two tiles by two, and stays in registers over DEPTH tiles of columns, so few that those of w lie in
+/* A block of y is two tiles by two, and stays in registers over TILES tiles of columns, so few that those of w lie in
  * the first cache while all rows of x meet them. Threads share blocks of TALL rows and WIDE columns. */
-enum { ROWS = QP_TILE_ROWS, COLUMNS = QP_TILE_COLUMNS, BLOCK = 2 * ROWS, DEPTH = 16, TALL = 256, WIDE = 1024 };
+enum { ROWS = QP_TILE_ROWS, COLUMNS = QP_TILE_COLUMNS, TILES = 16, TALL = 256, WIDE = 1024 };
 
 /* Bytes between rows of a tile in memory. */
 enum { LINE = 64 };
-
-/* The compiler does not see that tiles are read from memory. */
-static inline void barrier(void)
-{
-    __asm__ volatile("" ::: "memory");
-}
-
-struct tile_shapes {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} __attribute__((aligned(64)));
-
-/* Eight tiles of ROWS rows of LINE bytes. What was configured before, by a library that remembers it, comes back. */
-static void configure(struct tile_shapes *before)
-{
-    struct tile_shapes shapes = {.palette = 1};
-
-    for (int i = 0; i < 8; i++) {
-        shapes.bytes[i] = LINE;
-        shapes.rows[i] = ROWS;
-    }
-    _tile_storeconfig(before);
-    barrier();
-    _tile_loadconfig(&shapes);
-}
 
 /* One of the tiles of y that a block consists of: where it lies, or a copy of what of it belongs to y. */
 struct target {
@@ -108,7 +81,7 @@ static void multiply_edge(const struct qp_linear_split *l, const uint16_t *const
     for (int i = 0; i < 2; i++)
         for (int64_t r = 0; r < 2 * ROWS; r++)
             memcpy(copy[i] + r * COLUMNS + first, x[i] + r * COLUMNS + first, (size_t)(end - first) * sizeof **copy);
-    barrier();
+    tiles_see_memory();
     multiply_tiles((const uint16_t *[]){copy[0], copy[1]}, w, 1);
 }
 
@@ -140,7 +113,7 @@ static void multiply_block(const struct qp_linear_split *l, int64_t row, int64_t
 
     for (int i = 0; i < 4; i++)
         open_target(l, i / 2 ? low : row, i % 2 ? right : column, &t[i]);
-    barrier();
+    tiles_see_memory();
     _tile_loadd(0, t[0].at, t[0].stride);
     _tile_loadd(1, t[1].at, t[1].stride);
     _tile_loadd(2, t[2].at, t[2].stride);
@@ -150,7 +123,7 @@ static void multiply_block(const struct qp_linear_split *l, int64_t row, int64_t
     _tile_stored(2, t[2].at, t[2].stride);
     _tile_stored(1, t[1].at, t[1].stride);
     _tile_stored(0, t[0].at, t[0].stride);
-    barrier();
+    tiles_see_memory();
     for (int i = 3; i >= 0; i--)
         close_target(l, &t[i]);
 }
@@ -159,14 +132,14 @@ static void multiply_block(const struct qp_linear_split *l, int64_t row, int64_t
 static void multiply_part(const struct qp_linear_split *l, int64_t top, int64_t left, int64_t right)
 {
     int64_t bottom = top + TALL < l->m ? top + TALL : l->m, end = qp_tiles_across(l->to);
-    struct tile_shapes before __attribute__((aligned(64)));
+    struct tile_shapes before;
 
-    configure(&before);
-    for (int64_t tile = l->from / COLUMNS; tile < end; tile += DEPTH)
-        for (int64_t column = left; column < right; column += BLOCK)
-            for (int64_t row = top; row < bottom; row += BLOCK)
-                multiply_block(l, row, column, tile, tile + DEPTH < end ? tile + DEPTH : end);
-    _tile_loadconfig(&before);
+    tiles_begin(&before);
+    for (int64_t tile = l->from / COLUMNS; tile < end; tile += TILES)
+        for (int64_t column = left; column < right; column += SIDE)
+            for (int64_t row = top; row < bottom; row += SIDE)
+                multiply_block(l, row, column, tile, tile + TILES < end ? tile + TILES : end);
+    tiles_end(&before);
 }
 
 void qp_linear_split_amx(const struct qp_linear_split *l)
