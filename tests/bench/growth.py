@@ -192,6 +192,8 @@ def print_whole(jobs, coefficients):
 def print_check(folders, coefficients):
     print("\n| run | layers | windows | CPU s | by the fit |\n| --- | --- | --- | --- | --- |")
     for folder in map(pathlib.Path, folders):
+        if not (folder / "report.json").exists():
+            sys.exit(f"growth.py: {folder}: has no report.json; expected the run folder of a run that ended well")
         report, pipeline = (json.loads((folder / name).read_text()) for name in ("report.json", "pipeline.json"))
         config = json.loads((pathlib.Path(report["model"]["path"]) / "config.json").read_text())
         head = config["hidden_size"] // config["num_attention_heads"]
