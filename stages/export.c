@@ -21,13 +21,14 @@
 #include "libstage/formats/safetensors.h"
 #include "libstage/include/stage.h"
 #include "libstage/network/block.h"
+#include "libstage/network/block_content.h"
 #include "libstage/network/families/family.h"
 #include "libstage/network/estimate.h"
 #include "libstage/network/model_unit.h"
 #include "libstage/network/parts.h"
 #include "libstage/tensor/operations.h"
 #include "stages/export/adapter.h"
-#include "stages/export/digest.h"
+#include "libstage/tensor/digest.h"
 #include "stages/export/side_files.h"
 
 struct state {
@@ -39,7 +40,8 @@ struct state {
     char *partial;                 /* in it: what becomes the output */
     struct qp_safetensors *source; /* of a multimodal model: what its other parts are copied from; else NULL */
     struct qp_safetensors_writer *writer;
-    struct qp_digest *digest;
+    struct qp_digest *digest;   /* of what is written */
+    struct qp_digest *received; /* of what came (libstage/network/block_content.h) */
     struct qp_adapter *adapter;
     json_t *ignore; /* linears left as they are */
     uint64_t original_bytes;
@@ -111,7 +113,8 @@ static int start(struct qp_stage *stage, struct state *s, const struct qp_unit *
     for (size_t i = 0; s->model.arch.wrapper && i < 2; i++)
         json_array_append_new(s->ignore, json_string(s->model.arch.wrapper->ignore[i]));
     s->digest = qp_digest_new();
-    if (!s->output || !s->ignore || !s->digest)
+    s->received = qp_digest_new();
+    if (!s->output || !s->ignore || !s->digest || !s->received)
         return qp_fail_memory(err, 0, "the output's description");
     return open_output(s, err);
 }
@@ -346,6 +349,26 @@ static void count_original(struct state *s, const struct qp_block *block)
     }
 }
 
+/* Linears that the scheme quantizes and that came without codes stay as they are, which nobody may have wanted. */
+static void warn_unquantized(struct qp_stage *stage, const struct state *s, const struct qp_block *block)
+{
+    char module[256], names[1024] = "";
+    int count = 0;
+    for (int i = 0; i < block->type->linear_count; i++) {
+        const char *name = block->type->linears[i].module;
+        size_t used = strlen(names);
+        if (!qp_model_scheme(&s->model, block->layer, i) || qp_block_has_codes(block, i))
+            continue;
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name);
+        count++;
+    }
+    if (count > 0)
+        qp_stage_warn(stage, "linear-unquantized",
+                      qp_layer_name(block->arch, block->layer, names, module, sizeof module),
+                      "the scheme quantizes %s, but no codes came: %s in the output as in the checkpoint",
+                      count > 1 ? "these" : "it", count > 1 ? "they stand" : "it stands");
+}
+
 static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *unit, struct qp_error *err)
 {
     struct qp_block block;
@@ -353,11 +376,15 @@ static int put_block(struct qp_stage *stage, struct state *s, struct qp_unit *un
     if (r < 0)
         return r;
     count_original(s, &block);
+    r = qp_block_digest(&block, s->received, err);
+    if (r < 0)
+        return r;
     if (!qp_block_is_layer(&block)) {
         r = put_end(s, &block, err);
     } else {
         for (int i = 0; i < block.type->norm_count && r == 0; i++)
             r = put_norm(s, &block, i, err);
+        warn_unquantized(stage, s, &block);
         for (int i = 0; i < block.type->linear_count && r == 0; i++)
             r = put_linear(s, &block, i, err);
         for (int i = 0; i < block.type->parameter_count && r == 0; i++)
@@ -445,8 +472,13 @@ static int finish(struct qp_stage *stage, struct state *s, struct qp_error *err)
         r = qp_write_side_files(qp_model_string(&s->model, "path"), s->partial, err);
     if (r == 0)
         r = publish(s, err);
+    char received[QP_DIGEST_TEXT];
     if (r == 0)
-        report_output(stage, s, bytes, rank, low);
+        r = qp_content_text(s->model.scheme->source, s->received, received, err);
+    if (r < 0)
+        return r;
+    report_output(stage, s, bytes, rank, low);
+    qp_stage_report(stage, "received_digest", json_string(received));
     return r;
 }
 
@@ -476,6 +508,7 @@ static void close_(struct qp_stage *stage, void *state)
         qp_remove_tree(s->temporary, NULL);
     qp_adapter_free(s->adapter);
     qp_digest_free(s->digest);
+    qp_digest_free(s->received);
     json_decref(s->ignore);
     qp_model_close(&s->model);
     free(s->output);

@@ -12,6 +12,7 @@
 
 #include "libstage/base/memory.h"
 #include "libstage/include/block_stage.h"
+#include "libstage/network/block_content.h"
 #include "libstage/network/evaluate.h"
 #include "stages/validate/estimate.h"
 #include "stages/validate/linears.h"
@@ -27,6 +28,7 @@ struct state {
     struct qp_text text;
     struct qp_hidden_states states[NETWORKS];
     bool evaluating;
+    struct qp_digest *measured; /* of all that came (libstage/network/block_content.h) */
 };
 
 static const struct qp_param params[] = {{.name = "max_perplexity_increase",
@@ -55,6 +57,9 @@ static int start(struct qp_stage *stage, void *state, struct qp_error *err)
     struct state *s = state;
     const json_t *data = json_object_get(qp_stage_context(stage), "data");
     s->evaluating = json_is_object(data);
+    s->measured = qp_digest_new();
+    if (!s->measured)
+        return qp_fail_memory(err, 0, "a digest");
     if (!s->evaluating && !isnan(s->max_increase))
         return qp_fail(err, QP_ERR_INPUT, "max_perplexity_increase needs evaluation data: add data.evaluation");
     if (!s->evaluating)
@@ -121,7 +126,9 @@ static int validate(struct qp_stage *stage, void *state, struct qp_block *block,
 {
     struct state *s = state;
     bool layer = qp_block_is_layer(block);
-    int r = layer ? qp_judge_linears(stage, &s->model, block, err) : 0;
+    int r = qp_block_digest(block, s->measured, err);
+    if (r == 0 && layer)
+        r = qp_judge_linears(stage, &s->model, block, err);
     if (r < 0 || !s->evaluating)
         return r;
     block->compute = s->compute;
@@ -136,6 +143,13 @@ static int validate(struct qp_stage *stage, void *state, struct qp_block *block,
 static int process(struct qp_stage *stage, void *state, struct qp_unit *unit, struct qp_error *err)
 {
     struct state *s = state;
+    char measured[QP_DIGEST_TEXT];
+    if (unit->kind == QP_UNIT_END) {
+        int r = qp_content_text(s->model.scheme->source, s->measured, measured, err);
+        if (r == 0)
+            qp_stage_report(stage, "measured_digest", json_string(measured));
+        return qp_stage_pass(stage, unit, r, err);
+    }
     return qp_stage_blocks(stage, s, unit, &s->model, start, validate, err);
 }
 
@@ -147,6 +161,7 @@ static void close_(struct qp_stage *stage, void *state)
         qp_hidden_close(&s->states[n]);
     qp_text_close(&s->text);
     qp_windows_free(&s->windows);
+    qp_digest_free(s->measured);
 }
 
 static int estimate(const struct qp_task *task, const void *state, struct qp_estimate *out, struct qp_error *err)

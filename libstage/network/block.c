@@ -7,6 +7,7 @@
 #include "kernels/work.h"
 #include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
+#include "libstage/network/block_content.h"
 #include "libstage/network/block_internal.h"
 #include "libstage/network/parts.h"
 #include "libstage/network/sequential.h"
@@ -457,12 +458,18 @@ static int find_codes(const struct qp_block *block, const char *module, const st
     return 0;
 }
 
+bool qp_block_has_codes(const struct qp_block *block, int linear)
+{
+    const char *module = block->type->linears[linear].module;
+    return qp_block_find(block, module, "weight_codes") || qp_block_find(block, module, "weight_packed");
+}
+
 int qp_block_quantized(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err)
 {
     const struct qp_linear *d = &block->type->linears[linear];
     struct qp_quantized codes = {.rows = d->out, .cols = d->in};
-    if (!qp_block_find(block, d->module, "weight_codes") && !qp_block_find(block, d->module, "weight_packed"))
+    if (!qp_block_has_codes(block, linear))
         return 0;
     if (!scheme || !scheme->weights.enabled)
         return qp_fail(err, QP_ERR_INPUT, "block unit %lld: %s has codes, though its scheme does not quantize it",
@@ -477,7 +484,11 @@ int qp_block_quantized(const struct qp_block *block, int linear, const struct qp
     q->codes = codes.codes;
     q->packed = codes.packed;
     q->tensor = codes.tensor;
-    return r;
+    if (r < 0)
+        return r;
+    char module[256];
+    r = qp_codes_check(q, qp_layer_name(block->arch, block->layer, d->module, module, sizeof module), err);
+    return r < 0 ? qp_wrap(err, "block unit %lld", (long long)block->unit->seq) : 1;
 }
 
 int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q, float *w, struct qp_error *err)

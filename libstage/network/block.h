@@ -124,9 +124,13 @@ int qp_block_set_quantized(struct qp_block *block, int linear, const struct qp_q
 int qp_block_scales(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                     struct qp_quantized *q, struct qp_error *err);
 
-/* 1 with *q pointing into the unit's tensors, 0 when the linear was not quantized. `scheme`: what applies to it. */
+/* 1 with *q pointing into the unit's tensors, 0 when the linear was not quantized. `scheme`: what applies to it.
+ * QP_ERR_STAGE for codes, zero points and scales that are none of its number format. */
 int qp_block_quantized(const struct qp_block *block, int linear, const struct qp_linear_scheme *scheme,
                        struct qp_quantized *q, struct qp_error *err);
+
+/* Whether a linear has codes, in either form. */
+bool qp_block_has_codes(const struct qp_block *block, int linear);
 
 /* w[rows, cols] of codes in either form. */
 int qp_dequantize(const struct qp_kernels *kernels, const struct qp_quantized *q, float *w, struct qp_error *err);

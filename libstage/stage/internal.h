@@ -36,7 +36,8 @@ int qp_stage_begin(struct qp_stage *stage, const json_t *params, struct qp_error
 void qp_stage_end(struct qp_stage *stage);
 
 /* Calls process with a unit (taken over; NULL in a source). The first stage of a scheme's branch, which the context
- * says by `replaces_scheme`, sees the context's scheme in the model unit and passes that on. */
+ * says by `replaces_scheme`, sees the context's scheme in the model unit and passes that on; any other one refuses a
+ * model unit with another scheme than the context's, unless that is a budget (QP_ERR_STAGE). */
 int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_error *err);
 
 size_t qp_port_count(const struct qp_port *ports); /* NULL is accepted */

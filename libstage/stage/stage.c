@@ -60,13 +60,34 @@ int qp_stage_begin(struct qp_stage *stage, const json_t *params, struct qp_error
     return qp_json_check(r, err);
 }
 
+static const char *scheme_name(const json_t *scheme)
+{
+    const char *name = json_string_value(json_is_string(scheme) ? scheme : json_object_get(scheme, "name"));
+    return name ? name : "one without a name";
+}
+
+/* The scheme of a model unit is that of the context, or becomes it at the beginning of a scheme's branch. A budget's is
+ * whatever allocate has made of it. */
+static int settle_scheme(const struct qp_stage *stage, const struct qp_unit *unit, struct qp_error *err)
+{
+    json_t *ours = json_object_get(stage->context, "scheme"), *its = json_object_get(unit->attrs, "scheme");
+    if (json_is_true(json_object_get(stage->context, "replaces_scheme")))
+        return json_object_set(unit->attrs, "scheme", ours) < 0 ? qp_fail_memory(err, 0, "a scheme") : 0;
+    if (!ours || !its || json_object_get(ours, "budget") || json_equal(ours, its))
+        return 0;
+    return qp_fail(
+        err, QP_ERR_STAGE,
+        "port %s: the model unit has scheme `%s`, but this stage works for `%s`: a stage before it changed the "
+        "scheme, or did not put context.scheme in its place where context.replaces_scheme says so",
+        stage->port ? stage->port : "in", scheme_name(its), scheme_name(ours));
+}
+
 int qp_stage_process(struct qp_stage *stage, struct qp_unit *unit, struct qp_error *err)
 {
-    const json_t *context = stage->context;
-    if (unit && unit->kind == QP_UNIT_MODEL && json_is_true(json_object_get(context, "replaces_scheme")) &&
-        json_object_set(unit->attrs, "scheme", json_object_get(context, "scheme")) < 0) {
+    int r = unit && unit->kind == QP_UNIT_MODEL ? settle_scheme(stage, unit, err) : 0;
+    if (r < 0) {
         qp_unit_free(unit);
-        return qp_fail_memory(err, 0, "a scheme");
+        return r;
     }
     return qp_json_check(qp_operations_check(stage->desc->process(stage, stage->state, unit, err), err), err);
 }

@@ -1,6 +1,7 @@
 /* `quantpipe run` */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
@@ -51,6 +52,28 @@ static void add_published(const struct qp_run *run, struct qp_error *err)
                 i ? ", " : "; the output is complete and published: ", json_string_value(path));
 }
 
+static bool is_ours(const struct qp_record *record, const char *path)
+{
+    for (size_t i = 0; i < record->plan->pipeline->branch_count; i++)
+        if (record->outputs[i].written && strcmp(record->outputs[i].written, path) == 0)
+            return true;
+    return false;
+}
+
+/* A stage of the user's may have written elsewhere, where the run removes nothing. */
+static void add_written(const struct qp_record *record, struct qp_error *err)
+{
+    size_t i;
+    json_t *output;
+    for (size_t s = 0; s < record->count; s++)
+        json_array_foreach(json_object_get(record->stages[s].report, "outputs"), i, output) {
+            const char *path = json_string_value(json_object_get(output, "path"));
+            if (path && !is_ours(record, path))
+                qp_fail(err, err->code, "%s; stage `%s` reports that it has written %s by itself", err->message,
+                        record->stages[s].instance->name, path);
+        }
+}
+
 /* What a run leaves to show when all of it is closed. */
 struct ending {
     json_t *report;
@@ -63,8 +86,10 @@ static int conclude(struct qp_supervisor *s, const struct qp_args *args, int res
                     struct qp_error *err)
 {
     struct qp_error write_error = {0};
-    if (result < 0 && result != QP_ERR_GATE)
+    if (result < 0 && result != QP_ERR_GATE) {
         add_published(s->run, err);
+        add_written(&s->record, err);
+    }
     json_t *report = ending->report = qp_report(&s->record, args, result, err);
     char *path = ending->path = qp_run_path(s->run, "report.json");
     int r = report && path ? qp_write_json(path, report, &write_error) : qp_fail_memory(&write_error, 0, "report.json");

@@ -107,7 +107,8 @@ int qp_outputs_publish(struct qp_run *run, const struct qp_record *record, struc
     for (size_t i = 0; r == 0 && i < p->branch_count; i++) {
         size_t used = strlen(text);
         if (!qp_branch_refused(record, (int)i, why, sizeof why))
-            r = publish_output(run, i, err);
+            r = qp_branch_differs(record, (int)i, why, sizeof why) ? qp_fail(err, QP_ERR_STAGE, "%s", why)
+                                                                   : publish_output(run, i, err);
         else if (qp_has_branches(p))
             snprintf(text + used, sizeof text - used, "%sscheme `%s`: %s", used ? "\n" : "", p->branches[i].name, why);
         else

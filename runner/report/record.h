@@ -48,6 +48,10 @@ struct qp_record {
  * (may be NULL) is the first of them, borrowed. */
 size_t qp_branch_warnings(const struct qp_record *record, int branch, const json_t **first);
 
+/* Whether what the last stage of a branch that measures has measured is not what its stages have written, by the
+ * digests that both report (libstage/network/block_content.h); `why` says it. */
+bool qp_branch_differs(const struct qp_record *record, int branch, char *why, size_t size);
+
 /* Whether a branch whose stages are over failed a gate, or has warnings in a strict run; `why` says it. */
 bool qp_branch_refused(const struct qp_record *record, int branch, char *why, size_t size);
 

@@ -41,3 +41,34 @@ bool qp_branch_refused(const struct qp_record *record, int branch, char *why, si
                  json_string_value(json_object_get(first, "message")));
     return cause->code || warnings > 0;
 }
+
+/* A digest that stage `index` has reported; NULL when it has none or works for another branch. */
+static const char *digest_of(const struct qp_record *record, int branch, size_t index, const char *key)
+{
+    int of = record->plan->pipeline->instances[index].branch;
+    if (of != branch && of != QP_SHARED)
+        return NULL;
+    return json_string_value(json_object_get(record->stages[index].report, key));
+}
+
+bool qp_branch_differs(const struct qp_record *record, int branch, char *why, size_t size)
+{
+    const struct qp_pipeline *p = record->plan->pipeline;
+    const char *measured = NULL, *measurer = "";
+    for (size_t o = 0; o < p->count; o++) {
+        const char *digest = digest_of(record, branch, p->order[o], "measured_digest");
+        measurer = digest ? p->instances[p->order[o]].name : measurer;
+        measured = digest ? digest : measured;
+    }
+    for (size_t o = 0; measured && o < p->count; o++) {
+        const char *written = digest_of(record, branch, p->order[o], "received_digest");
+        if (!written || strcmp(written, measured) == 0)
+            continue;
+        snprintf(why, size,
+                 "what stage `%s` has written is not what stage `%s` has measured (digests %s and %s): a stage between "
+                 "them changes blocks; let it come before `%s`",
+                 p->instances[p->order[o]].name, measurer, written, measured, measurer);
+        return true;
+    }
+    return false;
+}

@@ -5,7 +5,7 @@
 #define QUANTPIPE_STAGES_EXPORT_ADAPTER_H
 
 #include "libstage/network/block.h"
-#include "stages/export/digest.h"
+#include "libstage/tensor/digest.h"
 
 struct qp_adapter;
 

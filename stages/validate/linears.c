@@ -3,12 +3,23 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "libstage/base/cleanup.h"
 #include "libstage/base/memory.h"
 #include "libstage/solvers/quality.h"
 #include "libstage/solvers/scales.h"
 #include "libstage/solvers/workspace.h"
 
 #define NOISE 1e-4 /* of a site loss from float32 products, relative */
+#define NEARER 0.5 /* of two squared distances, to be no accident of rounding */
+
+/* The linears of a block. */
+struct judging {
+    struct qp_stage *stage;
+    const struct qp_model *model;
+    const struct qp_block *block;
+    json_t *linears; /* for the report */
+    json_t *astray;  /* object: names of those whose codes are of other weights */
+};
 
 static double loss_of_difference(const struct qp_kernels *k, struct qp_workspace *d, const float *h)
 {
@@ -48,9 +59,50 @@ static int judge(const struct qp_kernels *k, struct qp_workspace *d, const struc
     return r;
 }
 
-static int judge_linear(const struct qp_model *model, const struct qp_block *block, int linear, const float *h,
-                        json_t *linears, struct qp_error *err)
+static double squared_distance(int64_t count, const float *a, const float *b)
 {
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+    return sum;
+}
+
+/* Whether codes are of the weights as they are in the checkpoint, though a fold touches them: they are clearly nearer
+ * to those. *plain and *transformed: the squared distances. */
+static int ignores_folds(const struct qp_block *block, int linear, struct qp_workspace *d, double *plain,
+                         double *transformed, struct qp_error *err)
+{
+    const struct qp_tensor *stored;
+    int r = qp_block_stored_weight(block, linear, &stored, err);
+    if (r != 0)
+        return r < 0 ? r : 0;
+    r = qp_block_weight(block, linear, false, d->scratch, err);
+    *plain = squared_distance(d->rows * d->in, d->q, d->scratch);
+    *transformed = squared_distance(d->rows * d->in, d->q, d->w);
+    return r < 0 ? r : *plain < NEARER * *transformed;
+}
+
+/* Its site loss says nothing of the method then. */
+static int check_folds(const struct judging *j, int linear, struct qp_workspace *d, const char *name,
+                       struct qp_error *err)
+{
+    double plain, transformed;
+    int r = ignores_folds(j->block, linear, d, &plain, &transformed, err);
+    if (r <= 0)
+        return r;
+    json_object_set_new(j->astray, name, json_true());
+    qp_stage_warn(j->stage, "folds-ignored", name,
+                  "its codes are of the weights without the folds of smooth and search: their squared error is %.4g, "
+                  "against the weights with the folds, which have to be quantized, %.4g; the stage that quantizes "
+                  "multiplies columns by the fold of the linear's site, and divides rows by the one that they absorb",
+                  plain, transformed);
+    return 0;
+}
+
+static int judge_linear(const struct judging *j, int linear, const float *h, struct qp_error *err)
+{
+    const struct qp_model *model = j->model;
+    const struct qp_block *block = j->block;
     const struct qp_linear_scheme *scheme = qp_model_scheme(model, block->layer, linear);
     struct qp_quantized q;
     int r = scheme ? qp_block_quantized(block, linear, scheme, &q, err) : 0;
@@ -66,18 +118,20 @@ static int judge_linear(const struct qp_model *model, const struct qp_block *blo
         r = qp_dequantize(block->kernels, &q, workspace.q, err);
     if (r == 0)
         r = qp_block_add_low_rank(block, linear, workspace.q, err);
+    if (r == 0)
+        r = check_folds(j, linear, &workspace, name, err);
     json_t *entry = json_pack("{s:s, s:s}", "name", name, "scheme", model->scheme->name);
     if (r == 0)
         r = judge(block->kernels, &workspace, &scheme->weights, &q, h, entry, err);
-    if (json_array_append_new(linears, entry) < 0 && r == 0)
+    if (json_array_append_new(j->linears, entry) < 0 && r == 0)
         r = qp_fail_memory(err, 0, "a report");
     qp_workspace_close(&workspace);
     return r;
 }
 
-static int judge_site(const struct qp_model *model, const struct qp_block *block, int site, json_t *linears,
-                      struct qp_error *err)
+static int judge_site(const struct judging *j, int site, struct qp_error *err)
 {
+    const struct qp_block *block = j->block;
     float *h = NULL;
     int r = 0;
     if (qp_block_has_stat(block, site, "hessian")) {
@@ -87,21 +141,22 @@ static int judge_site(const struct qp_model *model, const struct qp_block *block
     }
     for (int i = 0; i < block->type->linear_count && r == 0; i++)
         if (block->type->linears[i].site == site)
-            r = judge_linear(model, block, i, h, linears, err);
+            r = judge_linear(j, i, h, err);
     free(h);
     return r;
 }
 
 /* A method that loses more than plain rounding does has been misled, by a singular Hessian or too little text. */
-static void warn_of_worse(struct qp_stage *stage, const json_t *linears)
+static void warn_of_worse(const struct judging *j)
 {
     size_t i;
     json_t *linear;
-    json_array_foreach(linears, i, linear) {
+    json_array_foreach(j->linears, i, linear) {
+        const char *name = json_string_value(json_object_get(linear, "name"));
         double loss = json_number_value(json_object_get(linear, "site_loss"));
         double rtn = json_number_value(json_object_get(linear, "site_loss_rtn"));
-        if (loss > rtn * (1.0 + NOISE))
-            qp_stage_warn(stage, "site-loss-worse", json_string_value(json_object_get(linear, "name")),
+        if (loss > rtn * (1.0 + NOISE) && !json_object_get(j->astray, name))
+            qp_stage_warn(j->stage, "site-loss-worse", name,
                           "its site loss is %.6g, %.2f times that of rounding to nearest (%.6g); give it more "
                           "calibration text, raise the damping, or leave it to rtn",
                           loss, loss / rtn, rtn);
@@ -111,11 +166,13 @@ static void warn_of_worse(struct qp_stage *stage, const json_t *linears)
 int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const struct qp_block *block,
                      struct qp_error *err)
 {
+    qp_auto_json json_t *astray = json_object();
     json_t *linears = json_array();
-    int r = linears ? 0 : qp_fail_memory(err, 0, "a report");
+    struct judging j = {stage, model, block, linears, astray};
+    int r = linears && astray ? 0 : qp_fail_memory(err, 0, "a report");
     for (int site = 0; site < block->type->site_count && r == 0; site++) {
         if (qp_model_quantizes_site(model, block->layer, site))
-            r = judge_site(model, block, site, linears, err);
+            r = judge_site(&j, site, err);
         if (qp_stage_drops(stage, "hessian"))
             qp_block_drop(block, site, "hessian");
     }
@@ -123,7 +180,7 @@ int qp_judge_linears(struct qp_stage *stage, const struct qp_model *model, const
         json_decref(linears);
         return r;
     }
-    warn_of_worse(stage, linears);
+    warn_of_worse(&j);
     qp_stage_report(stage, "linears", linears);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* Stages that break a rule, one test each: the run ends by itself, says which stage broke what on which edge, and
  * publishes nothing. */
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -81,6 +82,138 @@ AT_ONCE(done_before_its_units_are_acknowledged, "done at once",
 AT_ONCE(done_without_counts, "no edges", "stage `peer`: its done does not count received units of edge 0.load-peer")
 AT_ONCE(done_with_wrong_counts, "wrong counts",
         "edge 0.load-peer: stage `load` counts 10 units sent, stage `peer` 1 received")
+
+/* ---- schemes ---- */
+
+AT_ONCE(another_scheme, "replace the scheme",
+        "stage `quantize`: port in: the model unit has scheme `int8`, but this stage works for `int4`")
+
+/* Each scheme has a peer of its own, which leaves the first scheme in the model unit. */
+Test(misbehaviour, replaces_scheme_ignored)
+{
+    const char *path = scratch_text(
+        "p.yaml", "quantpipe: 1\nmodel: " TINY "\noutput: out\nscheme: [int4, int8]\nstages:\n  load: {}\n"
+                  "  peer: {run: [" PEER ", nothing], from: load}\n  quantize: {from: peer, with: {method: rtn}}\n"
+                  "  export: {from: quantize}\n");
+    run_to(4,
+           "stage `quantize@int8`: port in: the model unit has scheme `int4`, but this stage works for `int8`: a stage "
+           "before it changed the scheme, or did not put context.scheme in its place",
+           WORDS(QUANTPIPE, "run", path, "--progress", "none", "--timeout", "0"));
+    cr_expect_not(qp_exists(scratch("out-int4")));
+    cr_expect_not(qp_exists(scratch("out-int8")));
+}
+
+/* ---- codes ---- */
+
+#define AFTER_QUANTIZE "  quantize: {from: load, with: {method: rtn}}\n  misuse: {run: " STAGE ", from: quantize, "
+#define EXPORT "  export: {from: misuse}\n"
+
+/* A run with the stage of stage.c in it, whose parameters end `stages`. */
+static struct command run_stage(const char *strict, const char *stages, const char *does, const char *rest)
+{
+    qp_auto_free char *yaml = qp_format(HEAD "%swith: {does: \"%s\"}}\n%s", strict, stages, does, rest);
+    const char *path = scratch_text("p.yaml", yaml);
+    return command_run(100, WORDS(QUANTPIPE, "run", path, "--progress", "plain"));
+}
+
+static void expect_failure(const char *stages, const char *does, const char *rest, const char *words)
+{
+    struct command c = run_stage("false", stages, does, rest);
+    cr_expect_eq(c.code, 4, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, words), "expected '%s' in\n%s", words, c.errors);
+    cr_expect_not(qp_exists(scratch("out")));
+    command_free(&c);
+}
+
+/* A warning, with which the output is published, and a strict run is not. */
+static void expect_warning(const char *stages, const char *does, const char *rest, const char *code, const char *words)
+{
+    struct command c = run_stage("false", stages, does, rest);
+    cr_expect_eq(c.code, 0, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, words), "expected '%s' in\n%s", words, c.errors);
+    cr_expect(qp_exists(scratch("out")));
+    command_free(&c);
+    run_well(WORDS("rm", "-r", scratch("out")));
+    c = run_stage("true", stages, does, rest);
+    cr_expect_eq(c.code, 5, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, code), "expected '%s' in\n%s", code, c.errors);
+    cr_expect_not(qp_exists(scratch("out")));
+    command_free(&c);
+}
+
+Test(misbehaviour, a_code_above_the_range)
+{
+    expect_failure(
+        AFTER_QUANTIZE, "code 100", EXPORT,
+        "stage `export`: block unit 3: model.layers.1.self_attn.v_proj: code [0, 7] is 100; INT4 has -8 to 7");
+}
+
+Test(misbehaviour, a_code_below_the_range)
+{
+    expect_failure(
+        AFTER_QUANTIZE, "code -9", EXPORT,
+        "stage `export`: block unit 3: model.layers.1.self_attn.v_proj: code [0, 7] is -9; INT4 has -8 to 7");
+}
+
+Test(misbehaviour, no_codes)
+{
+    expect_warning(
+        AFTER_QUANTIZE, "no codes", EXPORT, "linear-unquantized",
+        "export: warning: model.layers.1.self_attn.q_proj, self_attn.k_proj, self_attn.v_proj, "
+        "self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj: the scheme quantizes these, but no codes "
+        "came");
+}
+
+Test(misbehaviour, no_codes_of_one_linear)
+{
+    expect_warning(AFTER_QUANTIZE, "no codes of one", EXPORT, "linear-unquantized",
+                   "export: warning: model.layers.1.self_attn.k_proj: the scheme quantizes it, but no codes came");
+}
+
+Test(misbehaviour, folds_ignored)
+{
+    expect_warning("  calibrate: {from: load}\n  search: {from: calibrate, with: {method: awq}}\n  misuse: {run: " STAGE
+                   ", from: search, ",
+                   "ignore folds",
+                   "  validate: {from: misuse}\n  export: {from: validate}\n"
+                   "data: {calibration: {text: " TINY "/train.txt, samples: 4, length: 64}}\n",
+                   "folds-ignored", "its codes are of the weights without the folds of smooth and search");
+}
+
+Test(misbehaviour, blocks_that_change_after_they_were_measured)
+{
+    expect_failure("  quantize: {from: load, with: {method: rtn}}\n  validate: {from: quantize}\n  misuse: {run: " STAGE
+                   ", from: validate, ",
+                   "another code", EXPORT,
+                   "what stage `export` has written is not what stage `validate` has measured (digests ");
+}
+
+/* The same stage before what measures. */
+Test(misbehaviour, blocks_that_change_before_they_are_measured)
+{
+    struct command c =
+        run_stage("true", AFTER_QUANTIZE, "another code", "  validate: {from: misuse}\n  export: {from: validate}\n");
+    cr_expect_eq(c.code, 0, "%d\n%s", c.code, c.errors);
+    command_free(&c);
+}
+
+/* ---- a run that is interrupted ---- */
+
+Test(misbehaviour, what_a_stage_wrote_by_itself_is_told)
+{
+    qp_auto_free char *yaml = qp_format(HEAD "  peer: {run: [" PEER
+                                             ", write elsewhere], from: load}\n  quantize: {from: peer, with: {method: "
+                                             "rtn}}\n  export: {from: quantize}\n",
+                                        "false");
+    const char *path = scratch_text("p.yaml", yaml);
+    struct command c = command_interrupt(100, SIGINT, scratch("elsewhere"),
+                                         WORDS(QUANTPIPE, "run", path, "--progress", "none", "--timeout", "0"));
+    cr_expect_eq(c.code, 130, "%d\n%s", c.code, c.errors);
+    cr_expect(strstr(c.errors, "stopped by SIGINT (Ctrl-C); nothing half-written is left; stage `peer` reports that it "
+                               "has written elsewhere by itself"),
+              "%s", c.errors);
+    command_free(&c);
+}
 
 /* ---- nothing moves ---- */
 

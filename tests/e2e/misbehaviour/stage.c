@@ -19,8 +19,8 @@ static bool does(const struct state *s, const char *what)
     return strcmp(s->does, what) == 0;
 }
 
-/* Puts a copy of the codes of a linear back that has `code` in it. */
-static int spoil_codes(const struct qp_block *block, const char *name, int8_t code, struct qp_error *err)
+/* Puts a copy of the codes of a linear back that has another one in it: 100, -9, or one that INT4 has. */
+static int spoil_codes(const struct state *s, const struct qp_block *block, const char *name, struct qp_error *err)
 {
     const struct qp_tensor *old = qp_unit_find(block->unit, name);
     struct qp_tensor *copy;
@@ -30,7 +30,8 @@ static int spoil_codes(const struct qp_block *block, const char *name, int8_t co
     if (r < 0)
         return r;
     memcpy(copy->data, old->data, old->bytes);
-    ((int8_t *)copy->data)[7] = code;
+    int8_t *code = (int8_t *)copy->data + 7;
+    *code = does(s, "code 100") ? 100 : does(s, "code -9") ? -9 : (int8_t)(-1 - *code);
     return qp_unit_put(block->unit, copy, err);
 }
 
@@ -89,8 +90,8 @@ static int work(struct qp_stage *stage, void *state, struct qp_block *block, str
         return round_all(stage, s, block, err);
     if (block->layer != 1)
         return 0;
-    if (does(s, "code 100") || does(s, "code -9"))
-        return spoil_codes(block, name, does(s, "code 100") ? 100 : -9, err);
+    if (does(s, "code 100") || does(s, "code -9") || does(s, "another code"))
+        return spoil_codes(s, block, name, err);
     if (does(s, "no codes") || does(s, "no codes of one"))
         drop_codes(block, does(s, "no codes"));
     return 0;

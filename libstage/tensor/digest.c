@@ -1,4 +1,4 @@
-#include "stages/export/digest.h"
+#include "libstage/tensor/digest.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,30 +41,41 @@ static int grow(struct qp_digest *digest, struct qp_error *err)
     return 0;
 }
 
-int qp_digest_add(struct qp_digest *digest, const struct qp_tensor *tensor, struct qp_error *err)
+static int add_bytes(struct qp_digest *digest, const char *name, const char *head, const void *data, size_t bytes,
+                     struct qp_error *err)
 {
     if (digest->count == digest->capacity && grow(digest, err) < 0)
         return err->code;
+    XXH3_state_t *state = XXH3_createState();
+    char *copy = strdup(name);
+    if (!state || !copy) {
+        XXH3_freeState(state);
+        free(copy);
+        return qp_fail_memory(err, 0, "a digest");
+    }
+    XXH3_128bits_reset(state);
+    XXH3_128bits_update(state, head, strlen(head));
+    XXH3_128bits_update(state, data, bytes);
+    struct entry *entry = &digest->entries[digest->count++];
+    entry->name = copy;
+    XXH128_canonicalFromHash(&entry->digest, XXH3_128bits_digest(state));
+    XXH3_freeState(state);
+    return 0;
+}
+
+int qp_digest_add_text(struct qp_digest *digest, const char *name, const char *text, struct qp_error *err)
+{
+    return add_bytes(digest, name, "text\n", text, strlen(text), err);
+}
+
+int qp_digest_add(struct qp_digest *digest, const struct qp_tensor *tensor, struct qp_error *err)
+{
     char head[512], shape[256];
     int n = snprintf(head, sizeof head, "%s\n%s\n%s\n", tensor->name, qp_dtype_name(tensor->dtype),
                      qp_shape_text(tensor->rank, tensor->shape, shape, sizeof shape));
     if (n < 0 || (size_t)n >= sizeof head)
         return qp_fail(err, QP_ERR_INPUT, "%s: the name is too long", tensor->name);
-    XXH3_state_t *state = XXH3_createState();
-    char *name = strdup(tensor->name);
-    if (!state || !name) {
-        XXH3_freeState(state);
-        free(name);
-        return qp_fail_memory(err, 0, "a digest");
-    }
-    XXH3_128bits_reset(state);
-    XXH3_128bits_update(state, head, (size_t)n);
-    XXH3_128bits_update(state, tensor->data, tensor->bytes);
-    struct entry *entry = &digest->entries[digest->count++];
-    entry->name = name;
-    XXH128_canonicalFromHash(&entry->digest, XXH3_128bits_digest(state));
-    XXH3_freeState(state);
-    return 0;
+    return add_bytes(digest, tensor->name, head, tensor->data, tensor->bytes, err);
 }
 
 static int by_name(const void *a, const void *b)

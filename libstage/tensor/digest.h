@@ -1,6 +1,6 @@
 /* The digest of a set of tensors: XXH3-128 over names, dtypes, shapes and bytes, whatever the order they came in. */
-#ifndef QUANTPIPE_STAGES_EXPORT_DIGEST_H
-#define QUANTPIPE_STAGES_EXPORT_DIGEST_H
+#ifndef QUANTPIPE_TENSOR_DIGEST_H
+#define QUANTPIPE_TENSOR_DIGEST_H
 
 #include "libstage/tensor/tensor.h"
 
@@ -10,6 +10,8 @@ struct qp_digest;
 
 struct qp_digest *qp_digest_new(void); /* NULL without memory */
 void qp_digest_free(struct qp_digest *digest);
+/* Adds text under a name. */
+int qp_digest_add_text(struct qp_digest *digest, const char *name, const char *text, struct qp_error *err);
 int qp_digest_add(struct qp_digest *digest, const struct qp_tensor *tensor, struct qp_error *err);
 
 /* Digest of the tensors added: XXH3-128 over the digests of the single tensors in the order of their names. */
