@@ -10,6 +10,6 @@ extern const struct qp_stage_desc qp_stage_desc;
 Test(calibrate_stop, within_a_layer)
 {
     static const char *const wants[] = {"hessian", "absmax", NULL};
-    stops_everywhere(&qp_stage_desc, "{\"compute\": \"fp32\"}", CONTEXT, wants,
+    stops_everywhere(&qp_stage_desc, 16, "{\"compute\": \"fp32\"}", CONTEXT, wants,
                      "{\"weights\": {\"format\": \"int4\", \"group\": 32}}", false);
 }

@@ -7,6 +7,6 @@ extern const struct qp_stage_desc qp_stage_desc;
 
 Test(smooth_stop, within_a_site)
 {
-    stops_everywhere(&qp_stage_desc, "{\"method\": \"log-equalization\", \"sites\": \"all\"}", NULL, NULL,
+    stops_everywhere(&qp_stage_desc, 2, "{\"method\": \"log-equalization\", \"sites\": \"all\"}", NULL, NULL,
                      "{\"weights\": {\"format\": \"int4\", \"group\": 32}}", true);
 }

@@ -9,6 +9,6 @@ extern const struct qp_stage_desc qp_stage_desc;
 
 Test(validate_stop, within_a_layer)
 {
-    stops_everywhere(&qp_stage_desc, "{\"compute\": \"fp32\"}", CONTEXT, NULL,
+    stops_everywhere(&qp_stage_desc, 16, "{\"compute\": \"fp32\"}", CONTEXT, NULL,
                      "{\"weights\": {\"format\": \"int4\", \"group\": 32}}", false);
 }

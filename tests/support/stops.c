@@ -9,12 +9,10 @@
 #include "kernels/kernels.h"
 #include "libstage/base/cleanup.h"
 
-#define FURTHER 16 /* operations that may still be called: those of one part of a layer */
-
 enum verdict { STOPPED_SOON, STOPPED_LATE, NOT_STOPPED, NOT_REACHED };
 
 static struct qp_kernels real;
-static int calls, stop_at;
+static int calls, stop_at, most_further;
 
 static void note(void)
 {
@@ -88,7 +86,7 @@ static enum verdict run(const struct qp_stage_desc *desc, const char *params, co
         return NOT_REACHED;
     if (r != QP_ERR_INTERRUPTED)
         return NOT_STOPPED;
-    return calls - stop_at <= FURTHER ? STOPPED_SOON : STOPPED_LATE;
+    return calls - stop_at <= most_further ? STOPPED_SOON : STOPPED_LATE;
 }
 
 static enum verdict run_alone(const struct qp_stage_desc *desc, const char *params, const char *context,
@@ -104,16 +102,17 @@ static enum verdict run_alone(const struct qp_stage_desc *desc, const char *para
     return (enum verdict)WEXITSTATUS(status);
 }
 
-void stops_everywhere(const struct qp_stage_desc *desc, const char *params, const char *context,
+void stops_everywhere(const struct qp_stage_desc *desc, int further, const char *params, const char *context,
                       const char *const *wants, const char *scheme, bool hessians)
 {
     int reached = 0;
+    most_further = further;
     for (stop_at = 1;; stop_at *= 2) {
         enum verdict v = run_alone(desc, params, context, wants, scheme, hessians);
         if (v == NOT_REACHED)
             break;
         cr_expect_neq(v, NOT_STOPPED, "stopped at operation %d it went on to its end", stop_at);
-        cr_expect_neq(v, STOPPED_LATE, "stopped at operation %d it began more than %d others", stop_at, FURTHER);
+        cr_expect_neq(v, STOPPED_LATE, "stopped at operation %d it began more than %d others", stop_at, further);
         reached++;
     }
     cr_expect_geq(reached, 3, "the test reached only %d operations", reached);
