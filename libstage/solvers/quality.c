@@ -48,6 +48,7 @@ void qp_row_losses(const struct qp_kernels *kernels, int64_t rows, int64_t in, c
                    float *scratch, double *loss)
 {
     half_product(kernels, rows, in, delta, h, scratch);
+#pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++)
         loss[r] = qp_dot(in, scratch + r * in, delta + r * in);
 }

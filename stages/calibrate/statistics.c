@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/scratch.h"
 #include "libstage/base/memory.h"
 #include "libstage/calibration/histogram.h"
+#include "libstage/tensor/operations.h"
 
 enum { SAMPLES_MAX = 256 };
 
@@ -257,12 +259,12 @@ int qp_statistics_site_bf16(void *statistics, int site, const uint16_t *x, int64
         t->tokens += rows;
         return 0;
     }
-    float *wide = qp_new_floats(rows * in, "a site's inputs", err);
+    float *wide = qp_scratch_borrow((size_t)(rows * in), sizeof *wide);
     if (!wide)
-        return QP_ERR_SPACE;
+        return qp_operations_check(QP_ERR_SPACE, err);
     s->kernels->to_f32(QP_BF16, rows * in, x, wide);
     add_values(s, t, wide, rows, in);
-    free(wide);
+    qp_scratch_return(wide);
     return 0;
 }
 

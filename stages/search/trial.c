@@ -159,6 +159,7 @@ int trial_quantize(struct trial *t, const struct member *m, int64_t first, int64
 {
     const struct qp_scale_choice choice = {
         .method = t->clip, .h = t->scaled_h, .diagonal = t->diagonal, .shrink = SHRINK, .steps = STEPS};
+#pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         const float *w = m->w + m->ranked[first + r].row * t->in;
         for (int64_t j = 0; j < t->in; j++)
@@ -183,6 +184,7 @@ static int take_losses(struct trial *t, const struct member *m, int64_t first, i
     t->kernels->dequantize(
         &(struct qp_grouped){&m->format, rows, t->in, m->group, t->scale, m->format.symmetric ? NULL : t->zero},
         t->codes, delta);
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < t->in; j++)
             delta[i * t->in + j] = (delta[i * t->in + j] - t->scaled[i * t->in + j]) / t->s[j];
