@@ -337,9 +337,9 @@ double qp_gptq_solve_bytes(const struct qp_kernels *kernels, int64_t rows, int64
 {
     int64_t most = rows_at_once(rows, in), widest = block < in ? block : in, parts = (rows + most - 1) / most;
     int64_t threads = parts < omp_get_max_threads() ? parts : omp_get_max_threads();
-    int64_t tiles = kernels->split_products ? qp_tiles_size(most, in) : 0;
+    int64_t tiles = kernels->split_products ? qp_tiles_size(most, in) : 0, blocks = (in + widest - 1) / widest;
     return (double)threads * (double)workspace_of(most, in, widest, tiles, true, rest) +
-           (double)sizeof(float) * (double)((in + widest - 1) / widest * widest * widest);
+           (double)sizeof(float) * (double)(blocks * widest * widest);
 }
 
 /* Rows [first, first + v->rows) of the matrix. One scale for all is copied to each of them, as kernels want it. */
