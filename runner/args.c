@@ -10,7 +10,7 @@ const struct qp_option qp_json_option[] = {{"json", NULL, "answer in JSON"}, {0}
 
 static const struct qp_option *find_option(const struct qp_subcommand *subcommand, const char *name, size_t length)
 {
-    for (size_t t = 0; t < 2; t++)
+    for (size_t t = 0; t < 3; t++)
         for (const struct qp_option *o = subcommand->options[t]; o && o->name; o++)
             if (strlen(o->name) == length && strncmp(o->name, name, length) == 0)
                 return o;
@@ -22,7 +22,7 @@ static int unknown_option(const struct qp_subcommand *subcommand, const char *te
     const char *names[64];
     char name[128];
     size_t count = 0;
-    for (size_t t = 0; t < 2; t++)
+    for (size_t t = 0; t < 3; t++)
         for (const struct qp_option *o = subcommand->options[t]; o && o->name && count < 64; o++)
             names[count++] = o->name;
     snprintf(name, sizeof name, "%.*s", (int)strcspn(text + 2, "="), text + 2);

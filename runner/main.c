@@ -33,7 +33,7 @@ static int help_subcommand(const struct qp_subcommand *subcommand)
 {
     printf("usage: quantpipe %s %s%s\n\n%s\n", subcommand->name, subcommand->usage,
            subcommand->options[0] ? " [--options]" : "", subcommand->summary);
-    for (size_t t = 0; t < 2; t++)
+    for (size_t t = 0; t < 3; t++)
         for (const struct qp_option *o = subcommand->options[t]; o && o->name; o++) {
             char left[64];
             snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");

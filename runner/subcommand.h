@@ -9,7 +9,7 @@ struct qp_subcommand {
     const char *summary;
     const char *usage; /* its arguments, for the help: "[PIPELINE]" */
     size_t min_arguments, max_arguments;
-    const struct qp_option *options[2]; /* tables that end with a NULL name; NULL where there is none */
+    const struct qp_option *options[3]; /* tables that end with a NULL name; NULL where there is none */
     int (*run)(const struct qp_args *args, struct qp_error *err);
 };
 

@@ -3,6 +3,7 @@
 
 #include "kernels/libraries.h"
 #include "runner/pipeline/estimates.h"
+#include "runner/commands/conformance.h"
 #include "runner/pipeline/prepare.h"
 #include "runner/subcommand.h"
 
@@ -28,6 +29,8 @@ static int check_libraries(const struct qp_plan *plan, struct qp_error *err)
 static int check(const struct qp_args *args, struct qp_error *err)
 {
     struct qp_plan plan;
+    if (qp_arg(args, "stage"))
+        return qp_conformance(args, err);
     int r = qp_prepare(args, true, &plan, err);
     if (r < 0)
         return r;
@@ -50,9 +53,10 @@ static int check(const struct qp_args *args, struct qp_error *err)
 
 const struct qp_subcommand qp_subcommand_check = {
     .name = "check",
-    .summary = "check a pipeline, its stages, model, scheme and data without starting anything",
-    .usage = "[PIPELINE]",
+    .summary =
+        "check a pipeline, its stages, model, scheme and data without starting anything; or one stage's executable",
+    .usage = "[PIPELINE] | --stage COMMAND --model DIR [--text FILE]",
     .max_arguments = 1,
-    .options = {qp_pipeline_options, qp_json_option},
+    .options = {qp_pipeline_options, qp_json_option, qp_conformance_options},
     .run = check,
 };
