@@ -90,12 +90,18 @@ static struct code_range range_of(const struct qp_number_format *format)
     }
 }
 
+/* A code as a number that least and most compare with. */
+static inline uint8_t ordered(uint8_t code, struct code_range range)
+{
+    return (uint8_t)((code & range.mask) ^ range.flip);
+}
+
 static bool all_within(const uint8_t *codes, int64_t count, struct code_range range)
 {
     uint8_t least = 0xff, most = 0;
-#pragma omp parallel for simd schedule(static) reduction(min : least) reduction(max : most)
+#pragma omp parallel for schedule(static) reduction(min : least) reduction(max : most)
     for (int64_t i = 0; i < count; i++) {
-        uint8_t code = (uint8_t)((codes[i] & range.mask) ^ range.flip);
+        uint8_t code = ordered(codes[i], range);
         least = code < least ? code : least;
         most = code > most ? code : most;
     }
@@ -105,7 +111,7 @@ static bool all_within(const uint8_t *codes, int64_t count, struct code_range ra
 static int64_t first_outside(const uint8_t *codes, int64_t count, struct code_range range)
 {
     int64_t i = 0;
-    while (i < count && all_within(codes + i, 1, range))
+    while (i < count && ordered(codes[i], range) >= range.least && ordered(codes[i], range) <= range.most)
         i++;
     return i;
 }

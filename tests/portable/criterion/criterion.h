@@ -50,6 +50,7 @@ static inline void test_failed(const char *file, int line, const char *what, boo
         }                                                                  \
     } while (0)
 
+#define cr_assert_fail(...) TEST_HOLDS(true, false, "failed", __VA_ARGS__)
 #define cr_assert(c, ...) TEST_HOLDS(true, c, #c, ##__VA_ARGS__)
 #define cr_assert_not(c, ...) TEST_HOLDS(true, !(c), "not " #c, ##__VA_ARGS__)
 #define cr_assert_null(c, ...) TEST_HOLDS(true, (c) == NULL, #c " == NULL", ##__VA_ARGS__)
