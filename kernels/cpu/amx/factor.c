@@ -101,35 +101,16 @@ static void add_parts(int64_t depth, const uint16_t *a, const uint16_t *b)
     }
 }
 
-static int64_t left_of(const struct pass *p, int64_t panel)
+static void add_block(const void *pass, int64_t i, int64_t j)
 {
-    int64_t left = p->t->rows - panel * SIDE;
-    return left < SIDE ? left : SIDE;
-}
+    const struct pass *p = pass;
+    const struct qp_take_off *t = p->t;
+    struct block block;
 
-static void add_block(const struct pass *p, int64_t i, int64_t j)
-{
-    float whole[SIDE * SIDE] __attribute__((aligned(64)));
-    struct block block = {left_of(p, i), left_of(p, j), p->t->a + i * SIDE * p->t->stride + j * SIDE, p->t->stride};
-    const uint16_t *a = p->left + i * p->depth * STEPS, *b = p->right + j * p->depth * STEPS;
-
-    if (block_is_whole(&block)) {
-        block_load(true, block.c, block.ld);
-        add_parts(p->depth, a, b);
-        block_store(block.c, block.ld);
-        return;
-    }
-    memset(whole, 0, sizeof whole);
-    block_load_part(&block, true, whole);
-    add_parts(p->depth, a, b);
-    block_store_part(&block, whole);
-}
-
-static void add_blocks(const struct pass *p, int64_t top, int64_t left)
-{
-    for (int64_t j = left; j < left + WIDE && j < p->panels; j++)
-        for (int64_t i = top; i < top + TALL && i <= j; i++)
-            add_block(p, i, j);
+    block_place(&block, t->rows, t->rows, t->a, t->stride, i, j);
+    block_open(&block, true);
+    add_parts(p->depth, p->left + i * p->depth * STEPS, p->right + j * p->depth * STEPS);
+    block_close(&block);
 }
 
 /* Parts of one operand with so many rows and columns. */
@@ -151,11 +132,7 @@ static void take_off(const struct qp_take_off *t)
         for (int64_t j = 0; j < p.panels; j++)
             pack_panel(&p, j);
         tiles_begin(&before);
-#pragma omp for collapse(2) schedule(dynamic, 1)
-        for (int64_t top = 0; top < p.panels; top += TALL)
-            for (int64_t left = 0; left < p.panels; left += WIDE)
-                if (left + WIDE > top)
-                    add_blocks(&p, top, left);
+        blocks_above_diagonal(p.panels, TALL, WIDE, add_block, &p);
         tiles_end(&before);
     }
 }

@@ -46,34 +46,15 @@ static void pack_panel(const struct pass *p, int64_t panel)
         }
 }
 
-static int64_t left_of(const struct pass *p, int64_t panel)
+static void add_block(const void *pass, int64_t i, int64_t j)
 {
-    int64_t left = p->n - panel * SIDE;
-    return left < SIDE ? left : SIDE;
-}
+    const struct pass *p = pass;
+    struct block block;
 
-static void add_block(const struct pass *p, int64_t i, int64_t j)
-{
-    float whole[SIDE * SIDE] __attribute__((aligned(64)));
-    struct block block = {left_of(p, i), left_of(p, j), p->h + i * SIDE * p->n + j * SIDE, p->n};
-
-    if (block_is_whole(&block)) {
-        block_load(true, block.c, p->n);
-        block_add(p->depth, p->a + i * p->size, p->b + j * p->size);
-        block_store(block.c, p->n);
-        return;
-    }
-    memset(whole, 0, sizeof whole);
-    block_load_part(&block, true, whole);
+    block_place(&block, p->n, p->n, p->h, p->n, i, j);
+    block_open(&block, true);
     block_add(p->depth, p->a + i * p->size, p->b + j * p->size);
-    block_store_part(&block, whole);
-}
-
-static void add_blocks(const struct pass *p, int64_t top, int64_t left)
-{
-    for (int64_t j = left; j < left + WIDE && j < p->panels; j++)
-        for (int64_t i = top; i < top + TALL && i <= j; i++)
-            add_block(p, i, j);
+    block_close(&block);
 }
 
 static void add_rows(const struct pass *p)
@@ -85,11 +66,7 @@ static void add_rows(const struct pass *p)
         for (int64_t j = 0; j < p->panels; j++)
             pack_panel(p, j);
         tiles_begin(&before);
-#pragma omp for collapse(2) schedule(dynamic, 1)
-        for (int64_t top = 0; top < p->panels; top += TALL)
-            for (int64_t left = 0; left < p->panels; left += WIDE)
-                if (left + WIDE > top)
-                    add_blocks(p, top, left);
+        blocks_above_diagonal(p->panels, TALL, WIDE, add_block, p);
         tiles_end(&before);
     }
 }

@@ -46,7 +46,9 @@ static void load_tile(const struct piece *q, int64_t rows, const uint16_t *x, in
         v[i] = i < rows ? _mm512_maskz_loadu_epi16(wanted, x + i * q->p->k + l * DEPTH) : _mm512_setzero_si512();
 }
 
-static void pack_rows(const struct piece *q, int64_t rows, const uint16_t *x, uint16_t *to)
+/* Up to SIDE rows of x or w, as a panel of a left or a right operand. */
+static inline __attribute__((always_inline)) void pack_panel(const struct piece *q, int64_t rows, const uint16_t *x,
+                                                             bool right, uint16_t *to)
 {
     __m512i v[ROWS_OF_TILE];
 
@@ -54,20 +56,8 @@ static void pack_rows(const struct piece *q, int64_t rows, const uint16_t *x, ui
         for (int half = 0; half < 2; half++, to += TILE) {
             int64_t first = half * ROWS_OF_TILE;
             load_tile(q, rows - first, x + first * q->p->k, l, v);
-            for (int i = 0; i < ROWS_OF_TILE; i++)
-                _mm512_store_si512(to + i * DEPTH, v[i]);
-        }
-}
-
-static void pack_columns(const struct piece *q, int64_t columns, const uint16_t *w, uint16_t *to)
-{
-    __m512i v[ROWS_OF_TILE];
-
-    for (int64_t l = 0; l < q->depth; l++)
-        for (int half = 0; half < 2; half++, to += TILE) {
-            int64_t first = half * ROWS_OF_TILE;
-            load_tile(q, columns - first, w + first * q->p->k, l, v);
-            v_transpose_integers(v);
+            if (right)
+                v_transpose_integers(v);
             for (int i = 0; i < ROWS_OF_TILE; i++)
                 _mm512_store_si512(to + i * DEPTH, v[i]);
         }
@@ -77,24 +67,8 @@ static void pack_w(const struct piece *q, uint16_t *packed)
 {
 #pragma omp for schedule(static)
     for (int64_t j = 0; j < panels_of(q->columns); j++)
-        pack_columns(q, smaller(q->columns - j * SIDE, SIDE), q->p->w + (q->column + j * SIDE) * q->p->k + q->at,
-                     packed + j * q->panel);
-}
-
-static void multiply_block(const struct piece *q, const struct block *block, const uint16_t *a, const uint16_t *b)
-{
-    float whole[SIDE * SIDE] __attribute__((aligned(64)));
-
-    if (block_is_whole(block)) {
-        block_load(q->add, block->c, block->ld);
-        block_add(q->depth, a, b);
-        block_store(block->c, block->ld);
-        return;
-    }
-    memset(whole, 0, sizeof whole);
-    block_load_part(block, q->add, whole);
-    block_add(q->depth, a, b);
-    block_store_part(block, whole);
+        pack_panel(q, smaller(q->columns - j * SIDE, SIDE), q->p->w + (q->column + j * SIDE) * q->p->k + q->at, true,
+                   packed + j * q->panel);
 }
 
 /* Rows from `first` on, up to ROWS of them. */
@@ -104,12 +78,15 @@ static void multiply_rows(const struct piece *q, int64_t first, const uint16_t *
     int64_t rows = smaller(p->m - first, ROWS);
 
     for (int64_t i = 0; i < panels_of(rows); i++)
-        pack_rows(q, smaller(rows - i * SIDE, SIDE), p->x + (first + i * SIDE) * p->k + q->at, x + i * q->panel);
+        pack_panel(q, smaller(rows - i * SIDE, SIDE), p->x + (first + i * SIDE) * p->k + q->at, false,
+                   x + i * q->panel);
     for (int64_t j = 0; j < panels_of(q->columns); j++)
         for (int64_t i = 0; i < panels_of(rows); i++) {
-            struct block block = {smaller(rows - i * SIDE, SIDE), smaller(q->columns - j * SIDE, SIDE),
-                                  p->y + (first + i * SIDE) * p->n + q->column + j * SIDE, p->n};
-            multiply_block(q, &block, x + i * q->panel, w + j * q->panel);
+            struct block block;
+            block_place(&block, rows, q->columns, p->y + first * p->n + q->column, p->n, i, j);
+            block_open(&block, q->add);
+            block_add(q->depth, x + i * q->panel, w + j * q->panel);
+            block_close(&block);
         }
 }
 

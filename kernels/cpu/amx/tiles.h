@@ -90,31 +90,68 @@ static inline void block_add(int64_t depth, const uint16_t *a, const uint16_t *b
     }
 }
 
-/* A block of c that need not be whole: `rows` by `columns` of it are there. */
+/* A block of c, of which `rows` by `columns` are there; what is there of one that is not whole is copied to `whole` and
+ * back. */
 struct block {
     int64_t rows, columns;
     float *c;
     int64_t ld;
+    float whole[SIDE * SIDE] __attribute__((aligned(64)));
 };
 
-/* The sums of a block that is not whole, by way of `whole`[SIDE, SIDE]. */
-static inline void block_load_part(const struct block *b, bool add, float *whole)
+/* Block [i, j] of c[rows, columns], `ld` numbers between rows. */
+static inline void block_place(struct block *b, int64_t rows, int64_t columns, float *c, int64_t ld, int64_t i,
+                               int64_t j)
 {
-    for (int64_t i = 0; add && i < b->rows; i++)
-        memcpy(whole + i * SIDE, b->c + i * b->ld, (size_t)b->columns * sizeof *whole);
-    block_load(add, whole, SIDE);
-}
+    int64_t down = rows - i * SIDE, right = columns - j * SIDE;
 
-static inline void block_store_part(const struct block *b, float *whole)
-{
-    block_store(whole, SIDE);
-    for (int64_t i = 0; i < b->rows; i++)
-        memcpy(b->c + i * b->ld, whole + i * SIDE, (size_t)b->columns * sizeof *whole);
+    b->rows = down < SIDE ? down : SIDE;
+    b->columns = right < SIDE ? right : SIDE;
+    b->c = c + i * SIDE * ld + j * SIDE;
+    b->ld = ld;
 }
 
 static inline bool block_is_whole(const struct block *b)
 {
-    return b->rows >= SIDE && b->columns >= SIDE;
+    return b->rows == SIDE && b->columns == SIDE;
+}
+
+/* The sums so far of a block, in tiles 0 to 3: zeros, or what stands in c. */
+static inline void block_open(struct block *b, bool add)
+{
+    if (block_is_whole(b)) {
+        block_load(add, b->c, b->ld);
+        return;
+    }
+    memset(b->whole, 0, sizeof b->whole);
+    for (int64_t i = 0; add && i < b->rows; i++)
+        memcpy(b->whole + i * SIDE, b->c + i * b->ld, (size_t)b->columns * sizeof *b->whole);
+    block_load(add, b->whole, SIDE);
+}
+
+/* The sums go back to c. */
+static inline void block_close(struct block *b)
+{
+    if (block_is_whole(b)) {
+        block_store(b->c, b->ld);
+        return;
+    }
+    block_store(b->whole, SIDE);
+    for (int64_t i = 0; i < b->rows; i++)
+        memcpy(b->c + i * b->ld, b->whole + i * SIDE, (size_t)b->columns * sizeof *b->whole);
+}
+
+/* All threads together: `add` for blocks [i, j] on and above the diagonal of `panels` by `panels`. A thread takes those
+ * of `tall` by `wide` panels. */
+static inline void blocks_above_diagonal(int64_t panels, int64_t tall, int64_t wide,
+                                         void (*add)(const void *pass, int64_t i, int64_t j), const void *pass)
+{
+#pragma omp for collapse(2) schedule(dynamic, 1)
+    for (int64_t top = 0; top < panels; top += tall)
+        for (int64_t left = 0; left < panels; left += wide)
+            for (int64_t j = left; j < left + wide && j < panels; j++)
+                for (int64_t i = top; i < top + tall && i <= j; i++)
+                    add(pass, i, j);
 }
 
 #endif

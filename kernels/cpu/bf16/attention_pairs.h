@@ -1,8 +1,12 @@
 /* Attention in BF16, as vector/attention.c has it in float32: queries and weights are rows of pairs, keys are pairs
- * along a head's dimension, values pairs of tokens. Included once by a file that has defined PAIR_STEP what the number
- * of a head's pairs is a multiple of product(n, k, a, lda, b, keep, c)   c[QUERIES, n] = keep * c + a b for a[QUERIES,
- * k] and b[k, n] of pairs; keep NULL: c is not read; n is a multiple of LANES, k one of PAIR_STEP or KEYS / 2
- *   products_begin(), products_end()    what a thread does before its first product and after its last */
+ * along a head's dimension, values pairs of tokens. Included once by a file that has defined
+ *
+ * PAIR_STEP: what the number of a head's pairs is a multiple of.
+ *
+ * product(n, k, a, lda, b, keep, c): c[QUERIES, n] = keep * c + a b for a[QUERIES, k] and b[k, n] of pairs; keep NULL:
+ * c is not read; n is a multiple of LANES, k one of PAIR_STEP or KEYS / 2.
+ *
+ * products_begin(), products_end(): what a thread does before its first product and after its last. */
 #ifndef QUANTPIPE_KERNELS_CPU_ATTENTION_PAIRS_H
 #define QUANTPIPE_KERNELS_CPU_ATTENTION_PAIRS_H
 
