@@ -26,21 +26,20 @@ static int by_rank(const void *a, const void *b)
 }
 
 /* Without groups to keep whole, all columns are one group. */
-static void rank(int64_t n, int64_t group, const float *diagonal, int64_t stride, struct ranked *ranks)
+static void rank(int64_t n, int64_t group, const float *diagonal, struct ranked *ranks)
 {
     for (int64_t first = 0; first < n; first += group) {
         int64_t end = first + group < n ? first + group : n;
         float largest = 0.0f;
         for (int64_t i = first; i < end; i++)
-            largest = diagonal[i * stride] > largest ? diagonal[i * stride] : largest;
+            largest = diagonal[i] > largest ? diagonal[i] : largest;
         for (int64_t i = first; i < end; i++)
-            ranks[i] = (struct ranked){largest, diagonal[i * stride], first, i};
+            ranks[i] = (struct ranked){largest, diagonal[i], first, i};
     }
 }
 
-/* Elements of the diagonal are `stride` numbers apart. */
-static int order_columns(enum qp_order kind, int64_t n, int64_t group, const float *diagonal, int64_t stride,
-                         int64_t **order, struct qp_error *err)
+int qp_order_by_diagonal(enum qp_order kind, int64_t n, int64_t group, const float *diagonal, int64_t **order,
+                         struct qp_error *err)
 {
     *order = NULL;
     if (kind == QP_ORDER_NATURAL)
@@ -52,23 +51,11 @@ static int order_columns(enum qp_order kind, int64_t n, int64_t group, const flo
         free(columns);
         return QP_ERR_SPACE;
     }
-    rank(n, kind == QP_ORDER_GROUP && group > 0 ? group : n, diagonal, stride, ranks);
+    rank(n, kind == QP_ORDER_GROUP && group > 0 ? group : n, diagonal, ranks);
     qsort(ranks, (size_t)n, sizeof *ranks, by_rank);
     for (int64_t i = 0; i < n; i++)
         columns[i] = ranks[i].column;
     free(ranks);
     *order = columns;
     return 0;
-}
-
-int qp_order_by_diagonal(enum qp_order kind, int64_t n, int64_t group, const float *diagonal, int64_t **order,
-                         struct qp_error *err)
-{
-    return order_columns(kind, n, group, diagonal, 1, order, err);
-}
-
-int qp_order_columns(enum qp_order kind, int64_t n, int64_t group, const float *h, int64_t **order,
-                     struct qp_error *err)
-{
-    return order_columns(kind, n, group, h, n + 1, order, err);
 }

@@ -18,8 +18,4 @@ enum qp_order {
 int qp_order_by_diagonal(enum qp_order kind, int64_t n, int64_t group, const float *diagonal, int64_t **order,
                          struct qp_error *err);
 
-/* The same by the diagonal of h[n, n]. */
-int qp_order_columns(enum qp_order kind, int64_t n, int64_t group, const float *h, int64_t **order,
-                     struct qp_error *err);
-
 #endif
