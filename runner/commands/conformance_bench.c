@@ -7,24 +7,19 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "libstage/base/cleanup.h"
 #include "libstage/base/file.h"
 #include "libstage/network/block.h"
 #include "libstage/wire/socket.h"
+#include "runner/execution/run.h"
+#include "runner/machine.h"
+#include "runner/pipeline/pipeline.h"
 #include "runner/process.h"
 
 #define EDGE_IN "feeder->subject"
 #define EDGE_OUT "subject->eater"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static const json_t *ports(const struct qp_bench *b, const char *side)
 {
@@ -134,11 +129,11 @@ static void poll_once(struct qp_bench *b)
 
 bool qp_bench_until(struct qp_bench *b, bool (*is)(const struct qp_bench *))
 {
-    double end = now() + b->subject->timeout, over = 0;
-    while (!is(b) && now() < end) {
+    double end = qp_now() + b->subject->timeout, over = 0;
+    while (!is(b) && qp_now() < end) {
         if (b->ended && over == 0)
-            over = now() + 0.5; /* its last messages */
-        if (over > 0 && now() > over)
+            over = qp_now() + 0.5; /* its last messages */
+        if (over > 0 && qp_now() > over)
             break;
         poll_once(b);
     }
@@ -147,7 +142,7 @@ bool qp_bench_until(struct qp_bench *b, bool (*is)(const struct qp_bench *))
 
 void qp_bench_turn(struct qp_bench *b, double seconds)
 {
-    for (double end = now() + seconds; now() < end && !b->ended;)
+    for (double end = qp_now() + seconds; qp_now() < end && !b->ended;)
         poll_once(b);
 }
 
@@ -180,7 +175,7 @@ int qp_bench_open(struct qp_subject *subject, struct qp_bench **out, struct qp_e
     b->keeps = true;
     b->log = -1;
     b->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    snprintf(b->id, sizeof b->id, "check%ld%d", (long)getpid(), subject->processes);
+    snprintf(b->id, sizeof b->id, "check%ld.%d", (long)getpid(), subject->processes);
     snprintf(b->folder, sizeof b->folder, "%s/%d", subject->folder, subject->processes++);
     int r = open_all(b, err);
     if (r == 0 && !qp_bench_until(b, has_greeted))
@@ -213,6 +208,7 @@ void qp_bench_close(struct qp_bench *b)
             qp_in_free(b->ins[i]);
     qp_references_free(b->references);
     qp_control_close(b->control);
+    qp_remove_shared_memory(b->id); /* a process that was killed has left its own */
     qp_cleanup_close(&b->log);
     qp_cleanup_close(&b->wake);
     json_decref(b->hello);
@@ -315,25 +311,6 @@ static json_t *outputs_of(const struct qp_bench *b)
     return outputs;
 }
 
-/* As the runner fills them in. */
-static json_t *defaults_of(const struct qp_bench *b)
-{
-    json_t *params = json_object();
-    size_t i;
-    const json_t *param;
-    json_array_foreach(ports(b, "params"), i, param) {
-        const char *text = text_of(param, "default"), *type = text_of(param, "type");
-        bool words = strcmp(type, "string") == 0 || strcmp(type, "percent") == 0;
-        if (text)
-            json_object_set_new(params, text_of(param, "name"),
-                                words                       ? json_string(text)
-                                : strcmp(type, "bool") == 0 ? json_boolean(strcmp(text, "true") == 0)
-                                : strcmp(type, "int") == 0  ? json_integer((json_int_t)strtod(text, NULL))
-                                                            : json_real(strtod(text, NULL)));
-    }
-    return params;
-}
-
 static json_t *context_of(const struct qp_bench *b)
 {
     const struct qp_subject *s = b->subject;
@@ -350,9 +327,10 @@ int qp_bench_configure(struct qp_bench *b, struct qp_error *err)
     qp_auto_free char *root =
         qp_is_folder(b->subject->model) ? realpath(b->subject->model, NULL) : qp_folder_of(b->subject->model);
     qp_auto_json json_t *config = json_pack(
-        "{s:s, s:o, s:[], s:o, s:o, s:o, s:o, s:[s?], s:i, s:i, s:i, s:[]}", "run", b->id, "params", defaults_of(b),
-        "wants", "context", context_of(b), "inputs", inputs_of(b), "outputs", outputs_of(b), "scratch",
-        json_sprintf("%s/scratch", b->folder), "roots", root, "threads", 1, "memory", 0, "blocks", 0, "drops");
+        "{s:s, s:o, s:[], s:o, s:o, s:o, s:o, s:[s?], s:i, s:i, s:i, s:[]}", "run", b->id, "params",
+        qp_params_of(&(struct qp_instance){.descriptor = b->subject->descriptor}), "wants", "context", context_of(b),
+        "inputs", inputs_of(b), "outputs", outputs_of(b), "scratch", json_sprintf("%s/scratch", b->folder), "roots",
+        root, "threads", 1, "memory", 0, "blocks", 0, "drops");
     return qp_control_send(b->control, "subject", 0, "config", config, err);
 }
 

@@ -29,6 +29,9 @@ int qp_run_open(const struct qp_plan *plan, struct qp_run *out, struct qp_error 
 /* Removes sockets, shared memory, scratch files and the temporary folders of the outputs; keeps logs and reports. */
 void qp_run_close(struct qp_run *run);
 
+/* Unlinks the shared memory that processes of the run `id` have made and left. */
+void qp_remove_shared_memory(const char *id);
+
 /* Paths of all outputs, in the order of the schemes; a new reference. */
 json_t *qp_run_outputs(const struct qp_pipeline *pipeline);
 

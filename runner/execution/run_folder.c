@@ -38,7 +38,7 @@ static bool is_run_id(const char *id)
     return id && strlen(id) == 16 && strspn(id, "0123456789abcdef") == 16;
 }
 
-static void remove_shared_memory(const char *id)
+void qp_remove_shared_memory(const char *id)
 {
     char pattern[64];
     glob_t found = {0};
@@ -69,7 +69,7 @@ static void remove_leftovers(const json_t *marker)
     const char *name = sockets ? strrchr(sockets, '/') : NULL;
     struct qp_error ignored;
     if (is_run_id(id))
-        remove_shared_memory(id);
+        qp_remove_shared_memory(id);
     if (name && strncmp(name + 1, SOCKETS, strlen(SOCKETS)) == 0)
         qp_remove_tree(sockets, &ignored);
     size_t i;
@@ -264,7 +264,7 @@ void qp_run_close(struct qp_run *run)
         qp_auto_free char *scratch = qp_run_path(run, "scratch");
         if (scratch)
             qp_remove_tree(scratch, &ignored);
-        remove_shared_memory(run->id);
+        qp_remove_shared_memory(run->id);
         qp_remove_tree(run->sockets, &ignored);
     }
     qp_lock_release(&run->lock);
