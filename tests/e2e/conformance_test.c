@@ -6,14 +6,7 @@
 
 #include "tests/support/runs.h"
 
-static void use_package(void)
-{
-    runs_make();
-    setenv("PYTHONPATH", SOURCE_DIR "/examples/python", 1);
-    setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
-}
-
-TestSuite(conformance, .init = use_package, .fini = scratch_drop);
+TestSuite(conformance, .init = runs_make_python, .fini = scratch_drop);
 
 static struct command check(const char *stage, const char *timeout)
 {

@@ -11,14 +11,7 @@
 
 #define PACKAGE SOURCE_DIR "/examples/python"
 
-static void use_package(void)
-{
-    runs_make();
-    setenv("PYTHONPATH", PACKAGE, 1);
-    setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
-}
-
-TestSuite(python, .init = use_package, .fini = scratch_drop);
+TestSuite(python, .init = runs_make_python, .fini = scratch_drop);
 
 Test(python, the_package_passes_its_own_tests, .timeout = 300)
 {

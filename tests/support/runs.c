@@ -152,6 +152,13 @@ const char *text(const json_t *object, const char *key)
     return value;
 }
 
+void runs_make_python(void)
+{
+    runs_make();
+    setenv("PYTHONPATH", SOURCE_DIR "/examples/python", 1);
+    setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
+}
+
 const char *runs_python(void)
 {
     static char path[512];

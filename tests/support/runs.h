@@ -28,6 +28,9 @@ void runs_make(void);
 /* That folder. */
 const char *runs_sockets(void);
 
+/* runs_make, for runs with stages that use examples/python. */
+void runs_make_python(void);
+
 /* A Python interpreter with what stages in Python use (scripts/python); the test fails when there is none. */
 const char *runs_python(void);
 

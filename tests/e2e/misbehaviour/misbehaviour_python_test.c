@@ -9,16 +9,7 @@
 #include "libstage/base/file.h"
 #include "tests/support/runs.h"
 
-#define PACKAGE SOURCE_DIR "/examples/python"
-
-static void use_package(void)
-{
-    runs_make();
-    setenv("PYTHONPATH", PACKAGE, 1);
-    setenv("PYTHONDONTWRITEBYTECODE", "1", 1);
-}
-
-TestSuite(misbehaviour_python, .init = use_package, .fini = scratch_drop, .timeout = 300);
+TestSuite(misbehaviour_python, .init = runs_make_python, .fini = scratch_drop, .timeout = 300);
 
 /* Rounds to nearest, but for what `weight` gives it and what `after` does to the block in layer 1. */
 static const char *wrong_stage(const char *weight, const char *after)
