@@ -78,9 +78,10 @@ static int greet(struct qp_in *in, void *context, const struct qp_in_config *con
         r = qp_socket_dial(in->socket, config->endpoint, err);
     if (r == 0)
         r = send_message(in, "hello",
-                         json_pack("{s:i, s:s, s:s, s:s, s:i, s:s}", "protocol", QP_PROTOCOL_VERSION, "run",
+                         json_pack("{s:i, s:s, s:s, s:s, s:i, s:s, s:o*}", "protocol", QP_PROTOCOL_VERSION, "run",
                                    config->run, "edge", config->edge, "instance", config->instance, "replica",
-                                   config->replica, "host", config->host),
+                                   config->replica, "host", config->host, "x-discards",
+                                   config->discards ? json_true() : NULL),
                          err);
     return r < 0 ? r : grant(in, config->window_bytes, config->window_units, err);
 }

@@ -20,6 +20,7 @@ struct qp_in_config {
     const char *host;     /* this host's identity */
     const char *endpoint; /* of the producer */
     bool local;           /* the producer is on this host */
+    bool discards;        /* reads nothing: to the producer all is acknowledged, sent or not */
     int64_t window_units, window_bytes;
     struct qp_references *references;     /* borrowed */
     const struct qp_allocator *allocator; /* for tensors that come inline; borrowed */

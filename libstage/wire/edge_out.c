@@ -39,6 +39,7 @@ struct edge {
     char peer[256];  /* routing id of the consumer; "" before its hello */
     bool local;      /* the consumer is on this host */
     bool window_set; /* the first credit after a hello is the window */
+    bool discards;   /* the consumer reads nothing: units count as sent and acknowledged */
     int64_t window_bytes;
     int64_t bytes, units; /* credit left; bytes can be negative */
     int64_t units_sent;   /* since the hello */
@@ -354,6 +355,30 @@ static void lose_consumer(struct edge *edge)
     }
 }
 
+/* An entry is acknowledged; link: what points to it. */
+static void finish_entry(struct edge *edge, struct entry **link)
+{
+    struct entry *entry = *link;
+    *link = entry->next;
+    if (!entry->next)
+        edge->last = link;
+    edge->acknowledged++;
+    for (size_t i = 0; i < entry->queued_unit->unit->count; i++)
+        release_use(entry, i);
+    queued_unit_release(entry->queued_unit);
+    free(entry);
+}
+
+static int discard_units(struct edge *edge)
+{
+    int happened = edge->first != NULL;
+    while (edge->first) {
+        edge->sent += !edge->first->sent_before;
+        finish_entry(edge, &edge->first);
+    }
+    return happened;
+}
+
 /* What is left of a unit after a release cannot be sent to a successor of who released it. */
 static int check_whole(const struct edge *edge, const struct queued_unit *queued_unit, struct qp_error *err)
 {
@@ -387,6 +412,8 @@ static bool has_space(const struct edge *edge, uint64_t cost)
 static int send_edge(struct qp_out *out, struct edge *edge, struct qp_error *err)
 {
     int happened = 0;
+    if (edge->discards)
+        return discard_units(edge);
     for (struct entry *entry = first_unsent(edge); edge->window_set && entry; entry = entry->next) {
         if (check_whole(edge, entry->queued_unit, err) < 0)
             return err->code;
@@ -425,6 +452,7 @@ static int take_hello(struct qp_out *out, const char *peer, const json_t *body, 
     lose_consumer(edge);
     strcpy(edge->peer, peer);
     edge->local = strcmp(host, out->host) == 0;
+    edge->discards = json_is_true(json_object_get(body, "x-discards"));
     return 0;
 }
 
@@ -450,17 +478,8 @@ static int take_ack(struct edge *edge, const json_t *body)
     struct entry **link = &edge->first;
     while (*link && (*link)->queued_unit->unit->seq != seq)
         link = &(*link)->next;
-    struct entry *entry = *link;
-    if (!entry || !entry->sent_before)
-        return 0;
-    *link = entry->next;
-    if (!entry->next)
-        edge->last = link;
-    edge->acknowledged++;
-    for (size_t i = 0; i < entry->queued_unit->unit->count; i++)
-        release_use(entry, i);
-    queued_unit_release(entry->queued_unit);
-    free(entry);
+    if (*link && (*link)->sent_before)
+        finish_entry(edge, link);
     return 0;
 }
 

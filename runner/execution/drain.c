@@ -32,6 +32,7 @@ static int dial(struct qp_drain *drain, const struct qp_supervisor *s, const str
                                   .host = host,
                                   .endpoint = json_string_value(json_object_get(from->endpoints, e->output)),
                                   .local = strcmp(from->host, host) == 0,
+                                  .discards = true,
                                   .window_units = WINDOW_UNITS,
                                   .window_bytes = WINDOW_BYTES,
                                   .references = drain->references,

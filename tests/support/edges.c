@@ -36,7 +36,7 @@ static void drop_consumer(struct edges *edges)
     edges->in = NULL;
 }
 
-void edges_dial(struct edges *edges, bool same_host, int64_t window_units, int64_t window_bytes)
+static void dial(struct edges *edges, bool same_host, int64_t window_units, int64_t window_bytes, bool discards)
 {
     struct qp_error err = {0};
     char host[QP_HOST_SIZE] = "another host";
@@ -49,11 +49,22 @@ void edges_dial(struct edges *edges, bool same_host, int64_t window_units, int64
                                   .host = host,
                                   .endpoint = qp_out_endpoint(edges->out),
                                   .local = same_host,
+                                  .discards = discards,
                                   .window_units = window_units,
                                   .window_bytes = window_bytes,
                                   .references = edges->references,
                                   .wake = edges->wake};
     cr_assert_eq(qp_in_open(edges->context, &config, &edges->in, &err), 0, "%s", err.message);
+}
+
+void edges_dial(struct edges *edges, bool same_host, int64_t window_units, int64_t window_bytes)
+{
+    dial(edges, same_host, window_units, window_bytes, false);
+}
+
+void edges_discard(struct edges *edges)
+{
+    dial(edges, true, 1, 1, true);
 }
 
 void edges_close(struct edges *edges)

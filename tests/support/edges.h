@@ -24,6 +24,9 @@ void edges_open(struct edges *edges, const char *endpoint, const char *root);
 /* Dials it as the consumer, from this host or from another one. A consumer from before is closed. */
 void edges_dial(struct edges *edges, bool same_host, int64_t window_units, int64_t window_bytes);
 
+/* The same as a consumer that reads nothing. */
+void edges_discard(struct edges *edges);
+
 void edges_close(struct edges *edges);
 
 /* Turns both ends until `done(edges)`; false when an end failed or nothing of that kind happened in time. */

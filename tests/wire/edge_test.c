@@ -165,6 +165,27 @@ Test(edge, what_was_released_cannot_be_sent_to_a_successor)
         qp_storage_unref(storages[i]);
 }
 
+/* The runner, in the place of a consumer whose branch has ended. */
+Test(edge, a_successor_that_discards_needs_nothing_again)
+{
+    struct qp_storage *storages[2];
+    edges_dial(&edges, true, 3, WINDOW);
+    push_two(4, storages);
+    struct qp_unit *unit = edges_take(&edges, 1);
+    watched = storages[1];
+    qp_unit_remove(unit, "late");
+    cr_expect(edges_poll(&edges, is_dropped));
+    qp_unit_free(unit);
+    edges_discard(&edges);
+    cr_expect(edges_poll(&edges, edges_all_acknowledged), "%s", edges.error.message);
+    push(edges_unit(QP_UNIT_BLOCK, 2, 10, NULL));
+    cr_expect(edges_poll(&edges, edges_all_acknowledged), "%s", edges.error.message);
+    cr_expect_eq(edges_count(&edges, true, "sent"), edges_count(&edges, true, "acknowledged"));
+    cr_expect_eq(edges_count(&edges, true, "resent"), 0);
+    for (int i = 0; i < 2; i++)
+        qp_storage_unref(storages[i]);
+}
+
 Test(edge, small_tensors_travel_inline)
 {
     struct qp_storage *storage;
